@@ -1,0 +1,76 @@
+use kube::CustomResourceExt;
+use serde_json::{Value, json};
+
+use super::SetupKey;
+
+/// Every CRD of the project as a manifest, as it is kept in `crds/`.
+///
+/// Returned as plain JSON because the typed CRD cannot say all of it: its bounds are floating-point numbers.
+fn crds() -> Vec<Value> {
+    let mut setup_keys = serde_json::to_value(SetupKey::crd()).expect("a CRD is plain data");
+    tidy(&mut setup_keys);
+    for version in setup_keys["spec"]["versions"].as_array_mut().into_iter().flatten() {
+        describe_status(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
+    }
+    vec![setup_keys]
+}
+
+/// The CRDs as one YAML file.
+pub fn crd_manifest() -> String {
+    let documents = crds().into_iter().map(|crd| serde_yaml::to_string(&crd).expect("a CRD is plain data"));
+    let documents: String = documents.map(|document| format!("---\n{document}")).collect();
+    format!("# Generated from the code by `make crds`. Do not edit.\n{documents}")
+}
+
+/// Writes the schema as Kubernetes' own generator would.
+///
+/// - An optional field is one that may be absent, not one that may be null: `null` among the values of an enum is noise
+///   in the error message, and a nullable field lets an explicit null past the rules.
+/// - A whole number has no fraction, or each GitOps diff of the CRD shows one.
+fn tidy(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("nullable");
+            if let Some(Value::Array(values)) = fields.get_mut("enum") {
+                values.retain(|value| !value.is_null());
+            }
+            fields.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Number(number) => {
+            if let Some(float) = number.as_f64()
+                && number.is_f64()
+                && float.fract() == 0.0
+            {
+                *value = json!(float as i64);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What the derive cannot say about a status.
+fn describe_status(status: &mut Value) {
+    // kstatus, and with it Flux and Argo CD, reads an object without observedGeneration as current. The default makes
+    // a fresh object read as in progress from its first moment.
+    status["default"] = json!({ "observedGeneration": -1 });
+
+    // The limits of Go's metav1.Condition, which the Rust type does not carry.
+    // Source: apimachinery, pkg/apis/meta/v1/types.go.
+    let limits = json!({
+        "type": {
+            "maxLength": 316,
+            "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+        },
+        "status": { "enum": ["True", "False", "Unknown"] },
+        "reason": { "minLength": 1, "maxLength": 1024, "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$" },
+        "message": { "maxLength": 32768 },
+        "observedGeneration": { "minimum": 0 },
+    });
+    let properties = &mut status["properties"]["conditions"]["items"]["properties"];
+    for (field, limits) in limits.as_object().into_iter().flatten() {
+        for (limit, value) in limits.as_object().into_iter().flatten() {
+            properties[field][limit] = value.clone();
+        }
+    }
+}

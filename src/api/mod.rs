@@ -1,0 +1,21 @@
+//! What users write and read: the custom resources of the group `setupkey.dev`.
+//!
+//! Types here carry the schema, its rules and its documentation, and nothing that decides. `kubectl explain` prints
+//! the doc comments of this module, so they are written for the people who read them there.
+
+mod crd;
+mod lifetime;
+pub mod metadata;
+mod rules;
+mod setup_key;
+mod status;
+mod timestamp;
+
+pub use crd::crd_manifest;
+pub use lifetime::Lifetime;
+pub use setup_key::{KeyType, SecretTemplate, SetupKey, SetupKeySpec};
+pub use status::{SecretReference, SetupKeyStatus, State};
+pub use timestamp::Timestamp;
+
+/// The API group of every resource and the prefix of every label and annotation of this project.
+pub const GROUP: &str = "setupkey.dev";

@@ -1,0 +1,130 @@
+//! The CEL rules of the CRD: what the API server refuses at `kubectl apply`, each with what to do instead.
+
+use kube::core::{Message, Reason, Rule};
+
+use super::metadata::{RESERVED_DOMAINS, RESERVED_KEYS, USER_OPTIONS};
+
+/// A rule for a field that keeps the value it was created with.
+pub fn immutable(field: &str) -> Rule {
+    Rule::new("self == oldSelf").message(immutable_message(field)).reason(Reason::FieldValueForbidden)
+}
+
+/// A rule on the whole object for an optional field whose default is `metadata.name`: a rule on the field itself is
+/// not asked when the field appears or disappears.
+pub fn immutable_defaulting_to_name(path: &[&str]) -> Rule {
+    let effective = |object: &str| {
+        let field = |depth: usize| format!("{object}.spec.{}", path[..depth].join("."));
+        let present: Vec<_> = (1..=path.len()).map(|depth| format!("has({})", field(depth))).collect();
+        format!("({} ? {} : {object}.metadata.name)", present.join(" && "), field(path.len()))
+    };
+    let name = path.join(".");
+    Rule::new(format!("{} == {}", effective("self"), effective("oldSelf")))
+        .message(immutable_message(&name))
+        .field_path(format!(".spec.{name}"))
+        .reason(Reason::FieldValueForbidden)
+}
+
+/// A rule on the whole object for the data key, whose default is `setup-key`.
+pub fn secret_key_is_immutable() -> Rule {
+    let effective = |object: &str| {
+        format!("(has({object}.spec.secret) && has({object}.spec.secret.key) ? {object}.spec.secret.key : 'setup-key')")
+    };
+    Rule::new(format!("{} == {}", effective("self"), effective("oldSelf")))
+        .message(immutable_message("secret.key"))
+        .field_path(".spec.secret.key")
+        .reason(Reason::FieldValueForbidden)
+}
+
+fn immutable_message(field: &str) -> Message {
+    Message::Message(format!("{field} cannot be changed; create another SetupKey with the {field} you want"))
+}
+
+/// The key's name is a label value on what is made for it.
+pub fn name_fits_a_label() -> Rule {
+    Rule::new("self.metadata.name.size() <= 63")
+        .message("metadata.name must be at most 63 characters, because it becomes a label value")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// NetBird's API documents 86400 to 31536000 seconds: one day to 365 days.
+pub fn lifetime() -> Rule {
+    // The pattern bounds the digits of each part, so that `duration` cannot overflow and the message is always ours.
+    Rule::new(
+        r"self.matches('^([0-9]{1,4}(\\.[0-9]{1,9})?h|[0-9]{1,6}(\\.[0-9]{1,9})?m|[0-9]{1,8}(\\.[0-9]{1,9})?s)+$') && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
+    )
+    .message("expiresIn must be from 24h to 8760h, in hours, minutes and seconds: 720h or 36h30m; there is no unit for days, 30 days are 720h")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// A group becomes the name segment of a label key on the peers.
+pub fn groups_are_label_names() -> Rule {
+    Rule::new("self.all(group, group.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))")
+        .message(
+            "each group must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit",
+        )
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// NetBird refuses a one-off key with a larger limit instead of ignoring it.
+pub fn one_off_is_used_once() -> Rule {
+    Rule::new("self.type != 'one-off' || self.usageLimit <= 1")
+        .message("a one-off key can be used once; leave usageLimit out or use type: reusable")
+        .field_path(".usageLimit")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The name of the Secret.
+pub fn dns_subdomain() -> Rule {
+    Rule::new("!format.dns1123Subdomain().validate(self).hasValue()")
+        .message("secret.name must be a DNS name: lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The key in the data of the Secret, which is also the name of the file in a pod that mounts it.
+pub fn data_key() -> Rule {
+    Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'")
+        .message("secret.key must be a file name of letters, digits, '-', '_' and '.'")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// Labels and annotations have keys of the same form.
+pub fn qualified_keys(field: &str) -> Rule {
+    Rule::new("self.all(key, !format.qualifiedName().validate(key).hasValue())")
+        .message(Message::Message(format!(
+            "each key of secret.{field} must be a qualified name, such as team or example.com/team"
+        )))
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// Values of labels; annotations may hold any text.
+pub fn label_values() -> Rule {
+    Rule::new("self.all(key, !format.labelValue().validate(self[key]).hasValue())")
+        .message("each value of secret.labels must be a label value: at most 63 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The same question as [`super::metadata::allowed_on_secret`], asked by the API server.
+pub fn no_reserved_keys(field: &str) -> Rule {
+    let domains = RESERVED_DOMAINS.map(|domain| match domain {
+        "toolkit.fluxcd.io" => format!("([^/]*\\\\.)?{}", escape(domain)),
+        _ => escape(domain),
+    });
+    let keys = RESERVED_KEYS.map(escape);
+    let options = USER_OPTIONS.map(|key| format!("'{key}'"));
+    Rule::new(format!(
+        "self.all(key, key in [{}] || !key.matches('^(({})/.*|{})$'))",
+        options.join(", "),
+        domains.join("|"),
+        keys.join("|"),
+    ))
+    .message(Message::Message(format!(
+        "secret.{field} may not hold keys by which Argo CD, Flux, Helm or kubectl track objects, nor this operator's own: the tool would prune or fight over the Secret; only {} are allowed of theirs",
+        USER_OPTIONS.join(", ")
+    )))
+    .reason(Reason::FieldValueForbidden)
+}
+
+/// A domain as a regular expression inside a CEL string.
+fn escape(domain: &str) -> String {
+    domain.replace('.', "\\\\.")
+}

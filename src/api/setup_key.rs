@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Lifetime, SetupKeyStatus, rules};
+
+/// What the key is allowed to do. Everything but autoGroups, revoked and the metadata of the Secret is fixed when the
+/// SetupKey is created: a key that was handed out keeps its promises.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[kube(
+    group = "setupkey.dev",
+    version = "v1alpha1",
+    kind = "SetupKey",
+    plural = "setupkeys",
+    shortname = "sk",
+    category = "setupkey",
+    namespaced,
+    status = "SetupKeyStatus",
+    derive = "PartialEq",
+    doc = "A SetupKey is a secret with which machines join a private network. The operator generates it into a Secret of the same namespace and keeps its state here.",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type", description = "reusable or one-off"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "valid, overused, expired or revoked"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.usedTimes", description = "Peers that joined with this key"),
+    printcolumn(name = "Limit", type_ = "integer", json_path = ".status.usageLimit", description = "Peers that may join; empty when there is no limit"),
+    // kubectl prints the age of a date, and the age of a moment to come as <invalid>.
+    printcolumn(name = "Expires", type_ = "string", json_path = ".status.expires", description = "When the key stops admitting peers"),
+    printcolumn(name = "Secret", type_ = "string", json_path = ".status.secret.name", description = "The Secret that holds the key"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the cluster matches the spec"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    selectable = ".spec.type",
+    selectable = ".status.state",
+    validation = rules::name_fits_a_label(),
+    validation = rules::immutable_defaulting_to_name(&["name"]),
+    validation = rules::immutable_defaulting_to_name(&["secret", "name"]),
+    validation = rules::secret_key_is_immutable(),
+)]
+#[x_kube(validation = rules::one_off_is_used_once())]
+#[serde(rename_all = "camelCase")]
+pub struct SetupKeySpec {
+    /// The name that people see for this key, 1 to 255 characters; it need not be unique. Default: metadata.name.
+    /// Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub name: Option<String>,
+
+    /// How often the key can be used: "reusable" admits peers up to usageLimit, "one-off" exactly one. Cannot be
+    /// changed.
+    #[serde(rename = "type", default)]
+    #[x_kube(validation = rules::immutable("type"))]
+    pub key_type: KeyType,
+
+    /// How long the key admits peers, counted from the moment it is issued: 24h to 8760h, in Go's syntax (720h,
+    /// 36h30m; there is no unit for days). The moment itself is in status.expires. Cannot be changed.
+    #[serde(default = "default_expires_in")]
+    #[x_kube(validation = rules::lifetime(), validation = rules::immutable("expiresIn"))]
+    pub expires_in: Lifetime,
+
+    /// The groups that a peer is put into when it joins, at most 64 different ones of at most 63 characters each. May
+    /// be changed at any time: peers that join later get the new groups, peers that have joined keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = rules::groups_are_label_names())]
+    pub auto_groups: Vec<String>,
+
+    /// How many peers may join with this key; 0 means any number. A one-off key admits one whatever stands here.
+    /// Cannot be changed.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[x_kube(validation = rules::immutable("usageLimit"))]
+    pub usage_limit: i32,
+
+    /// Whether peers that join with this key are removed once they have not been seen for a while: right for pods and
+    /// autoscaled machines. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = rules::immutable("ephemeral"))]
+    pub ephemeral: bool,
+
+    /// Whether a peer may bring DNS labels of its own when it joins. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = rules::immutable("allowExtraDnsLabels"))]
+    pub allow_extra_dns_labels: bool,
+
+    /// Whether the key is withdrawn: true stops it from admitting peers, false lets it admit them again. Peers that
+    /// have joined and the Secret stay as they are.
+    #[serde(default)]
+    pub revoked: bool,
+
+    /// The Secret that the key is written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretTemplate>,
+}
+
+/// Whether a key can be used once or many times.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyType {
+    /// Admits peers up to the usage limit.
+    #[default]
+    Reusable,
+    /// Admits one peer.
+    OneOff,
+}
+
+/// Where the key is written, and what else the Secret carries.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretTemplate {
+    /// The name of the Secret, in the namespace of the SetupKey. Default: metadata.name. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::dns_subdomain())]
+    pub name: Option<String>,
+
+    /// The key in the Secret's data that holds the setup key, and so the file name in a pod that mounts the Secret.
+    /// Default: setup-key. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::data_key())]
+    pub key: Option<String>,
+
+    /// Labels for the Secret, at most 32. Labels of the SetupKey are not copied.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = { "type": "string", "maxLength": 63 }))]
+    #[x_kube(
+        validation = rules::no_reserved_keys("labels"),
+        validation = rules::qualified_keys("labels"),
+        validation = rules::label_values(),
+    )]
+    pub labels: BTreeMap<String, String>,
+
+    /// Annotations for the Secret, at most 32. Annotations of the SetupKey are not copied.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    #[x_kube(validation = rules::no_reserved_keys("annotations"), validation = rules::qualified_keys("annotations"))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// 30 days. NetBird: setupkey.go, DefaultSetupKeyDuration.
+fn default_expires_in() -> Lifetime {
+    Lifetime::hours(720)
+}
+
+impl SetupKeySpec {
+    /// How many peers may ever join, or `None` when there is no limit.
+    ///
+    /// A one-off key has the limit 1. NetBird: setupkey.go forces the same.
+    pub fn effective_usage_limit(&self) -> Option<i32> {
+        match self.key_type {
+            KeyType::OneOff => Some(1),
+            KeyType::Reusable => (self.usage_limit > 0).then_some(self.usage_limit),
+        }
+    }
+}
+
+impl SetupKey {
+    /// The name of this key's Secret.
+    pub fn secret_name(&self) -> &str {
+        let named = self.spec.secret.as_ref().and_then(|secret| secret.name.as_deref());
+        named.or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// The key in the Secret's data that holds the value.
+    pub fn secret_key(&self) -> &str {
+        self.spec.secret.as_ref().and_then(|secret| secret.key.as_deref()).unwrap_or("setup-key")
+    }
+}

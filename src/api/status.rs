@@ -1,0 +1,107 @@
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// What the operator found and did. It is a report: change the spec, not this.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetupKeyStatus {
+    /// The generation of the spec that this status is about. While it is lower than metadata.generation the operator
+    /// has not taken up the latest change; -1 means that it has not seen this object yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The public id of the key: 20 characters of 0-9 and a-v. It does not admit anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+
+    /// The key, masked: its first 5 characters and ****. The whole key stands in the Secret only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+
+    /// The base64 of the SHA-256 of the key, by which it is recognised. Absent while no Secret of ours holds a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+
+    /// Whether the key admits peers, and why not: expired before revoked before overused. Absent until a key is issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+
+    /// Whether the key admits peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<bool>,
+
+    /// The last second in which the key admits peers, fixed when the key is issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+
+    /// How many peers have joined with this key. It never goes down for one id.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub used_times: i64,
+
+    /// How many peers may join in all; absent when there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_limit: Option<i32>,
+
+    /// When a peer last joined with this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<Timestamp>,
+
+    /// When a change of the spec was last taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+
+    /// The Secret that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretReference>,
+
+    /// Ready: the cluster matches the spec. Valid: the key admits peers. Stalled: a person must act; present only
+    /// while that is so. A revoked or expired key is Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// The Secret as the operator last left it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretReference {
+    /// The name of the Secret, in the namespace of the SetupKey.
+    pub name: String,
+    /// The key in its data.
+    pub key: String,
+    /// The version of the Secret in which the digest was last compared with the data.
+    pub resource_version: String,
+}
+
+/// Whether a key admits peers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The key admits peers.
+    Valid,
+    /// As many peers as allowed have joined.
+    Overused,
+    /// The moment in `expires` has passed.
+    Expired,
+    /// The spec says `revoked`.
+    Revoked,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::Valid => "valid",
+            State::Overused => "overused",
+            State::Expired => "expired",
+            State::Revoked => "revoked",
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! Calls to the API server: each has a time limit, and each error says what was attempted on which object.
+
+use std::{fmt, time::Duration};
+
+/// The longest that one call may take. kube sets no limit of its own on reading an answer.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server said no, or could not be reached.
+    #[error("could not {attempt}: {source}")]
+    Api {
+        /// What was attempted, and on which object.
+        attempt: Attempt,
+        /// The answer.
+        source: Box<kube::Error>,
+    },
+    /// There was no answer in time.
+    #[error("could not {0}: no answer within {limit} s", limit = TIME_LIMIT.as_secs())]
+    Timeout(Attempt),
+    /// The answer was not what the API server sends. It is not quoted, for it may hold a key.
+    #[error("could not {0}: the answer could not be read")]
+    Unreadable(Attempt),
+    /// The operating system has no random bytes to give.
+    #[error("could not draw random bytes for a key: {0}")]
+    Random(#[from] rand::rngs::SysError),
+    /// The planner asked for write after write.
+    #[error("did not settle after {0} steps; it is tried again")]
+    Unsettled(usize),
+}
+
+/// What was attempted on which object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Attempt(String);
+
+impl Attempt {
+    /// An attempt to do something, as in "read Secret", on an object.
+    pub fn on(what: &str, namespace: &str, name: &str) -> Self {
+        Self(format!("{what} {namespace}/{name}"))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error {
+    /// The HTTP status with which the API server answered, if it answered.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Error::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The API server's sentence, if this is an answer that trying again does not change: a right that is missing, a
+    /// quota, an admission policy, an object it does not accept.
+    pub fn refusal(&self) -> Option<&str> {
+        let Error::Api { source, .. } = self else { return None };
+        match source.as_ref() {
+            kube::Error::Api(status) if matches!(status.code, 400 | 403 | 405 | 413 | 422) => Some(&status.message),
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// The error with something masked out of what the API server said.
+    pub fn redacted(mut self, redact: impl Fn(&str) -> String) -> Self {
+        if let Error::Api { source, .. } = &mut self
+            && let kube::Error::Api(status) = source.as_mut()
+        {
+            status.message = redact(&status.message);
+            status.details = None;
+        }
+        self
+    }
+}
+
+/// Waits for an answer, for so long.
+pub async fn call<T>(attempt: Attempt, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
+    match tokio::time::timeout(TIME_LIMIT, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(Error::Api { attempt, source: Box::new(source) }),
+        Err(_) => Err(Error::Timeout(attempt)),
+    }
+}

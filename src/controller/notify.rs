@@ -1,0 +1,81 @@
+//! Telling people: one line in the log and one event per notice.
+//!
+//! Events are best effort. A pass hands them over and goes on; when the API server is slow, those that do not fit into
+//! the queue are dropped rather than held.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client, Resource, ResourceExt,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::sync::mpsc;
+
+use super::call::{Attempt, call};
+use crate::{
+    api::{SetupKey, metadata::MANAGER},
+    key::transition::{Notice, Severity},
+};
+
+/// Events that may wait to be sent.
+const QUEUE: usize = 1024;
+
+/// Where notices are handed over. Cheap to clone.
+#[derive(Clone)]
+pub struct Notifier {
+    queue: mpsc::Sender<(ObjectReference, Notice)>,
+}
+
+/// Sends what was handed over, until every notifier is gone.
+pub struct Publisher {
+    queue: mpsc::Receiver<(ObjectReference, Notice)>,
+    recorder: Recorder,
+}
+
+impl Notifier {
+    /// A notifier, and the publisher that must run for it.
+    pub fn new(client: Client) -> (Self, Publisher) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let instance = std::env::var("POD_NAME").ok();
+        let recorder = Recorder::new(client, Reporter { controller: MANAGER.to_owned(), instance });
+        (Self { queue: sender }, Publisher { queue: receiver, recorder })
+    }
+
+    /// Logs the notice and hands it over.
+    pub fn notify(&self, key: &SetupKey, notice: Notice) {
+        let (namespace, name, uid) =
+            (key.namespace().unwrap_or_default(), key.name_any(), key.uid().unwrap_or_default());
+        match notice.severity {
+            Severity::Normal => tracing::info!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
+            Severity::Warning => tracing::warn!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
+        }
+        if self.queue.try_send((key.object_ref(&()), notice)).is_err() {
+            tracing::debug!(namespace, name, "the event queue is full; an event is dropped");
+        }
+    }
+}
+
+impl Publisher {
+    /// Runs until every notifier is gone and all is sent.
+    pub async fn run(mut self) {
+        while let Some((object, notice)) = self.queue.recv().await {
+            let attempt = Attempt::on(
+                "record an event for SetupKey",
+                object.namespace.as_deref().unwrap_or_default(),
+                object.name.as_deref().unwrap_or_default(),
+            );
+            let event = Event {
+                type_: match notice.severity {
+                    Severity::Normal => EventType::Normal,
+                    Severity::Warning => EventType::Warning,
+                },
+                reason: notice.reason.to_owned(),
+                note: Some(notice.message),
+                action: notice.action.to_owned(),
+                secondary: None,
+            };
+            if let Err(error) = call(attempt, self.recorder.publish(&event, &object)).await {
+                tracing::debug!(%error, "an event is lost");
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One pass over one key: look, ask the planner, do what it says, ask again.
+
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
+
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        controller::Action,
+        reflector::{ObjectRef, Store},
+    },
+};
+
+use super::{
+    Clock,
+    call::{Attempt, Error, call},
+    notify::Notifier,
+    observe,
+    retry::{KeyName, Retries, Seen},
+    unseen::{Kind, Unseen},
+    watch::{Filled, SecretMetadata, Watched, WatchedKey},
+    write::{self, Written},
+};
+use crate::{
+    api::SetupKey,
+    key::{
+        plan::{Observed, Step, Until, plan},
+        secret::SecretView,
+        transition::notices,
+    },
+};
+
+/// More writes than any way from any state to a settled one takes.
+const MOST_STEPS: usize = 8;
+
+/// What passes share.
+pub struct Context {
+    client: Client,
+    clock: Arc<dyn Clock>,
+    notifier: Notifier,
+    keys: Store<WatchedKey>,
+    secrets: Store<SecretMetadata>,
+    filled: Filled,
+    unseen: Arc<Unseen>,
+    retries: Retries,
+}
+
+impl Context {
+    /// The context for the watches of one scope.
+    pub fn new(client: Client, clock: Arc<dyn Clock>, notifier: Notifier, watched: &Watched) -> Self {
+        Self {
+            client,
+            clock,
+            notifier,
+            keys: watched.keys.clone(),
+            secrets: watched.secrets.clone(),
+            filled: watched.filled.clone(),
+            unseen: Arc::clone(&watched.unseen),
+            retries: Retries::default(),
+        }
+    }
+
+    fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
+        let namespace = key.namespace().unwrap_or_default();
+        self.secrets.get(&ObjectRef::new(key.secret_name()).within(&namespace))
+    }
+
+    /// How much longer to wait for the caches to show our own last writes.
+    fn patience(&self, key: &SetupKey) -> Option<Duration> {
+        let namespace = key.namespace().unwrap_or_default();
+        let for_key = self.unseen.patience(Kind::SetupKey, &namespace, &key.name_any());
+        for_key.or_else(|| self.unseen.patience(Kind::Secret, &namespace, key.secret_name()))
+    }
+
+    fn wrote_key(&self, key: &SetupKey) {
+        let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+        let cached = self.keys.get(&ObjectRef::new(&name).within(&namespace));
+        let cached = cached.as_deref().and_then(|cached| cached.meta().resource_version.as_deref());
+        let written = key.metadata.resource_version.as_deref().unwrap_or_default();
+        self.unseen.wrote(Kind::SetupKey, &namespace, &name, written, cached);
+    }
+
+    fn wrote_secret(&self, key: &SetupKey, written: &str) {
+        let cached = self.cached_secret(key);
+        let cached = cached.as_deref().and_then(|cached| cached.metadata.resource_version.as_deref());
+        let namespace = key.namespace().unwrap_or_default();
+        self.unseen.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
+    }
+}
+
+/// Makes a pass. It never fails: what went wrong is logged and tried again.
+pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Result<Action, Infallible> {
+    let key = match &watched.0 {
+        Ok(key) => key,
+        Err(error) => {
+            let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
+            tracing::warn!(namespace, name, %error, "this SetupKey cannot be read and is left alone");
+            return Ok(Action::await_change());
+        }
+    };
+    if !context.filled.wait().await {
+        return Ok(Action::await_change()); // the process is ending
+    }
+    let name: KeyName = (key.namespace().unwrap_or_default(), key.name_any());
+    let cached_secret = context.cached_secret(key);
+    let seen = |key: &SetupKey| -> Seen {
+        let secret = cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
+        (key.metadata.resource_version.clone(), secret)
+    };
+    if let Some(wait) = context.retries.hold(&name, &seen(key)).or_else(|| context.patience(key)) {
+        return Ok(Action::requeue(wait));
+    }
+
+    let mut pass = Pass { context: &context, key: Cow::Borrowed(key), confirmed: false };
+    let action = match pass.run(cached_secret.as_ref()).await {
+        Ok(Until::Change) => {
+            context.retries.forget(&name);
+            Action::await_change()
+        }
+        Ok(Until::Moment(moment)) => {
+            context.retries.forget(&name);
+            let wait = (moment - context.clock.now()).to_std().unwrap_or_default();
+            Action::requeue(wait.max(Duration::from_millis(1)))
+        }
+        Ok(Until::Retry) => Action::requeue(context.retries.failed(name, seen(&pass.key))),
+        Err(error) if error.code() == Some(404) => {
+            context.retries.forget(&name);
+            Action::await_change() // the SetupKey is gone
+        }
+        Err(error) => {
+            let wait = context.retries.failed(name, seen(&pass.key));
+            let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+            if error.code() == Some(409) {
+                tracing::debug!(namespace, name, %error, "somebody was faster; tried again");
+            } else {
+                tracing::warn!(namespace, name, %error, "tried again in {} ms", wait.as_millis());
+            }
+            Action::requeue(wait)
+        }
+    };
+    Ok(action)
+}
+
+/// A pass under way.
+struct Pass<'a> {
+    context: &'a Context,
+    key: Cow<'a, SetupKey>,
+    /// Whether `key` was read from the API server in this pass.
+    confirmed: bool,
+}
+
+impl Pass<'_> {
+    async fn run(&mut self, cached_secret: Option<&Arc<SecretMetadata>>) -> Result<Until, Error> {
+        let (mut refusal, mut outdated) = (None, false);
+        let mut secret = match observe::in_cache(&self.key, cached_secret) {
+            Some(secret) => secret,
+            None => self.look(&mut refusal).await?,
+        };
+        for _ in 0..MOST_STEPS {
+            let observed = Observed { key: &self.key, secret: &secret, refusal: refusal.as_deref() };
+            let written = match plan(observed, self.context.clock.now()) {
+                Step::Wait(until) => return Ok(until),
+                Step::WriteStatus(status) => {
+                    self.write_status(&status).await?;
+                    continue;
+                }
+                Step::CreateSecret(issue) => write::create_secret(&self.context.client, &self.key, &issue).await?,
+                Step::ReplaceKey { .. } if !self.confirmed => {
+                    // The old value stops working with this, so it is not done on the word of a cache.
+                    self.confirm().await?;
+                    secret = self.look(&mut refusal).await?;
+                    continue;
+                }
+                Step::ReplaceKey { issue, resource_version } => {
+                    write::replace_key(&self.context.client, &self.key, &issue, &resource_version).await?
+                }
+                Step::RestoreMetadata { patch, resource_version: _ } => {
+                    let SecretView::Owned(owned) = &secret else { continue };
+                    write::restore_metadata(&self.context.client, &self.key, owned, &patch).await?
+                }
+            };
+            match written {
+                Written::Secret(owned) => {
+                    self.context.wrote_secret(&self.key, &owned.resource_version);
+                    secret = SecretView::Owned(*owned);
+                }
+                Written::Refused(why) => refusal = Some(why),
+                Written::Outdated(_) if !outdated => {
+                    outdated = true;
+                    secret = self.look(&mut refusal).await?;
+                }
+                // Twice in one pass: somebody else is at it. The next try is worth a pause.
+                Written::Outdated(error) => return Err(error),
+            }
+        }
+        Err(Error::Unsettled(MOST_STEPS))
+    }
+
+    /// Reads the Secret from the API server. Being refused is something to report, not to fail with.
+    async fn look(&self, refusal: &mut Option<String>) -> Result<SecretView, Error> {
+        match observe::live(&self.context.client, &self.key).await {
+            Err(error) => match error.refusal() {
+                Some(why) => {
+                    *refusal = Some(why.to_owned());
+                    Ok(SecretView::Unknown)
+                }
+                None => Err(error),
+            },
+            view => view,
+        }
+    }
+
+    /// Reads the `SetupKey` from the API server.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        let (namespace, name) = (self.key.namespace().unwrap_or_default(), self.key.name_any());
+        let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
+        self.key = Cow::Owned(call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?);
+        self.confirmed = true;
+        Ok(())
+    }
+
+    async fn write_status(&mut self, status: &crate::api::SetupKeyStatus) -> Result<(), Error> {
+        let written = write::write_status(&self.context.client, &self.key, status).await?;
+        self.context.wrote_key(&written);
+        for notice in notices(&self.key, status) {
+            self.context.notifier.notify(&written, notice);
+        }
+        self.key = Cow::Owned(written);
+        Ok(())
+    }
+}

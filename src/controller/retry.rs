@@ -1,0 +1,107 @@
+//! When a key that failed is tried again.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::runtime::watcher::ExponentialBackoff;
+
+/// The first wait, doubled on each failure.
+const SHORTEST: Duration = Duration::from_millis(250);
+/// The longest wait: after a repair, all is well within this.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// Waits without end, each twice as long as the one before, with jitter.
+pub fn exponential(shortest: Duration, longest: Duration) -> ExponentialBackoff {
+    // The jitter adds up to as much again.
+    let builder = backon::ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest / 2);
+    builder.with_jitter().without_max_times().into()
+}
+
+/// A key by namespace and name.
+pub type KeyName = (String, String);
+
+/// What a pass saw: the versions of the `SetupKey` and of its Secret in the caches.
+pub type Seen = (Option<String>, Option<String>);
+
+/// The keys that wait for another try.
+#[derive(Default)]
+pub struct Retries {
+    waiting: Mutex<HashMap<KeyName, Waiting>>,
+}
+
+struct Waiting {
+    backoff: ExponentialBackoff,
+    seen: Seen,
+    until: Instant,
+}
+
+impl Retries {
+    /// How much longer this key waits, or `None` when it may be tried: its time has come, or something changed.
+    ///
+    /// Without this, the echo of a status that reports a failure would set off the next try at once.
+    pub fn hold(&self, key: &KeyName, seen: &Seen) -> Option<Duration> {
+        let waiting = self.waiting();
+        let waiting = waiting.get(key)?;
+        let left = waiting.until.saturating_duration_since(Instant::now());
+        (waiting.seen == *seen && !left.is_zero()).then_some(left)
+    }
+
+    /// Notes a failure and tells how long to wait, with jitter, so that keys that failed together do not return
+    /// together.
+    pub fn failed(&self, key: KeyName, seen: Seen) -> Duration {
+        let mut waiting = self.waiting();
+        let waiting = waiting.entry(key).or_insert_with(|| Waiting {
+            backoff: exponential(SHORTEST, LONGEST),
+            seen: Seen::default(),
+            until: Instant::now(),
+        });
+        let wait = waiting.backoff.next().unwrap_or(LONGEST);
+        waiting.seen = seen;
+        waiting.until = Instant::now() + wait;
+        wait
+    }
+
+    /// Notes that a key is well, or gone.
+    pub fn forget(&self, key: &KeyName) {
+        self.waiting().remove(key);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<KeyName, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> KeyName {
+        ("n".to_owned(), "k".to_owned())
+    }
+
+    fn seen(version: &str) -> Seen {
+        (Some(version.to_owned()), None)
+    }
+
+    #[test]
+    fn a_failed_key_waits_unless_something_changed() {
+        let retries = Retries::default();
+        retries.failed(key(), seen("1"));
+        assert!(retries.hold(&key(), &seen("1")).is_some());
+        assert!(retries.hold(&key(), &seen("2")).is_none());
+        retries.forget(&key());
+        assert!(retries.hold(&key(), &seen("1")).is_none());
+    }
+
+    #[test]
+    fn waits_grow_and_stay_below_the_longest() {
+        let retries = Retries::default();
+        let waits: Vec<_> = (0..20).map(|_| retries.failed(key(), seen("1"))).collect();
+        assert!(waits[0] < Duration::from_secs(1), "the first wait is {:?}", waits[0]);
+        assert!(waits[19] > waits[0]);
+        assert!(waits.iter().all(|wait| *wait <= LONGEST));
+    }
+}

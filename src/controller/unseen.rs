@@ -1,0 +1,145 @@
+//! Our own writes that the caches do not show yet.
+//!
+//! A pass that starts from a cache older than its own last write would decide from the past: it would take the key it
+//! has just put into the Secret for one that somebody altered. So a pass waits until the watch has brought its writes.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::{Resource, ResourceExt};
+
+/// How long to wait for the watch to bring a write. A watch that is later than that is broken, and the preconditions
+/// on every write are what keeps decisions from an old cache harmless.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A kind of object that is both watched and written.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Kind {
+    /// The resource.
+    SetupKey,
+    /// What holds the key.
+    Secret,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The writes that are waited for.
+#[derive(Debug, Default)]
+pub struct Unseen {
+    writes: Mutex<HashMap<(Kind, String, String), Write>>,
+}
+
+#[derive(Debug)]
+struct Write {
+    resource_version: u64,
+    at: Instant,
+}
+
+impl Unseen {
+    /// Notes that this version was written. `cached` is the version in the cache, read after the write returned: the
+    /// watch may have been faster.
+    pub fn wrote(&self, kind: Kind, namespace: &str, name: &str, written: &str, cached: Option<&str>) {
+        let (Some(resource_version), cached) = (version(written), cached.and_then(version)) else { return };
+        if cached.is_none_or(|cached| cached < resource_version) {
+            let write = Write { resource_version, at: Instant::now() };
+            self.writes().insert((kind, namespace.to_owned(), name.to_owned()), write);
+        }
+    }
+
+    /// Notes that the watch has brought this object.
+    pub fn seen<K: Resource<DynamicType = ()>>(&self, kind: Kind, object: &K) {
+        let mut writes = self.writes();
+        if writes.is_empty() {
+            return;
+        }
+        let key = (kind, object.namespace().unwrap_or_default(), object.name_any());
+        let seen = object.meta().resource_version.as_deref().and_then(version);
+        if writes.get(&key).is_some_and(|write| seen.is_none_or(|seen| seen >= write.resource_version)) {
+            writes.remove(&key);
+        }
+    }
+
+    /// Notes that the watch has brought all objects of this kind anew.
+    pub fn forget(&self, kind: Kind) {
+        self.writes().retain(|(of, ..), _| *of != kind);
+    }
+
+    /// How much longer to wait for our own last write of this object, or `None` when there is nothing to wait for.
+    pub fn patience(&self, kind: Kind, namespace: &str, name: &str) -> Option<Duration> {
+        let mut writes = self.writes();
+        if writes.is_empty() {
+            return None;
+        }
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        let left = PATIENCE.saturating_sub(writes.get(&key)?.at.elapsed());
+        if left.is_zero() {
+            writes.remove(&key);
+            return None;
+        }
+        Some(left)
+    }
+
+    fn writes(&self) -> MutexGuard<'_, HashMap<(Kind, String, String), Write>> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resource versions are numbers that grow. Kubernetes 1.35 made that a promise; a server whose versions are none is
+/// not waited for.
+fn version(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use kube::api::ObjectMeta;
+
+    use super::*;
+
+    fn secret(resource_version: &str) -> Secret {
+        Secret {
+            metadata: ObjectMeta {
+                name: Some("s".to_owned()),
+                namespace: Some("n".to_owned()),
+                resource_version: Some(resource_version.to_owned()),
+                ..ObjectMeta::default()
+            },
+            ..Secret::default()
+        }
+    }
+
+    #[test]
+    fn a_write_is_waited_for_until_the_watch_brings_it() {
+        let unseen = Unseen::default();
+        unseen.wrote(Kind::Secret, "n", "s", "10", Some("9"));
+        unseen.seen(Kind::Secret, &secret("9"));
+        assert!(unseen.patience(Kind::Secret, "n", "s").is_some(), "the older version ended the wait");
+        assert!(unseen.patience(Kind::SetupKey, "n", "s").is_none(), "another kind waits too");
+        unseen.seen(Kind::Secret, &secret("11"));
+        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+    }
+
+    #[test]
+    fn a_watch_that_was_faster_is_not_waited_for() {
+        let unseen = Unseen::default();
+        unseen.wrote(Kind::Secret, "n", "s", "10", Some("10"));
+        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+    }
+
+    #[test]
+    fn a_fresh_list_ends_every_wait() {
+        let unseen = Unseen::default();
+        unseen.wrote(Kind::Secret, "n", "s", "10", None);
+        unseen.forget(Kind::Secret);
+        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+    }
+}

@@ -1,0 +1,177 @@
+//! The two watches, the caches they fill, and what they set off.
+
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt, channel::mpsc, future, stream::BoxStream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::PartialObjectMeta,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher::{self, ExponentialBackoff, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    retry::exponential,
+    unseen::{Kind, Unseen},
+};
+use crate::api::{SetupKey, metadata::KEY_LABEL};
+
+/// A `SetupKey`, or what is left of one that cannot be read, so that it stops nobody else.
+pub type WatchedKey = DeserializeGuard<SetupKey>;
+
+/// A Secret without its data.
+pub type SecretMetadata = PartialObjectMeta<Secret>;
+
+/// Which caches have been filled once.
+///
+/// Not the caches' own `wait_until_ready`: of several that wait for one cache, it wakes only the last.
+#[derive(Clone)]
+pub struct Filled(tokio::sync::watch::Receiver<HashSet<Kind>>);
+
+impl Filled {
+    /// Waits until both caches are filled; false when they never will be, because the watches have ended.
+    pub async fn wait(&self) -> bool {
+        let both = |filled: &HashSet<Kind>| filled.contains(&Kind::SetupKey) && filled.contains(&Kind::Secret);
+        self.0.clone().wait_for(both).await.is_ok()
+    }
+}
+
+/// What the watches tell to the rest of the controller, other than the changes themselves.
+#[derive(Clone)]
+struct Signals {
+    unseen: Arc<Unseen>,
+    filled: Arc<tokio::sync::watch::Sender<HashSet<Kind>>>,
+    relisted: mpsc::Sender<()>,
+}
+
+/// What the watches of one scope give.
+pub struct Watched {
+    /// The cache of `SetupKey`s.
+    pub keys: Store<WatchedKey>,
+    /// The cache of the metadata of Secrets with our label.
+    pub secrets: Store<SecretMetadata>,
+    /// Which caches are filled.
+    pub filled: Filled,
+    /// Our own writes that the caches do not show yet.
+    pub unseen: Arc<Unseen>,
+    /// Each `SetupKey` that changed.
+    pub key_changes: BoxStream<'static, Result<WatchedKey, watcher::Error>>,
+    /// Each Secret that changed or went.
+    pub secret_changes: BoxStream<'static, Result<SecretMetadata, watcher::Error>>,
+    /// One item when a cache was filled anew.
+    pub relists: BoxStream<'static, ()>,
+}
+
+/// Sets up both watches; they run while the streams are polled.
+pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
+    let unseen = Arc::new(Unseen::default());
+    let (relisted, relists) = mpsc::channel(1);
+    let (filling, filled) = tokio::sync::watch::channel(HashSet::new());
+    let signals = Signals { unseen: Arc::clone(&unseen), filled: Arc::new(filling), relisted };
+    let (keys, keys_writer) = reflector::store();
+    let (secrets, secrets_writer) = reflector::store();
+    let everything = watcher::Config::default();
+    let ours = watcher::Config::default().labels(KEY_LABEL);
+    let key_events = watch(scoped(client, namespace), everything, keys_writer, signals.clone());
+    let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals);
+    Watched {
+        keys,
+        secrets,
+        filled: Filled(filled),
+        unseen,
+        key_changes: key_events.applied_objects().boxed(),
+        secret_changes: secret_events.touched_objects().boxed(),
+        relists: relists.boxed(),
+    }
+}
+
+/// The keys that a change of a Secret may matter to: the one that it names, and the one that owns it. They differ only
+/// when somebody has changed one of the two.
+pub fn keys_of_secret(secret: SecretMetadata) -> Vec<ObjectRef<WatchedKey>> {
+    let namespace = secret.namespace().unwrap_or_default();
+    let labelled = secret.labels().get(KEY_LABEL).cloned();
+    let owners = secret.owner_references().iter().filter(|owner| owner.kind == SetupKey::kind(&()));
+    let owners = owners.map(|owner| owner.name.clone());
+    let mut names: Vec<_> = labelled.into_iter().chain(owners).collect();
+    names.dedup();
+    names.into_iter().map(|name| ObjectRef::new(&name).within(&namespace)).collect()
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// A watch that fills a cache and then passes on what happened.
+///
+/// Its errors end here: the controller would stop handling every trigger while one watch fails.
+fn watch<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+    mut signals: Signals,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Watchable + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    watcher(api, config)
+        .modify(|object| {
+            // Half of an object's size, and nothing that a decision is made from.
+            object.meta_mut().managed_fields = None;
+            object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .backoff(watch_backoff())
+        .reflect(writer)
+        .filter_map(|event| {
+            future::ready(match event {
+                Ok(event) => Some(event),
+                Err(error) => {
+                    tracing::warn!(kind = %K::KIND, %error, "the watch failed and is started again");
+                    None
+                }
+            })
+        })
+        .inspect(move |event| match event {
+            watcher::Event::Apply(object) | watcher::Event::Delete(object) => signals.unseen.seen(K::KIND, object),
+            // The cache has just been replaced as a whole. A change that the old watch missed, a deletion above all,
+            // shows in no event, so every key is looked at once more.
+            watcher::Event::InitDone => {
+                signals.unseen.forget(K::KIND);
+                signals.filled.send_if_modified(|filled| filled.insert(K::KIND));
+                // A full channel already holds a signal that nobody has taken up.
+                let _ = signals.relisted.try_send(());
+            }
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+        })
+        .map(Ok)
+}
+
+/// A watch is one request per process, so it is tried again soon: nothing works without it.
+fn watch_backoff() -> ExponentialBackoff {
+    exponential(Duration::from_millis(200), Duration::from_secs(4))
+}
+
+/// A kind that is watched.
+pub trait Watchable {
+    /// Which one.
+    const KIND: Kind;
+}
+
+impl Watchable for WatchedKey {
+    const KIND: Kind = Kind::SetupKey;
+}
+
+impl Watchable for SecretMetadata {
+    const KIND: Kind = Kind::Secret;
+}

@@ -1,0 +1,17 @@
+//! What a setup key is and what is to be done about it: values in, values out.
+//!
+//! Nothing here has a client, a clock or a log. The moment is always an argument, and so is every random byte.
+
+mod digest;
+mod id;
+pub mod plan;
+pub mod report;
+pub mod secret;
+mod state;
+pub mod transition;
+mod value;
+
+pub use digest::Digest;
+pub use id::KeyId;
+pub use state::{Ledger, state};
+pub use value::{Fingerprint, KeyValue};

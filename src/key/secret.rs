@@ -1,0 +1,190 @@
+//! The Secret of a key: how it is seen, and what its labels and annotations should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
+
+use super::{Fingerprint, KeyId};
+use crate::api::{
+    SetupKey, Timestamp,
+    metadata::{EXPIRES_ANNOTATION, ID_ANNOTATION, KEY_LABEL, MANAGED_BY_LABEL, MANAGER, allowed_on_secret},
+};
+
+/// The Secret of a key's name, as far as it has been looked at.
+#[derive(Clone, Debug)]
+pub enum SecretView {
+    /// It could not be looked at.
+    Unknown,
+    /// There is none.
+    Absent,
+    /// There is one that is not owned by this `SetupKey`. Nothing more is known of it, for nobody read on.
+    Foreign,
+    /// It is ours and has not changed since the status was written.
+    AsRecorded,
+    /// It is ours and was read.
+    Owned(OwnedSecret),
+}
+
+/// A Secret with an owner reference that carries the UID of the `SetupKey`.
+#[derive(Clone, Debug)]
+pub struct OwnedSecret {
+    /// The version that was read.
+    pub resource_version: String,
+    /// Its labels and annotations.
+    pub metadata: Metadata,
+    /// The labels and annotations that this operator put there.
+    pub written_by_us: WrittenByUs,
+    /// The key in it, or `None` when the data key is missing or holds something else.
+    pub holds: Option<Fingerprint>,
+    /// Who put it there.
+    pub origin: Origin,
+}
+
+/// Where the key in a Secret comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// It was found there, and must be the one on record.
+    Found,
+    /// It was put there in this very pass, and is about to go on record.
+    Minted,
+}
+
+/// Labels and annotations.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Metadata {
+    /// Labels by key.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations by key.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The keys of labels and annotations that the API server recorded as this operator's.
+#[derive(Clone, Debug, Default)]
+pub struct WrittenByUs {
+    labels: BTreeSet<String>,
+    annotations: BTreeSet<String>,
+}
+
+/// A change of labels and annotations: each key with its value, or `None` to remove it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MetadataPatch {
+    /// Changes of labels.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// Changes of annotations.
+    pub annotations: BTreeMap<String, Option<String>>,
+}
+
+/// Whether the object is owned by this very `SetupKey`, not by an earlier one of the same name.
+pub fn is_owned_by(metadata: &ObjectMeta, key: &SetupKey) -> bool {
+    let uid = key.metadata.uid.as_deref().unwrap_or_default();
+    metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+}
+
+/// What the Secret of a key should carry: ours, and what the user asked for of what is allowed.
+pub fn wanted_metadata(key: &SetupKey, id: &KeyId, expires: Timestamp) -> Metadata {
+    let allowed = |asked: Option<&BTreeMap<String, String>>| -> BTreeMap<String, String> {
+        let pairs = asked.into_iter().flatten().filter(|(key, _)| allowed_on_secret(key));
+        pairs.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let template = key.spec.secret.as_ref();
+    let mut labels = allowed(template.map(|template| &template.labels));
+    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned());
+    labels.insert(KEY_LABEL.to_owned(), key.metadata.name.clone().unwrap_or_default());
+    let mut annotations = allowed(template.map(|template| &template.annotations));
+    annotations.insert(ID_ANNOTATION.to_owned(), id.to_string());
+    annotations.insert(EXPIRES_ANNOTATION.to_owned(), expires.to_string());
+    Metadata { labels, annotations }
+}
+
+impl OwnedSecret {
+    /// The id that the Secret says it belongs to.
+    pub fn id(&self) -> Option<KeyId> {
+        KeyId::parse(self.metadata.annotations.get(ID_ANNOTATION)?)
+    }
+
+    /// The expiry that the Secret says its key has.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.metadata.annotations.get(EXPIRES_ANNOTATION)?.parse().ok()
+    }
+
+    /// What it takes to bring the wanted labels and annotations back and to take away those of ours that are no longer
+    /// wanted. Those of others stay.
+    pub fn drift_from(&self, wanted: &Metadata) -> MetadataPatch {
+        MetadataPatch {
+            labels: drift(&self.metadata.labels, &wanted.labels, &self.written_by_us.labels),
+            annotations: drift(&self.metadata.annotations, &wanted.annotations, &self.written_by_us.annotations),
+        }
+    }
+}
+
+fn drift(
+    found: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+    ours: &BTreeSet<String>,
+) -> BTreeMap<String, Option<String>> {
+    let missing = wanted.iter().filter(|(key, value)| found.get(*key) != Some(value));
+    let missing = missing.map(|(key, value)| (key.clone(), Some(value.clone())));
+    let unwanted = ours.iter().filter(|key| found.contains_key(*key) && !wanted.contains_key(*key));
+    missing.chain(unwanted.map(|key| (key.clone(), None))).collect()
+}
+
+impl MetadataPatch {
+    /// Whether there is nothing to change.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.annotations.is_empty()
+    }
+}
+
+impl WrittenByUs {
+    /// Reads the API server's record of who set which field. It is the one record of what we asked for earlier that
+    /// cannot drift from what we did.
+    pub fn from_managed_fields(entries: &[ManagedFieldsEntry]) -> Self {
+        let ours = entries.iter().filter(|entry| entry.manager.as_deref() == Some(MANAGER));
+        let mut written = Self::default();
+        for fields in ours.filter_map(|entry| entry.fields_v1.as_ref()) {
+            let keys = |of: &str| {
+                let keys = fields.0["f:metadata"][of].as_object().into_iter().flatten();
+                keys.filter_map(|(key, _)| key.strip_prefix("f:")).map(str::to_owned).collect::<Vec<_>>()
+            };
+            written.labels.extend(keys("f:labels"));
+            written.annotations.extend(keys("f:annotations"));
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn ours_comes_back_ours_of_old_goes_and_others_stay() {
+        let secret = OwnedSecret {
+            resource_version: "1".to_owned(),
+            metadata: Metadata { labels: map(&[("team", "b"), ("old", "x"), ("theirs", "y")]), annotations: map(&[]) },
+            written_by_us: WrittenByUs { labels: ["team", "old"].map(str::to_owned).into(), ..Default::default() },
+            holds: None,
+            origin: Origin::Found,
+        };
+        let wanted = Metadata { labels: map(&[("team", "a")]), annotations: map(&[("note", "n")]) };
+        let patch = secret.drift_from(&wanted);
+        assert_eq!(patch.labels, [("team".to_owned(), Some("a".to_owned())), ("old".to_owned(), None)].into());
+        assert_eq!(patch.annotations, [("note".to_owned(), Some("n".to_owned()))].into());
+    }
+
+    #[test]
+    fn managed_fields_tell_what_we_wrote() {
+        let entries: Vec<ManagedFieldsEntry> = serde_json::from_value(serde_json::json!([
+            { "manager": "setupkey-operator", "fieldsV1": { "f:metadata": { "f:labels": { ".": {}, "f:team": {} } } } },
+            { "manager": "kubectl-label", "fieldsV1": { "f:metadata": { "f:labels": { "f:theirs": {} } } } },
+        ]))
+        .unwrap();
+        let written = WrittenByUs::from_managed_fields(&entries);
+        assert_eq!(written.labels, ["team".to_owned()].into());
+        assert!(written.annotations.is_empty());
+    }
+}

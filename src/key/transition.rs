@@ -1,0 +1,86 @@
+//! What people are told when a status changes: one notice per transition, none for a status that stays.
+
+use super::report::{READY, SECRET_CONFLICT, SECRET_REFUSED};
+use crate::api::{KeyType, SetupKey, SetupKeyStatus, State};
+
+/// Something worth an event and a line in the log.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice {
+    /// Whether a person should look.
+    pub severity: Severity,
+    /// The reason, as an identifier.
+    pub reason: &'static str,
+    /// What the operator was doing, as an identifier.
+    pub action: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
+/// The type of a Kubernetes event.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Severity {
+    /// As asked for.
+    Normal,
+    /// A person should look.
+    Warning,
+}
+
+/// What changed between the status that `key` carries and the one after it.
+pub fn notices(key: &SetupKey, after: &SetupKeyStatus) -> Vec<Notice> {
+    let fresh = SetupKeyStatus::default();
+    let before = key.status.as_ref().unwrap_or(&fresh);
+    [key_notice(key, before, after), state_notice(key, before, after), stalled_notice(before, after)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// A key was issued, or replaced under the same id.
+fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+    let secret = key.secret_name();
+    match (&before.digest, &after.digest) {
+        (None, Some(_)) => Some(Notice {
+            severity: Severity::Normal,
+            reason: "Issued",
+            action: "IssueKey",
+            message: format!("The key is in Secret {secret:?}"),
+        }),
+        (Some(before), Some(after)) if before != after => Some(Notice {
+            severity: Severity::Warning,
+            reason: "KeyRegenerated",
+            action: "ReplaceKey",
+            message: format!(
+                "Secret {secret:?} was deleted or its key was altered; it holds a new key with the same id, uses and expiry, and the old one admits nobody"
+            ),
+        }),
+        _ => None,
+    }
+}
+
+fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+    if before.state == after.state {
+        return None;
+    }
+    let expected_end = if key.spec.key_type == KeyType::OneOff { Severity::Normal } else { Severity::Warning };
+    let (severity, reason, message) = match (before.state, after.state?) {
+        (Some(State::Revoked), State::Valid | State::Overused) => {
+            (Severity::Normal, "Unrevoked", "The key is no longer revoked")
+        }
+        (_, State::Valid) => return None,
+        (_, State::Revoked) => (Severity::Normal, "Revoked", "The key is revoked and admits no more peers"),
+        (_, State::Expired) => (Severity::Warning, "Expired", "The key has expired and admits no more peers"),
+        (_, State::Overused) => (expected_end, "Overused", "As many peers as allowed have joined with this key"),
+    };
+    Some(Notice { severity, reason, action: "UpdateState", message: message.to_owned() })
+}
+
+/// A person must act, for another reason than before.
+fn stalled_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+    let ready = |status: &SetupKeyStatus| status.conditions.iter().find(|condition| condition.type_ == READY).cloned();
+    let now = ready(after)?;
+    if ready(before).is_some_and(|before| before.reason == now.reason) {
+        return None;
+    }
+    let reason = [SECRET_CONFLICT, SECRET_REFUSED].into_iter().find(|reason| now.reason == *reason)?;
+    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: now.message })
+}

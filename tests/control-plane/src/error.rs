@@ -1,0 +1,58 @@
+//! What can keep a control plane from starting, as sentences.
+
+use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("there is no {}: run `make control-plane`, which builds it", path.display())]
+    MissingTool { path: PathBuf },
+
+    #[error(
+        "there is no {}, although KUBEBUILDER_ASSETS is set: fill that folder with setup-envtest, \
+         or unset the variable and run `make control-plane`",
+        path.display()
+    )]
+    MissingAsset { path: PathBuf },
+
+    #[error("could not write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+
+    #[error("could not find free ports on 127.0.0.1")]
+    Ports(#[source] io::Error),
+
+    #[error("could not make the certificates of the control plane")]
+    Certificates(#[from] rcgen::Error),
+
+    #[error("could not run {}", program.display())]
+    Spawn { program: PathBuf, source: io::Error },
+
+    #[error(
+        "{name} ended ({status}) while the control plane was starting; \
+         its log ends with:\n{log_tail}"
+    )]
+    Ended { name: &'static str, status: ExitStatus, log_tail: String },
+
+    #[error(
+        "waited {} s for {awaited} in vain; the log of {name} ends with:\n{log_tail}",
+        limit.as_secs()
+    )]
+    NotReady { awaited: &'static str, limit: Duration, name: &'static str, log_tail: String },
+
+    #[error("could not install the CustomResourceDefinitions of {}: {stderr}", path.display())]
+    Crds { path: PathBuf, stderr: String },
+
+    #[error(
+        "{} is set to {}, which does not exist: that control plane is gone, so unset the variable",
+        crate::KUBECONFIG_ENV,
+        path.display()
+    )]
+    Gone { path: PathBuf },
+}
+
+impl Error {
+    /// Whether a start with other ports may succeed: between our choice of a free port and the
+    /// moment when the program binds it, anyone on this machine may take it.
+    pub(crate) fn lost_a_port(&self) -> bool {
+        matches!(self, Error::Ended { log_tail, .. } if log_tail.contains("address already in use"))
+    }
+}

@@ -1,0 +1,30 @@
+//! The file that tells a client where the API server is, how to recognize it and who the client is.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+/// The authority is inside the file rather than beside it, so that a copy of the file works
+/// anywhere.
+pub fn render(url: &str, authority_pem: &str, token: &str) -> String {
+    let authority = STANDARD.encode(authority_pem);
+    format!(
+        "\
+apiVersion: v1
+kind: Config
+clusters:
+- name: control-plane
+  cluster:
+    server: {url}
+    certificate-authority-data: {authority}
+users:
+- name: admin
+  user:
+    token: {token}
+contexts:
+- name: control-plane
+  context:
+    cluster: control-plane
+    user: admin
+current-context: control-plane
+"
+    )
+}

@@ -1,0 +1,54 @@
+//! What the launcher itself wants from the API server. kubectl does it: it is there and knows TLS,
+//! so tests need no client of ours.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use crate::{Error, flags::file, process::tie_to_this_thread};
+
+/// kubectl as the admin of the control plane in `dir`.
+pub struct Kubectl<'a> {
+    pub program: &'a Path,
+    pub dir: &'a Path,
+}
+
+impl Kubectl<'_> {
+    /// Whether this path of the API answers with success.
+    pub fn gets(&self, path: &str) -> bool {
+        self.run(["--request-timeout=5s", "get", "--raw", path].map(OsStr::new))
+            .is_ok_and(|output| output.status.success())
+    }
+
+    /// Returns when the API server serves what the files define.
+    pub fn install_crds(&self, files: &[PathBuf]) -> Result<(), Error> {
+        for path in files {
+            for step in [["apply", "--server-side"].as_slice(), &["wait", "--for=condition=Established"]] {
+                let args = step.iter().map(OsStr::new);
+                let output = self.run(args.chain(["-f".as_ref(), path.as_os_str()]))?;
+                if !output.status.success() {
+                    let stderr = String::from_utf8_lossy(&output.stderr);
+                    return Err(Error::Crds { path: path.clone(), stderr: stderr.trim_end().to_owned() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run<'b>(&self, args: impl IntoIterator<Item = &'b OsStr>) -> Result<Output, Error> {
+        let mut command = Command::new(self.program);
+        command
+            .arg("--kubeconfig")
+            .arg(self.dir.join(file::KUBECONFIG))
+            // What it remembers about this API server is of no use later.
+            .arg("--cache-dir")
+            .arg(self.dir.join("kubectl-cache"))
+            .args(args)
+            .stdin(Stdio::null());
+        tie_to_this_thread(&mut command)
+            .output()
+            .map_err(|source| Error::Spawn { program: self.program.to_owned(), source })
+    }
+}

@@ -1,0 +1,140 @@
+//! The programs of a control plane, as children that cannot outlive us.
+//!
+//! On Linux, the kernel kills a child with SIGKILL when its parent dies, if the child asks for it.
+//! "Parent" means the thread that spawned the child, and the threads of a test harness end with
+//! each test. So the children of a control plane are spawned by a thread that lives as long as the
+//! control plane does.
+//!
+//! Other systems have no such request. There, a control plane ends only when it is dropped, and the
+//! one that a test binary shares among its tests stays behind: use `control-plane run`.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+use rustix::process::{Signal, getpid, getppid};
+
+use crate::Error;
+
+const LOG_TAIL_LINES: usize = 20;
+
+/// Makes the child die as soon as the **calling thread** ends, which must be the one that then
+/// spawns the child.
+pub fn tie_to_this_thread(command: &mut Command) -> &mut Command {
+    let us = getpid();
+    let die_with_us = move || {
+        #[cfg(target_os = "linux")]
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // We may have died before the child could ask.
+        if getppid() == Some(us) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+    };
+    // SAFETY: between fork and exec, the closure makes system calls and nothing else; it does not
+    // allocate.
+    unsafe { command.pre_exec(die_with_us) }
+}
+
+type Answer = mpsc::SyncSender<io::Result<Child>>;
+
+/// The thread that all children of a control plane are tied to. It ends when the spawner is
+/// dropped.
+#[derive(Debug)]
+pub struct Spawner {
+    requests: mpsc::Sender<(Command, Answer)>,
+}
+
+impl Spawner {
+    pub fn start() -> Self {
+        let (requests, inbox) = mpsc::channel::<(Command, Answer)>();
+        thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                // The receiver waits for us, so it is there.
+                let _ = answer.send(tie_to_this_thread(&mut command).spawn());
+            }
+        });
+        Self { requests }
+    }
+
+    fn spawn(&self, command: Command) -> io::Result<Child> {
+        let (answer, child) = mpsc::sync_channel(1);
+        self.requests.send((command, answer)).expect("the spawning thread ends only when its spawner is dropped");
+        child.recv().expect("the spawning thread answers each request")
+    }
+}
+
+/// A running program with a log file; dropping it kills the program.
+#[derive(Debug)]
+pub struct Process {
+    name: &'static str,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    /// Output is appended to `<dir>/<name>.log`, so that the log tells of a restart, too.
+    pub fn start(
+        spawner: &Spawner,
+        dir: &Path,
+        name: &'static str,
+        program: &Path,
+        args: &[String],
+    ) -> Result<Self, Error> {
+        let log = dir.join(format!("{name}.log"));
+        let (stdout, stderr) = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .and_then(|file| Ok((file.try_clone()?, file)))
+            .map_err(|source| Error::Write { path: log.clone(), source })?;
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .current_dir(dir)
+            // etcd takes each of its settings from the environment, too; ours come from here alone.
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            // Ctrl-C in a terminal reaches its whole process group. A test that is interrupted may
+            // still clean up, for which it needs the API server.
+            .process_group(0);
+        let child = spawner.spawn(command).map_err(|source| Error::Spawn { program: program.to_owned(), source })?;
+        Ok(Self { name, log, child })
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Fails when the program has ended.
+    pub fn check(&mut self) -> Result<(), Error> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(Error::Ended { name: self.name, status, log_tail: self.log_tail() }),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn log_tail(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+
+    pub fn kill(&mut self) {
+        // Both fail only for a child that is gone, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

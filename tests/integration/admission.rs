@@ -1,0 +1,145 @@
+//! What the API server refuses by the CRD's own rules, and what it says.
+
+use std::process::Output;
+
+use crate::harness::{Cluster, manifest};
+
+fn refusal(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "it was accepted");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_manifest_is_refused_with_what_to_do() {
+    let cluster = Cluster::for_test("admission").await;
+    let groups = |count: usize| (0..count).map(|number| format!("g{number}")).collect::<Vec<_>>().join(", ");
+    let lifetime = "spec.expiresIn: Invalid value: .*: expiresIn must be from 24h to 8760h";
+    let group = "spec.autoGroups: Invalid value: each group must consist of letters";
+    let reserved = "may not hold keys by which Argo CD, Flux, Helm or kubectl track objects";
+    let refused = [
+        ("expiresIn: 1h", lifetime),
+        ("expiresIn: 9000h", lifetime),
+        ("expiresIn: 30d", lifetime),
+        ("expiresIn: abc", lifetime),
+        ("expiresIn: ''", lifetime),
+        ("expiresIn: 23h59m59s", lifetime),
+        ("expiresIn: 8760h1s", lifetime),
+        ("expiresIn: -48h", lifetime),
+        ("expiresIn: 9999h9999h9999h", lifetime),
+        ("type: single", "spec.type: Unsupported value: \"single\": supported values: \"reusable\", \"one-off\""),
+        (
+            "type: one-off, usageLimit: 5",
+            "spec.usageLimit: Invalid value: a one-off key can be used once; leave usageLimit out or use type: reusable",
+        ),
+        ("usageLimit: -1", "spec.usageLimit: Invalid value: -1: .* should be greater than or equal to 0"),
+        ("usageLimit: 3000000000", "spec.usageLimit: Invalid value"),
+        ("name: ''", "spec.name: Invalid value: .* should be at least 1 chars long"),
+        ("autoGroups: [a, b, a]", "spec.autoGroups\\[2\\]: Duplicate value: \"a\""),
+        ("autoGroups: ['no spaces']", group),
+        ("autoGroups: ['-a']", group),
+        ("autoGroups: ['a/b']", group),
+        ("autoGroups: ['']", "spec.autoGroups\\[0\\]: Invalid value: .* should be at least 1 chars long"),
+        (&format!("autoGroups: [{}]", "a".repeat(64)), "spec.autoGroups\\[0\\]: Too long: may not be more than 63"),
+        (&format!("autoGroups: [{}]", groups(65)), "spec.autoGroups: Too many: 65: must have at most 64 items"),
+        ("secret: {labels: {app.kubernetes.io/instance: x}}", reserved),
+        ("secret: {labels: {kustomize.toolkit.fluxcd.io/name: x}}", reserved),
+        ("secret: {labels: {setupkey.dev/key: x}}", reserved),
+        ("secret: {annotations: {argocd.argoproj.io/tracking-id: x}}", reserved),
+        ("secret: {annotations: {meta.helm.sh/release-name: x}}", reserved),
+        ("secret: {annotations: {kubectl.kubernetes.io/last-applied-configuration: x}}", reserved),
+        ("secret: {labels: {'a b': x}}", "each key of secret.labels must be a qualified name"),
+        ("secret: {labels: {a: 'x y'}}", "each value of secret.labels must be a label value"),
+        ("secret: {annotations: {'a b': x}}", "each key of secret.annotations must be a qualified name"),
+        ("secret: {name: Not_DNS}", "spec.secret.name: Invalid value: .*: secret.name must be a DNS name"),
+        ("secret: {key: a/b}", "spec.secret.key: Invalid value: .*: secret.key must be a file name"),
+        ("secret: {key: ..}", "secret.key must be a file name"),
+        ("expiresAt: now", "unknown field \"spec.expiresAt\""),
+        ("secret: {type: Opaque}", "unknown field \"spec.secret.type\""),
+        ("authorityRef: {name: x}", "unknown field \"spec.authorityRef\""),
+    ];
+    for (spec, message) in refused {
+        let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest("bad", spec)));
+        let pattern = regex::Regex::new(message).unwrap();
+        assert!(pattern.is_match(&error), "{spec}\nsaid: {error}\nnot: {message}");
+        assert!(!error.contains("\"null\""), "{spec}: {error}");
+    }
+    let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest(&"a".repeat(64), "")));
+    assert!(error.contains("metadata.name must be at most 63 characters"), "{error}");
+    let left = cluster.kubectl_ok(&["get", "sk", "-o", "name"], "");
+    assert_eq!(left, "", "something was created all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_promised_cannot_be_changed() {
+    let cluster = Cluster::for_test("immutable").await;
+    let whole = "name: Office, type: reusable, expiresIn: 48h, usageLimit: 3, ephemeral: false, allowExtraDnsLabels: false, secret: {name: office, key: KEY}";
+    cluster.apply("office", whole);
+    cluster.apply("bare", "");
+    let before = cluster.keys().get("office").await.unwrap().spec;
+    for (field, was, change) in [
+        ("type", "type: reusable", "type: one-off"),
+        ("expiresIn", "expiresIn: 48h", "expiresIn: 72h"),
+        ("expiresIn", "expiresIn: 48h, ", ""),
+        ("usageLimit", "usageLimit: 3", "usageLimit: 4"),
+        ("usageLimit", "usageLimit: 3, ", ""),
+        ("ephemeral", "ephemeral: false", "ephemeral: true"),
+        ("allowExtraDnsLabels", "allowExtraDnsLabels: false", "allowExtraDnsLabels: true"),
+        ("name", "name: Office", "name: Other"),
+        ("name", "name: Office, ", ""),
+        ("secret.name", "name: office", "name: other"),
+        ("secret.key", "key: KEY", "key: OTHER"),
+        ("secret.key", ", key: KEY", ""),
+    ] {
+        let spec = whole.replacen(was, change, 1);
+        assert_ne!(spec, whole);
+        let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest("office", &spec)));
+        assert!(error.contains(&format!("spec.{field}:")), "{change}: {error}");
+        assert!(error.contains(&format!("{field} cannot be changed; create another SetupKey")), "{change}: {error}");
+    }
+    assert_eq!(cluster.keys().get("office").await.unwrap().spec, before, "a refused change left a trace");
+
+    for (spec, field) in
+        [("name: Other", "name"), ("secret: {name: other}", "secret.name"), ("secret: {key: K}", "secret.key")]
+    {
+        let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest("bare", spec)));
+        assert!(error.contains(&format!("{field} cannot be changed")), "{spec}: {error}");
+    }
+    // To write a default down is no change.
+    cluster.apply(
+        "bare",
+        "name: bare, type: reusable, expiresIn: 720h, usageLimit: 0, secret: {name: bare, key: setup-key}",
+    );
+    // What may be changed.
+    cluster.apply(
+        "office",
+        &format!("{whole}, revoked: true, autoGroups: [a]").replace("key: KEY", "key: KEY, labels: {a: b}"),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unusual_but_right_manifests_are_accepted() {
+    let cluster = Cluster::for_test("accepted").await;
+    let groups = (0..64).map(|number| format!("g{number}")).collect::<Vec<_>>().join(", ");
+    for (number, spec) in [
+        "expiresIn: 24h",
+        "expiresIn: 8760h",
+        "expiresIn: 720h0m0s",
+        "expiresIn: 36h30m",
+        "expiresIn: 24.5h",
+        "expiresIn: 86400s",
+        "type: one-off, usageLimit: 1",
+        "type: one-off, usageLimit: 0",
+        "usageLimit: 2147483647",
+        &format!("autoGroups: [{groups}]"),
+        &format!("autoGroups: [{}]", "a".repeat(63)),
+        "autoGroups: [A.b_c-1]",
+        "secret: {annotations: {argocd.argoproj.io/sync-options: Prune=false, argocd.argoproj.io/compare-options: IgnoreExtraneous, kustomize.toolkit.fluxcd.io/prune: disabled}}",
+        "secret: {labels: {app.kubernetes.io/name: x, example.com/team: ''}, name: a.b-c, key: .netbird_KEY}",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        cluster.apply(&format!("key-{number}"), spec);
+    }
+}

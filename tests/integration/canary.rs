@@ -1,0 +1,113 @@
+//! A known key is found nowhere but in the data of its Secret.
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::json;
+use setupkey_operator::api::State;
+
+use crate::harness::{Cluster, condition, eventually, let_it_settle, operator_token, says};
+
+/// Runs the real program, as it is run in production, with everything logged.
+#[tokio::test(flavor = "multi_thread")]
+async fn canary_leak() {
+    let cluster = Cluster::for_test("canary").await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("operator.log");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut operator = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"))
+        .args(["controller", "--log", "trace", "--namespace", &cluster.namespace])
+        .args(["--health-address", &format!("127.0.0.1:{port}")])
+        .env("KUBECONFIG", operator_kubeconfig(folder.path()))
+        .stdout(Stdio::from(File::create(folder.path().join("stdout")).unwrap()))
+        .stderr(Stdio::from(File::create(&log).unwrap()))
+        .spawn()
+        .unwrap();
+
+    let mut values = Vec::new();
+    cluster.apply("office", "usageLimit: 1");
+    let issued = cluster.ready("office").await;
+    values.push(cluster.value("office", "setup-key").await);
+
+    // Every way to a new value, and every state.
+    cluster.delete_secret("office").await;
+    let again = cluster.status_when("office", "issued anew", |status| status.digest != issued.digest).await;
+    values.push(cluster.value("office", "setup-key").await);
+    let planted = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+    cluster.patch_secret("office", json!({ "stringData": { "setup-key": planted } })).await;
+    cluster.status_when("office", "issued anew", |status| status.digest != again.digest).await;
+    values.push(cluster.value("office", "setup-key").await);
+    values.push(planted.to_owned());
+    // A write is refused, with a value in the request.
+    cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
+    let_it_settle().await;
+    cluster.apply("refused", "");
+    cluster.status_when("refused", "refused", |status| says(status, "Ready") == "False SecretRefused").await;
+    cluster.patch_spec("office", json!({ "revoked": true })).await;
+    cluster.status_when("office", "revoked", |status| status.state == Some(State::Revoked)).await;
+    cluster.event("office", "Revoked").await;
+    assert!(condition(&cluster.ready("office").await, "Stalled").is_none());
+
+    // The probes tell nothing, and answer.
+    let probe = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        std::io::read_to_string(&mut stream).ok()
+    };
+    for path in ["/healthz", "/readyz"] {
+        let answer = probe(path).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.0 200"), "{path}: {answer}");
+    }
+
+    // SIGTERM ends it in good order.
+    let pid = operator.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let status = eventually("the operator to end", || {
+        let status = operator.try_wait().unwrap();
+        async move { status }
+    })
+    .await;
+    assert!(status.success(), "it ended with {status}");
+
+    let everything = [
+        ("log", std::fs::read_to_string(&log).unwrap()),
+        ("stdout", std::fs::read_to_string(folder.path().join("stdout")).unwrap()),
+        ("SetupKeys", cluster.kubectl_ok(&["get", "sk", "-o", "json"], "")),
+        ("table", cluster.kubectl_ok(&["get", "sk"], "")),
+        ("events", cluster.kubectl_ok(&["get", "events", "-o", "json"], "")),
+        ("metadata of Secrets", {
+            let secrets = cluster.kubectl_ok(&["get", "secret", "-o", "json"], "");
+            let mut secrets: serde_json::Value = serde_json::from_str(&secrets).unwrap();
+            secrets["items"].as_array_mut().unwrap().iter_mut().for_each(|secret| secret["data"] = json!(null));
+            secrets.to_string()
+        }),
+    ];
+    assert!(everything[0].1.contains("TRACE"), "the log was not at trace");
+    assert!(everything[0].1.contains("KeyRegenerated"), "the log is not the operator's");
+    let started = std::time::Instant::now();
+    for value in &values {
+        assert_eq!(value.len(), 36);
+        let encoded = BASE64_STANDARD.encode(value);
+        // Half a key is enough to find a key that was broken up.
+        for form in [value.as_str(), &value.to_lowercase(), &value[9..], encoded.as_str(), &encoded[..24]] {
+            for (place, text) in &everything {
+                assert!(!text.contains(form), "a key is in the {place}");
+            }
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(60));
+}
+
+/// A kubeconfig with the operator's own token.
+fn operator_kubeconfig(folder: &std::path::Path) -> std::path::PathBuf {
+    let administrator = crate::harness::kubectl().args(["config", "view", "--raw", "-o", "json"]).output().unwrap();
+    let mut kubeconfig: serde_json::Value = serde_json::from_slice(&administrator.stdout).unwrap();
+    kubeconfig["users"][0]["user"] = json!({ "token": operator_token() });
+    let path = folder.join("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    path
+}

@@ -1,0 +1,37 @@
+//! The manifests that the repository ships.
+
+use setupkey_operator::api;
+
+use crate::harness::{Cluster, crd_file, repository};
+
+#[test]
+fn the_crds_are_generated_from_the_code() {
+    let kept = std::fs::read_to_string(crd_file()).expect("crds/");
+    assert!(kept == api::crd_manifest(), "crds/ is not what the code says: run `make crds`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_example_is_accepted_and_its_keys_become_ready() {
+    let cluster = Cluster::for_test("examples").await;
+    let operator = cluster.start_operator().await;
+    let folder = repository().join("examples");
+    let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    assert!(files.len() >= 4, "{files:?}");
+    for file in &files {
+        cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-f", file.to_str().unwrap()], "");
+    }
+    let overlay = folder.join("kustomize/production");
+    cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-k", overlay.to_str().unwrap()], "");
+
+    let names = cluster.kubectl_ok(&["get", "sk", "-o", "jsonpath={.items[*].metadata.name}"], "");
+    let names: Vec<_> = names.split_whitespace().collect();
+    assert_eq!(names, ["batch", "gateways-production", "laptop-ada", "office", "workers"]);
+    for name in names {
+        cluster.ready(name).await;
+    }
+    // The pods of the examples name Secrets and keys that exist.
+    assert_eq!(cluster.value("workers", "setup-key").await.len(), 36);
+    assert_eq!(cluster.value("batch-netbird", "NB_SETUP_KEY").await.len(), 36);
+    operator.stop().await;
+}
