@@ -65,3 +65,9 @@ $(TOOLS)/etcd: $(GO_TOOLS)/etcd/go.mod $(GO_TOOLS)/etcd/go.sum
 $(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION)"
 	cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+
+.PHONY: demo
+demo: control-plane ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C
+	@cargo build --workspace --bins --target-dir target
+	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
+	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh

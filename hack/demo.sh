@@ -1,0 +1,249 @@
+#!/usr/bin/env bash
+# The story of `make demo`: what a SetupKey does, told with kubectl on a control plane of its own.
+#
+# Every command is printed as it is run, and every claim about it is checked: the first that does not hold ends the demo
+# with exit code 1. KEEP=1 leaves control plane and operator up after the story, until Ctrl-C.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# The launcher removes its folder however it ends, and ours with it: no token outlives the demo.
+readonly WORK=${CONTROL_PLANE_DIR:?is not set: run make demo, which starts a control plane first}/demo
+readonly LOG=$WORK/operator.log OPERATOR_KUBECONFIG=$WORK/operator.kubeconfig
+readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system
+# Longer than anything that is waited for takes, even on a busy machine.
+readonly PATIENCE=30
+readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
+
+operator='' # its process id, once it runs
+keeping=''  # not empty once the story is over and only Ctrl-C is waited for
+output=''   # what the last shown command printed
+bold='' accent='' plain=''
+if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then bold=$'\e[1m' accent=$'\e[36m' plain=$'\e[0m'; fi
+
+chapter() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+say() { printf '\n%s\n' "$*"; }
+fail() { printf '\nThe demo failed: %s.\n' "$*" >&2; exit 1; }
+
+# Shows a command, runs it, shows what it printed, and returns its exit code.
+#
+# It runs in the background because a signal interrupts `wait`, but not a command in the foreground. What looks like a
+# whole key is not shown, whatever the command.
+show() {
+  local code=0
+  printf '%s$ %s%s\n' "$accent" "$1" "$plain"
+  bash -o pipefail -c "$1" >"$WORK/output" 2>&1 &
+  wait $! || code=$?
+  output=$(<"$WORK/output")
+  if [[ $output =~ [0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12} ]]; then fail "that would have printed a whole key"; fi
+  if [[ -n $output ]]; then printf '%s\n' "$output"; fi
+  return "$code"
+}
+
+# A command that must work, and print what matches the patterns that follow.
+run() { show "$1" || fail "this command was to work"; expect "${@:2}"; }
+
+# A command that must not work, and say why in words that match the patterns that follow.
+refused() { if show "$1"; then fail "this command was to be refused"; fi; expect "${@:2}"; }
+
+expect() {
+  local pattern
+  for pattern in "$@"; do [[ $output =~ $pattern ]] || fail "the output above does not match \"$pattern\""; done
+}
+
+# Waits, without showing anything, until the command after the first argument works.
+eventually() {
+  local deadline=$((SECONDS + PATIENCE))
+  until "${@:2}" >/dev/null 2>&1; do
+    kill -0 "$operator" 2>/dev/null || fail "the operator ended before it could $1"
+    ((SECONDS < deadline)) || fail "waited $PATIENCE s for the operator to $1"
+    sleep 0.1
+  done
+}
+
+office() { kubectl get setupkey office -o jsonpath="{.status.$1}"; }
+has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]; }
+has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
+answers_ready() { kubectl --kubeconfig=/dev/null --server="http://$1" get --raw /readyz; }
+
+# The operator's kubeconfig has its own token in the place of the administrator's. The token goes from file to file, for
+# everybody on this machine can read command lines.
+start_operator() {
+  local port
+  kubectl create token "$ACCOUNT" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$WORK/operator.token"
+  sed -e "s|^\( *\)token: .*|\1tokenFile: $WORK/operator.token|" -e "s|: admin\$|: $ACCOUNT|" \
+    "$KUBECONFIG" >"$OPERATOR_KUBECONFIG"
+  # Below the ports that the system hands out, so that no connection takes it before the operator does.
+  while port=$((20000 + RANDOM % 12000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+  # Namespaces from the caller's environment would narrow what it looks at; colours do not belong into a file.
+  env -u SETUPKEY_NAMESPACES NO_COLOR=1 KUBECONFIG="$OPERATOR_KUBECONFIG" \
+    target/debug/setupkey-operator controller --health-address "127.0.0.1:$port" >"$LOG" 2>&1 &
+  operator=$!
+  eventually "become ready" answers_ready "127.0.0.1:$port"
+}
+
+# Ends what this shell started: the operator, and a command that was interrupted.
+clean_up() {
+  local code=$? children
+  trap '' INT TERM HUP
+  if ((code != 0 && code < 128)) && [[ -n $operator ]]; then
+    if kill -0 "$operator" 2>/dev/null; then say "The operator still runs."; else say "The operator has ended."; fi
+    printf 'The last lines of its log:\n%s\n' "$(tail -n 15 "$LOG")"
+  fi >&2
+  children=$(jobs -p)
+  # shellcheck disable=SC2086 # one argument for each process
+  if [[ -n $children ]]; then kill $children 2>/dev/null || true; fi
+  wait
+  exit "$code"
+}
+
+interrupted() { if [[ -n $keeping ]]; then exit 0; else exit "$1"; fi; }
+
+set_up() {
+  chapter "Setting up"
+  say "The operator gets the rights of deploy/rbac.yaml and no others."
+  run "kubectl apply -f deploy/rbac.yaml"
+  start_operator
+  say "It runs as a process of this machine, with a token of its ServiceAccount. It is no administrator:"
+  run "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth whoami -o jsonpath='{.status.userInfo.username}'" \
+    "^system:serviceaccount:$ACCOUNT_NAMESPACE:$ACCOUNT\$"
+  refused "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth can-i '*' '*'" '^no$'
+}
+
+keys_from_manifests() {
+  chapter "1. A setup key is a resource"
+  say "A key for up to 50 machines of an office, one for a single laptop, and one from a Kustomize overlay:"
+  run "kubectl apply -f examples/setupkey.yaml -f examples/one-off.yaml"
+  run "kubectl apply -k examples/kustomize/production"
+  run "$AWAIT --for=condition=Ready setupkeys --all"
+  run "kubectl get setupkeys" 'office +reusable +valid +0 +50 .* True' 'laptop-ada +one-off +valid +0 +1 .* True' \
+    'gateways-production +reusable +valid +0 +10 .* True'
+}
+
+the_secret() {
+  local value="kubectl get secret office -o jsonpath='{.data.setup-key}' | base64 -d"
+  chapter "2. The key stands in a Secret, and nowhere else"
+  say "Pods mount this Secret like any other:"
+  run "kubectl describe secret office" 'setup-key: +36 bytes'
+  say "Here the key is masked on its way to the screen:"
+  run "$value | sed -E 's/^(.{5}).*/\\1****/'" "^$(office key | tr -d '*')\*{4}\$"
+  say "The status has the same mask, and the SHA-256 of the key, by which the operator recognises it:"
+  run "kubectl get setupkey office -o jsonpath='{.status.key}{\"\\n\"}{.status.digest}'"
+  run "$value | openssl dgst -sha256 -binary | base64"
+  [[ $output == "$(office digest)" ]] || fail "the digest in the status is not that of the key in the Secret"
+}
+
+what_it_tells() {
+  chapter "3. Events tell what happened, and the schema explains itself"
+  say "What happened to this key so far:"
+  eventually "record an event" has_event Issued
+  run "kubectl events --for setupkey/office" Issued
+  say "What a field takes, and whether it can be changed:"
+  run "kubectl explain setupkeys.spec.expiresIn" '24h to'
+}
+
+# A manifest with this spec must be refused in these words.
+mistake() {
+  refused "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: mistake},
+    spec: {$1}}'" "$2"
+  [[ -z $(kubectl get setupkey mistake --ignore-not-found -o name) ]] || fail "the SetupKey was created all the same"
+}
+
+mistakes() {
+  chapter "4. A mistake is refused at once, with what to do"
+  say "A lifetime in days:"
+  mistake "expiresIn: 30d" '30 days are 720h'
+  say "A one-off key for five machines:"
+  mistake "type: one-off, usageLimit: 5" 'a one-off key can be used once'
+  say "A type that there is not:"
+  mistake "type: single" 'supported values: "reusable", "one-off"'
+  say "A label by which Argo CD would take the Secret for its own, and delete it:"
+  mistake "secret: {labels: {app.kubernetes.io/instance: network}}" 'track objects'
+  say "Another lifetime for a key that was handed out:"
+  refused "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"expiresIn\": \"24h\"}}'" 'expiresIn cannot be'
+}
+
+revocation() {
+  local conditions='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'
+  chapter "5. A key can be revoked, and allowed again"
+  say "To withdraw a key without deleting it, set revoked:"
+  run "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"revoked\": true}}'"
+  run "$AWAIT --for=condition=Valid=false setupkey/office"
+  run "kubectl get setupkey office" 'office +reusable +revoked .* True'
+  say "Ready: the cluster is as the spec wants it. Valid: the key admits peers."
+  run "kubectl get setupkey office -o jsonpath='$conditions'" 'Ready=True' 'Valid=False Revoked'
+  say "To let it admit peers again:"
+  run "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"revoked\": false}}'"
+  run "$AWAIT --for=condition=Valid setupkey/office"
+  run "kubectl get setupkey office" 'office +reusable +valid .* True'
+}
+
+tampering() {
+  local columns=ID:.status.id,KEY:.status.key,DIGEST:.status.digest id first second
+  local look="kubectl get setupkey office -o custom-columns=$columns"
+  id=$(office id) first=$(office digest)
+  chapter "6. Nobody else chooses a key"
+  say "The key before:"
+  run "$look" "$id"
+  say "Somebody writes a value of their own into the Secret. A new key replaces it, under the same id:"
+  run "kubectl patch secret office --type=merge -p '{\"stringData\": {\"setup-key\": \"a value that I know\"}}'"
+  eventually "replace the value" has_new_key "$first"
+  run "$look" "$id"
+  second=$(office digest)
+  say "Somebody deletes the Secret. It comes back, with another new key:"
+  run "kubectl delete secret office"
+  eventually "create the Secret again" has_new_key "$second"
+  run "kubectl get secret office"
+  run "$look" "$id"
+  say "Both are on record:"
+  eventually "record an event" has_event '\(x2 over .* KeyRegenerated '
+  run "kubectl events --for setupkey/office" KeyRegenerated
+}
+
+conflict() {
+  local ready='.status.conditions[?(@.type=="Ready")]'
+  chapter "7. A Secret of somebody else is left alone"
+  say "The name that the next SetupKey wants for its Secret is taken:"
+  run "kubectl create secret generic cameras --from-literal=password=theirs"
+  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: cameras},
+    spec: {}}'"
+  run "$AWAIT --for=condition=Stalled setupkey/cameras"
+  run "kubectl get setupkey cameras -o jsonpath='{$ready.reason}: {$ready.message}'" '^SecretConflict: .*Delete that'
+  run "kubectl get secret cameras -o jsonpath='{.data.password}' | base64 -d" '^theirs$'
+  say "Once it is out of the way, the key is issued:"
+  run "kubectl delete secret cameras"
+  run "$AWAIT --for=condition=Ready setupkey/cameras"
+  run "kubectl get setupkey cameras" 'cameras +reusable +valid .* True'
+}
+
+deletion() {
+  chapter "8. A deleted key takes its Secret along"
+  say "The SetupKey owns the Secret, so Kubernetes collects it:"
+  run "kubectl delete setupkey office"
+  run "$AWAIT --for=delete secret/office"
+  refused "kubectl get secret office" NotFound
+  say "The others stay:"
+  run "kubectl get setupkeys,secrets" setupkey.setupkey.dev/laptop-ada secret/laptop-ada
+}
+
+keep() {
+  say "Control plane and operator stay up. For another terminal:"
+  printf '  export KUBECONFIG=%s\n' "$KUBECONFIG"
+  printf "  export PATH=%s:\$PATH # for kubectl\n" "$(dirname "$(command -v kubectl)")"
+  printf 'The log of the operator: %s\nCtrl-C here (or: kill %s) ends and removes all of it.\n' "$LOG" $$
+  keeping=yes
+  wait "$operator" || true
+  fail "the operator ended by itself"
+}
+
+command -v openssl >/dev/null || fail "openssl is needed and not installed"
+umask 077 # the token and the kubeconfig are for nobody else to read
+mkdir "$WORK"
+export KUBECACHEDIR=$WORK/cache # and not in the caller's home
+trap clean_up EXIT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM HUP
+
+set_up
+for part in keys_from_manifests the_secret what_it_tells mistakes revocation tampering conflict deletion; do $part; done
+say "Everything was as told here, in $SECONDS seconds."
+if [[ ${KEEP:-0} == 1 ]]; then keep; fi
