@@ -1,13 +1,18 @@
 //! The command line: flags and wiring.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use futures::future::Either;
 use kube::Client;
 use setupkey_operator::{
-    api,
-    controller::{self, Scope, SystemClock, health},
+    api::{self, metadata::MANAGER},
+    controller::{
+        self, Environment, Scope, SystemClock,
+        election::{Candidate, Leadership},
+        health,
+    },
 };
 use tokio::{
     net::TcpListener,
@@ -44,12 +49,20 @@ struct ControllerFlags {
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
 
+    /// Let one of several processes work and the others stand by, by a Lease.
+    #[arg(long)]
+    leader_elect: bool,
+
+    /// Namespace of the Lease.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system")]
+    leader_election_namespace: String,
+
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
     /// What is logged, as in RUST_LOG: a level (error, warn, info, debug, trace), or target=level pairs.
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
     log: String,
 }
 
@@ -77,9 +90,10 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     let listener = TcpListener::bind(flags.health_address)
         .await
         .with_context(|| format!("--health-address {} cannot be listened on", flags.health_address))?;
-    let client = Client::try_default().await.context(
+    let config = kube::Config::infer().await.context(
         "no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount",
     )?;
+    let client = Client::try_from(controller::tuned(config)).context("the way to the cluster cannot be used")?;
     let scope = match flags.namespaces.as_slice() {
         [] => Scope::Cluster,
         namespaces => Scope::Namespaces(namespaces.to_vec()),
@@ -87,12 +101,21 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
 
     let shutdown = CancellationToken::new();
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    let (resign, probes) = (CancellationToken::new(), CancellationToken::new());
+    let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
     let readiness = Arc::new(health::Readiness::default());
-    let probes = CancellationToken::new();
     let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    controller::run(client, scope, Arc::new(SystemClock), readiness, shutdown).await;
+    let environment = Environment { client, clock: Arc::new(SystemClock), leadership, readiness };
+    let mut election = pin!(election);
+    tokio::select! {
+        // What is under way must not go on beside another leader, so nothing is finished here.
+        _ = &mut election => bail!("the lease was lost; another process may lead now"),
+        () = controller::run(environment, scope, shutdown) => {}
+    }
+    resign.cancel();
+    election.await;
     // The probes outlive the passes, so that the kubelet sees a process that ends, not one that hangs.
     probes.cancel();
     health.await.context("the probe server panicked")?.context("the probe server failed")?;
@@ -100,9 +123,31 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The candidacy runs while the returned future is polled. Without election, it waits to resign.
+fn stand_for_election(
+    client: &Client,
+    flags: &ControllerFlags,
+    resign: CancellationToken,
+) -> (Leadership, impl Future<Output = ()> + use<>) {
+    if !flags.leader_elect {
+        return (Leadership::alone(), Either::Left(async move { resign.cancelled().await }));
+    }
+    // The name of a pod may come back; the random part does not.
+    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
+    let identity = format!("{host}_{:016x}", rand::random::<u64>());
+    let (candidate, leadership) = Candidate::new(client.clone(), &flags.leader_election_namespace, MANAGER, identity);
+    (
+        leadership,
+        Either::Right(async move {
+            candidate.run(resign).await;
+        }),
+    )
+}
+
 fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a log filter"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -27,12 +27,17 @@ pub fn crd_manifest() -> String {
 /// - An optional field is one that may be absent, not one that may be null: `null` among the values of an enum is noise
 ///   in the error message, and a nullable field lets an explicit null past the rules.
 /// - A whole number has no fraction, or each GitOps diff of the CRD shows one.
+/// - A paragraph is one line, for `kubectl explain` wraps lines itself.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.remove("nullable");
             if let Some(Value::Array(values)) = fields.get_mut("enum") {
                 values.retain(|value| !value.is_null());
+            }
+            if let Some(Value::String(description)) = fields.get_mut("description") {
+                let paragraphs = description.split("\n\n").map(|paragraph| paragraph.replace('\n', " "));
+                *description = paragraphs.collect::<Vec<_>>().join("\n\n");
             }
             fields.values_mut().for_each(tidy);
         }

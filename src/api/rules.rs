@@ -118,7 +118,7 @@ pub fn no_reserved_keys(field: &str) -> Rule {
         keys.join("|"),
     ))
     .message(Message::Message(format!(
-        "secret.{field} may not hold keys by which Argo CD, Flux, Helm or kubectl track objects, nor this operator's own: the tool would prune or fight over the Secret; only {} are allowed of theirs",
+        "secret.{field} may not hold keys of setupkey.dev, nor keys by which Argo CD, Flux, Helm or kubectl track objects, or they would prune the Secret or fight over it; of theirs only {} may be set",
         USER_OPTIONS.join(", ")
     )))
     .reason(Reason::FieldValueForbidden)

@@ -5,6 +5,16 @@ use std::{fmt, time::Duration};
 /// The longest that one call may take. kube sets no limit of its own on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
+/// The client configuration that the controller counts on.
+///
+/// kube would try a call again by itself, up to 15 times and faster than is fair to a server that is in trouble. A key
+/// that failed is tried again as a whole instead, for what was true before the call may no longer be.
+pub fn tuned(mut config: kube::Config) -> kube::Config {
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    config
+}
+
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,6 +65,20 @@ impl Error {
                 kube::Error::Api(status) => Some(status.code),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// How long the API server asks to be left alone, if it does. It answers 429 without a figure when it is overloaded;
+    /// its header says one second then.
+    pub fn pause(&self) -> Option<Duration> {
+        let Error::Api { source, .. } = self else { return None };
+        match source.as_ref() {
+            kube::Error::Api(status) if status.code == 429 || status.code == 503 => {
+                let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+                let least = if status.code == 429 { 1 } else { 0 };
+                Some(Duration::from_secs(asked.max(least).into()))
+            }
             _ => None,
         }
     }

@@ -11,6 +11,7 @@
 
 mod call;
 mod clock;
+pub mod election;
 pub mod health;
 mod notify;
 mod observe;
@@ -22,15 +23,21 @@ mod write;
 
 use std::{convert::Infallible, sync::Arc};
 
-use futures::{StreamExt, future::join_all};
+use futures::{
+    StreamExt,
+    future::{self, join_all},
+    stream,
+};
 use kube::{
     Client,
     runtime::controller::{Action, Config, Controller},
 };
 use tokio_util::sync::CancellationToken;
 
+pub use call::tuned;
 pub use clock::{Clock, SystemClock};
 
+use election::Leadership;
 use health::Readiness;
 use notify::Notifier;
 use reconcile::Context;
@@ -47,35 +54,33 @@ pub enum Scope {
     Namespaces(Vec<String>),
 }
 
+/// What the controller runs with.
+#[derive(Clone)]
+pub struct Environment {
+    /// The way to the API server.
+    pub client: Client,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Whether this process may work. Until it may, it fills its caches and does nothing else.
+    pub leadership: Leadership,
+    /// Turns ready once all caches are filled.
+    pub readiness: Arc<Readiness>,
+}
+
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
-///
-/// `readiness` turns ready once all caches are filled.
-pub async fn run(
-    client: Client,
-    scope: Scope,
-    clock: Arc<dyn Clock>,
-    readiness: Arc<Readiness>,
-    shutdown: CancellationToken,
-) {
+pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationToken) {
     let namespaces = match scope {
         Scope::Cluster => vec![None],
         Scope::Namespaces(namespaces) => namespaces.into_iter().map(Some).collect(),
     };
-    readiness.expect(namespaces.len());
-    let (notifier, publisher) = Notifier::new(client.clone());
-    let loops = namespaces.into_iter().map(|namespace| {
-        watch_and_reconcile(
-            client.clone(),
-            namespace,
-            Arc::clone(&clock),
-            notifier.clone(),
-            Arc::clone(&readiness),
-            shutdown.clone(),
-        )
-    });
+    environment.readiness.expect(namespaces.len());
+    let (notifier, publisher) = Notifier::new(environment.client.clone());
     let publisher = tokio::spawn(publisher.run());
+    let loops = namespaces
+        .into_iter()
+        .map(|namespace| watch_and_reconcile(environment.clone(), namespace, notifier.clone(), shutdown.clone()));
     join_all(loops).await;
-    // The last notifier is gone, so the publisher ends once it has sent what is left.
+    // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     if let Err(error) = publisher.await {
         tracing::warn!(%error, "the event publisher ended early");
@@ -83,28 +88,31 @@ pub async fn run(
 }
 
 async fn watch_and_reconcile(
-    client: Client,
+    environment: Environment,
     namespace: Option<String>,
-    clock: Arc<dyn Clock>,
     notifier: Notifier,
-    readiness: Arc<Readiness>,
     shutdown: CancellationToken,
 ) {
-    let watched = watch::start(&client, namespace.as_deref());
-    let context = Arc::new(Context::new(client, clock, notifier, &watched));
-
+    let watched = watch::start(&environment.client, namespace.as_deref());
     let filled = tokio::spawn({
-        let filled = watched.filled.clone();
+        let (filled, readiness) = (watched.filled.clone(), Arc::clone(&environment.readiness));
         async move {
             if filled.wait().await {
                 readiness.reached();
             }
         }
     });
+    // Each of these is a reason to look at every key again. A look at a settled key costs no request.
+    let taken_up = environment.leadership.clone().taken_up();
+    let taken_up = stream::once(taken_up).filter_map(|leads| future::ready(leads.then_some(())));
+    let clock_steps = clock::steps(Arc::clone(&environment.clock));
+    let context = Arc::new(Context::new(environment, notifier, &watched));
 
     Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
         .reconcile_all_on(watched.relists)
+        .reconcile_all_on(taken_up)
+        .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context)

@@ -52,16 +52,18 @@ fn is_as_recorded(key: &SetupKey, secret: &SecretMetadata) -> bool {
         && is_owned_by(&secret.metadata, key)
 }
 
-/// Reads the Secret from the API server. The data of a Secret that is not ours is not asked for.
-pub async fn live(client: &Client, key: &SetupKey) -> Result<SecretView, Error> {
+/// Reads the Secret from the API server. The data of a Secret that is not ours is not asked for, so unless the cache has
+/// shown that it is ours, its metadata is read first.
+pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMetadata>>) -> Result<SecretView, Error> {
     let (namespace, name) = (key.namespace().unwrap_or_default(), key.secret_name());
     let attempt = || Attempt::on("read Secret", &namespace, name);
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let Some(found) = call(attempt(), secrets.get_metadata_opt(name)).await? else {
-        return Ok(SecretView::Absent);
-    };
-    if !is_owned_by(&found.metadata, key) {
-        return Ok(SecretView::Foreign);
+    if !cached.is_some_and(|secret| is_owned_by(&secret.metadata, key)) {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+        match call(attempt(), secrets.get_metadata_opt(name)).await? {
+            None => return Ok(SecretView::Absent),
+            Some(found) if !is_owned_by(&found.metadata, key) => return Ok(SecretView::Foreign),
+            Some(_) => {}
+        }
     }
 
     // Not `Api::get`: where an answer cannot be parsed, kube logs the whole of it.

@@ -11,8 +11,9 @@ use kube::{
 };
 
 use super::{
-    Clock,
+    Clock, Environment,
     call::{Attempt, Error, call},
+    election::Leadership,
     notify::Notifier,
     observe,
     retry::{KeyName, Retries, Seen},
@@ -36,6 +37,7 @@ const MOST_STEPS: usize = 8;
 pub struct Context {
     client: Client,
     clock: Arc<dyn Clock>,
+    leadership: Leadership,
     notifier: Notifier,
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
@@ -46,10 +48,12 @@ pub struct Context {
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(client: Client, clock: Arc<dyn Clock>, notifier: Notifier, watched: &Watched) -> Self {
+    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
+        let Environment { client, clock, leadership, .. } = environment;
         Self {
             client,
             clock,
+            leadership,
             notifier,
             keys: watched.keys.clone(),
             secrets: watched.secrets.clone(),
@@ -97,6 +101,9 @@ pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Resul
             return Ok(Action::await_change());
         }
     };
+    if !context.leadership.holds() {
+        return Ok(Action::await_change()); // every key is looked at once this process leads
+    }
     if !context.filled.wait().await {
         return Ok(Action::await_change()); // the process is ending
     }
@@ -110,8 +117,9 @@ pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Resul
         return Ok(Action::requeue(wait));
     }
 
-    let mut pass = Pass { context: &context, key: Cow::Borrowed(key), confirmed: false };
-    let action = match pass.run(cached_secret.as_ref()).await {
+    let mut pass =
+        Pass { context: &context, key: Cow::Borrowed(key), confirmed: false, cached_secret: cached_secret.clone() };
+    let action = match pass.run().await {
         Ok(Until::Change) => {
             context.retries.forget(&name);
             Action::await_change()
@@ -121,13 +129,13 @@ pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Resul
             let wait = (moment - context.clock.now()).to_std().unwrap_or_default();
             Action::requeue(wait.max(Duration::from_millis(1)))
         }
-        Ok(Until::Retry) => Action::requeue(context.retries.failed(name, seen(&pass.key))),
+        Ok(Until::Retry) => Action::requeue(context.retries.failed(name, seen(&pass.key), None)),
         Err(error) if error.code() == Some(404) => {
             context.retries.forget(&name);
             Action::await_change() // the SetupKey is gone
         }
         Err(error) => {
-            let wait = context.retries.failed(name, seen(&pass.key));
+            let wait = context.retries.failed(name, seen(&pass.key), error.pause());
             let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
             if error.code() == Some(409) {
                 tracing::debug!(namespace, name, %error, "somebody was faster; tried again");
@@ -140,18 +148,26 @@ pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Resul
     Ok(action)
 }
 
+/// What a fresh look at the `SetupKey` gave.
+#[derive(Eq, PartialEq)]
+enum Confirmed {
+    Unchanged,
+    Changed,
+}
+
 /// A pass under way.
 struct Pass<'a> {
     context: &'a Context,
     key: Cow<'a, SetupKey>,
-    /// Whether `key` was read from the API server in this pass.
+    /// Whether `key` was read from the API server in this pass, and nothing has spoken against it since.
     confirmed: bool,
+    cached_secret: Option<Arc<SecretMetadata>>,
 }
 
 impl Pass<'_> {
-    async fn run(&mut self, cached_secret: Option<&Arc<SecretMetadata>>) -> Result<Until, Error> {
+    async fn run(&mut self) -> Result<Until, Error> {
         let (mut refusal, mut outdated) = (None, false);
-        let mut secret = match observe::in_cache(&self.key, cached_secret) {
+        let mut secret = match observe::in_cache(&self.key, self.cached_secret.as_ref()) {
             Some(secret) => secret,
             None => self.look(&mut refusal).await?,
         };
@@ -166,8 +182,9 @@ impl Pass<'_> {
                 Step::CreateSecret(issue) => write::create_secret(&self.context.client, &self.key, &issue).await?,
                 Step::ReplaceKey { .. } if !self.confirmed => {
                     // The old value stops working with this, so it is not done on the word of a cache.
-                    self.confirm().await?;
-                    secret = self.look(&mut refusal).await?;
+                    if self.confirm().await? == Confirmed::Changed {
+                        secret = self.look(&mut refusal).await?;
+                    }
                     continue;
                 }
                 Step::ReplaceKey { issue, resource_version } => {
@@ -186,6 +203,7 @@ impl Pass<'_> {
                 Written::Refused(why) => refusal = Some(why),
                 Written::Outdated(_) if !outdated => {
                     outdated = true;
+                    self.confirmed = false;
                     secret = self.look(&mut refusal).await?;
                 }
                 // Twice in one pass: somebody else is at it. The next try is worth a pause.
@@ -197,7 +215,7 @@ impl Pass<'_> {
 
     /// Reads the Secret from the API server. Being refused is something to report, not to fail with.
     async fn look(&self, refusal: &mut Option<String>) -> Result<SecretView, Error> {
-        match observe::live(&self.context.client, &self.key).await {
+        match observe::live(&self.context.client, &self.key, self.cached_secret.as_ref()).await {
             Err(error) => match error.refusal() {
                 Some(why) => {
                     *refusal = Some(why.to_owned());
@@ -210,12 +228,14 @@ impl Pass<'_> {
     }
 
     /// Reads the `SetupKey` from the API server.
-    async fn confirm(&mut self) -> Result<(), Error> {
+    async fn confirm(&mut self) -> Result<Confirmed, Error> {
         let (namespace, name) = (self.key.namespace().unwrap_or_default(), self.key.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
-        self.key = Cow::Owned(call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?);
+        let found = call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?;
+        let same = found.metadata.resource_version == self.key.metadata.resource_version;
+        self.key = Cow::Owned(found);
         self.confirmed = true;
-        Ok(())
+        Ok(if same { Confirmed::Unchanged } else { Confirmed::Changed })
     }
 
     async fn write_status(&mut self, status: &crate::api::SetupKeyStatus) -> Result<(), Error> {

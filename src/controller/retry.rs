@@ -49,16 +49,16 @@ impl Retries {
         (waiting.seen == *seen && !left.is_zero()).then_some(left)
     }
 
-    /// Notes a failure and tells how long to wait, with jitter, so that keys that failed together do not return
-    /// together.
-    pub fn failed(&self, key: KeyName, seen: Seen) -> Duration {
+    /// Notes a failure and tells how long to wait: as long as the API server asked for at least, and with jitter, so that
+    /// keys that failed together do not return together.
+    pub fn failed(&self, key: KeyName, seen: Seen, asked: Option<Duration>) -> Duration {
         let mut waiting = self.waiting();
         let waiting = waiting.entry(key).or_insert_with(|| Waiting {
             backoff: exponential(SHORTEST, LONGEST),
             seen: Seen::default(),
             until: Instant::now(),
         });
-        let wait = waiting.backoff.next().unwrap_or(LONGEST);
+        let wait = waiting.backoff.next().unwrap_or(LONGEST).max(asked.unwrap_or_default());
         waiting.seen = seen;
         waiting.until = Instant::now() + wait;
         wait
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_failed_key_waits_unless_something_changed() {
         let retries = Retries::default();
-        retries.failed(key(), seen("1"));
+        retries.failed(key(), seen("1"), None);
         assert!(retries.hold(&key(), &seen("1")).is_some());
         assert!(retries.hold(&key(), &seen("2")).is_none());
         retries.forget(&key());
@@ -97,9 +97,16 @@ mod tests {
     }
 
     #[test]
+    fn the_api_server_is_left_alone_for_as_long_as_it_asks() {
+        let retries = Retries::default();
+        let asked = Duration::from_secs(60);
+        assert_eq!(retries.failed(key(), seen("1"), Some(asked)), asked);
+    }
+
+    #[test]
     fn waits_grow_and_stay_below_the_longest() {
         let retries = Retries::default();
-        let waits: Vec<_> = (0..20).map(|_| retries.failed(key(), seen("1"))).collect();
+        let waits: Vec<_> = (0..20).map(|_| retries.failed(key(), seen("1"), None)).collect();
         assert!(waits[0] < Duration::from_secs(1), "the first wait is {:?}", waits[0]);
         assert!(waits[19] > waits[0]);
         assert!(waits.iter().all(|wait| *wait <= LONGEST));

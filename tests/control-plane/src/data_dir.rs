@@ -7,9 +7,12 @@
 //! signal.
 
 use std::{
-    fs::OpenOptions,
+    fs::{OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -28,9 +31,10 @@ pub struct DataDir {
 impl DataDir {
     pub fn create() -> Result<Self, Error> {
         let parent = std::env::temp_dir();
-        // Only its owner may read a folder of tempfile's, which matters for the keys and the token.
+        // Only its owner may read it, which matters for the keys and the token.
         let folder = tempfile::Builder::new()
             .prefix("setupkey-control-plane-")
+            .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .map_err(|source| Error::Write { path: parent, source })?;
         let janitor = Command::new("/bin/sh")
