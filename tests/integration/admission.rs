@@ -16,7 +16,7 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
     let groups = |count: usize| (0..count).map(|number| format!("g{number}")).collect::<Vec<_>>().join(", ");
     let lifetime = "spec.expiresIn: Invalid value: .*: expiresIn must be from 24h to 8760h";
     let group = "spec.autoGroups: Invalid value: each group must consist of letters";
-    let reserved = "may not hold keys by which Argo CD, Flux, Helm or kubectl track objects";
+    let reserved = "may not hold keys of setupkey.dev, nor keys by which Argo CD, Flux, Helm or kubectl track objects";
     let refused = [
         ("expiresIn: 1h", lifetime),
         ("expiresIn: 9000h", lifetime),

@@ -7,10 +7,11 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use control_plane::tie_to_this_thread;
 use serde_json::json;
 use setupkey_operator::api::State;
 
-use crate::harness::{Cluster, condition, eventually, let_it_settle, operator_token, says};
+use crate::harness::{Cluster, condition, eventually, let_it_settle, operator_kubeconfig, says};
 
 /// Runs the real program, as it is run in production, with everything logged.
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +20,8 @@ async fn canary_leak() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("operator.log");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut operator = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"))
+    let mut operator = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
+    let mut operator = tie_to_this_thread(&mut operator)
         .args(["controller", "--log", "trace", "--namespace", &cluster.namespace])
         .args(["--health-address", &format!("127.0.0.1:{port}")])
         .env("KUBECONFIG", operator_kubeconfig(folder.path()))
@@ -100,14 +102,4 @@ async fn canary_leak() {
         }
     }
     assert!(started.elapsed() < Duration::from_secs(60));
-}
-
-/// A kubeconfig with the operator's own token.
-fn operator_kubeconfig(folder: &std::path::Path) -> std::path::PathBuf {
-    let administrator = crate::harness::kubectl().args(["config", "view", "--raw", "-o", "json"]).output().unwrap();
-    let mut kubeconfig: serde_json::Value = serde_json::from_slice(&administrator.stdout).unwrap();
-    kubeconfig["users"][0]["user"] = json!({ "token": operator_token() });
-    let path = folder.join("kubeconfig");
-    std::fs::write(&path, kubeconfig.to_string()).unwrap();
-    path
 }

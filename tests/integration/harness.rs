@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{
         Arc, OnceLock,
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
 use k8s_openapi::{
     api::core::v1::{Namespace, Secret},
@@ -25,12 +26,13 @@ use kube::{
 use serde_json::Value;
 use setupkey_operator::{
     api::{SetupKey, SetupKeyStatus},
-    controller::{self, Clock, Scope, health::Readiness},
+    controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness},
 };
+use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::requests::Requests;
+use crate::{faults::Faults, requests::Requests};
 
 /// Longer than anything that is waited for takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,7 +43,7 @@ pub fn repository() -> &'static Path {
 }
 
 /// The CRDs as users install them.
-pub fn crd_file() -> std::path::PathBuf {
+pub fn crd_file() -> PathBuf {
     repository().join("crds/setupkey.dev_setupkeys.yaml")
 }
 
@@ -67,24 +69,41 @@ impl Cluster {
 
     /// The controller with the rights it has in production, at work in this namespace.
     pub async fn start_operator(&self) -> Operator {
-        self.start_operator_at(TestClock::default()).await
+        self.start_operator_with(Setup::default()).await
     }
 
     /// The same, with a clock that runs ahead or behind.
     pub async fn start_operator_at(&self, clock: TestClock) -> Operator {
-        let requests = Requests::default();
-        let client = ClientBuilder::try_from(operator_config().await).expect("a client").with_layer(&requests).build();
+        self.start_operator_with(Setup { clock, ..Setup::default() }).await
+    }
+
+    /// The same, with things that go wrong.
+    pub async fn start_operator_among(&self, faults: Faults) -> Operator {
+        self.start_operator_with(Setup { faults, ..Setup::default() }).await
+    }
+
+    pub async fn start_operator_with(&self, setup: Setup) -> Operator {
+        let (requests, attempts) = (Requests::default(), Requests::default());
+        let config = match setup.token {
+            Some(token) => config_of(token).await,
+            None => config_of(operator_token().to_owned()).await,
+        };
+        let client = ClientBuilder::try_from(controller::tuned(config)).expect("a client");
+        let client = client.with_layer(&requests).with_layer(&setup.faults).with_layer(&attempts).build();
         let readiness = Arc::new(Readiness::default());
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(controller::run(
+        let environment = Environment {
             client,
-            Scope::Namespaces(vec![self.namespace.clone()]),
-            Arc::new(clock),
-            Arc::clone(&readiness),
-            shutdown.clone(),
-        ));
-        eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
-        Operator { requests, shutdown, task }
+            clock: Arc::new(setup.clock),
+            leadership: Leadership::alone(),
+            readiness: Arc::clone(&readiness),
+        };
+        let scope = Scope::Namespaces(vec![self.namespace.clone()]);
+        let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
+        if setup.wait_until_ready {
+            eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
+        }
+        Operator { requests, attempts, faults: setup.faults, shutdown, task }
     }
 
     pub fn keys(&self) -> Api<SetupKey> {
@@ -113,6 +132,15 @@ impl Cluster {
     /// Applies a `SetupKey` of this name and spec (YAML in flow style, without braces).
     pub fn apply(&self, name: &str, spec: &str) {
         self.kubectl_ok(&["apply", "-f", "-"], &manifest(name, spec));
+    }
+
+    /// The same without kubectl, where there are many.
+    pub async fn apply_quickly(&self, name: &str, spec: Value) {
+        let key = serde_json::json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": { "name": name }, "spec": spec,
+        });
+        let key = serde_json::from_value(key).expect("a SetupKey");
+        self.keys().create(&PostParams::default(), &key).await.expect("a created SetupKey");
     }
 
     /// Changes the spec by a merge patch.
@@ -179,14 +207,39 @@ impl Cluster {
     }
 }
 
+/// What a controller is started with.
+pub struct Setup {
+    pub clock: TestClock,
+    pub faults: Faults,
+    /// Another identity than the operator's own.
+    pub token: Option<String>,
+    pub wait_until_ready: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { clock: TestClock::default(), faults: Faults::default(), token: None, wait_until_ready: true }
+    }
+}
+
 /// A controller at work.
 pub struct Operator {
+    /// What reached the API server.
     pub requests: Requests,
+    /// What it tried to send.
+    pub attempts: Requests,
+    pub faults: Faults,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Operator {
+    /// Ends it where it stands, as a crash would.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     /// Shuts it down and waits until it has ended.
     pub async fn stop(self) {
         self.shutdown.cancel();
@@ -204,6 +257,11 @@ pub struct TestClock {
 }
 
 impl TestClock {
+    /// Moves the clock while it runs.
+    pub fn step(&self, by: chrono::Duration) {
+        self.ahead_milliseconds.fetch_add(by.num_milliseconds(), Ordering::Relaxed);
+    }
+
     /// A clock that reads `moment` now.
     pub fn reading(moment: DateTime<Utc>) -> Self {
         let ahead = (moment - Utc::now()).num_milliseconds();
@@ -219,6 +277,11 @@ impl Clock for TestClock {
 
 pub fn manifest(name: &str, spec: &str) -> String {
     format!("{{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {{name: {name}}}, spec: {{{spec}}}}}")
+}
+
+/// The digest by which a key is recognised.
+pub fn digest(value: &str) -> String {
+    BASE64_STANDARD.encode(Sha256::digest(value))
 }
 
 pub fn condition<'a>(status: &'a SetupKeyStatus, type_: &str) -> Option<&'a Condition> {
@@ -274,15 +337,14 @@ pub async fn admin_config() -> Config {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client configuration")
 }
 
-/// The operator's own identity, with the rights of deploy/rbac.yaml.
-async fn operator_config() -> Config {
+async fn config_of(token: String) -> Config {
     let mut config = admin_config().await;
     config.auth_info = Default::default();
-    config.auth_info.token = Some(operator_token().to_owned().into());
+    config.auth_info.token = Some(token.into());
     config
 }
 
-/// A token of the operator's ServiceAccount.
+/// A token of the operator's ServiceAccount, which has the rights of deploy/rbac.yaml.
 pub fn operator_token() -> &'static str {
     static TOKEN: OnceLock<String> = OnceLock::new();
     TOKEN.get_or_init(|| {
@@ -292,6 +354,16 @@ pub fn operator_token() -> &'static str {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("a token").trim().to_owned()
     })
+}
+
+/// A kubeconfig with the operator's own token, in this folder.
+pub fn operator_kubeconfig(folder: &Path) -> PathBuf {
+    let administrator = kubectl().args(["config", "view", "--raw", "-o", "json"]).output().unwrap();
+    let mut kubeconfig: Value = serde_json::from_slice(&administrator.stdout).unwrap();
+    kubeconfig["users"][0]["user"] = serde_json::json!({ "token": operator_token() });
+    let path = folder.join("kubeconfig");
+    std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    path
 }
 
 fn run_to_end(command: &mut Command) -> Output {

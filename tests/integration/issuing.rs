@@ -1,11 +1,9 @@
 //! From a `SetupKey` to a Secret and a status.
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use kube::ResourceExt;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
-use crate::harness::{Cluster, condition, kubectl, says};
+use crate::harness::{Cluster, condition, digest, kubectl, says};
 use setupkey_operator::api::State;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +27,7 @@ async fn a_setup_key_becomes_a_secret_and_an_honest_status() {
 
     assert!(id.len() == 20 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'v')), "{id}");
     assert_eq!(status.key.unwrap(), format!("{}****", &value[..5]));
-    assert_eq!(status.digest.unwrap(), BASE64_STANDARD.encode(Sha256::digest(&value)));
+    assert_eq!(status.digest.unwrap(), digest(&value));
     assert_eq!(status.state, Some(State::Valid));
     assert_eq!(status.valid, Some(true));
     assert_eq!(status.usage_limit, Some(3));

@@ -1,15 +1,21 @@
 //! The controller on a real control plane: each test has a namespace of its own and shows one promise.
 
 mod admission;
+mod api_faults;
 mod canary;
+mod crash_matrix;
 mod deletion;
 mod examples;
 mod expiry;
+mod faults;
 mod gitops;
 mod harness;
 mod issuing;
+mod leaders;
+mod operator_faults;
 mod requests;
 mod revocation;
 mod secret;
 mod settled;
+mod stale;
 mod undecodable;

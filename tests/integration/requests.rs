@@ -1,29 +1,109 @@
-//! A record of every request that a client sends.
+//! A record of every request that passes, and of the answer.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
-use http::{Method, Request};
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
-/// The requests sent so far. Cheap to clone; clones share the record.
+/// The requests so far. Cheap to clone; clones share the record.
 #[derive(Clone, Default)]
-pub struct Requests(Arc<Mutex<Vec<(Method, String)>>>);
+pub struct Requests(Arc<Mutex<Vec<Entry>>>);
 
-impl Requests {
-    /// Everything sent so far, as "METHOD /path?query", but for watches, lists and events.
-    pub fn on_objects(&self) -> Vec<String> {
-        let sent = self.0.lock().unwrap();
-        let of_objects = sent.iter().filter(|(method, uri)| {
-            let path = uri.split('?').next().unwrap_or_default();
-            let list_or_watch = *method == Method::GET && (path.ends_with("/setupkeys") || path.ends_with("/secrets"));
-            !list_or_watch && !path.ends_with("/events")
-        });
-        of_objects.map(|(method, uri)| format!("{method} {uri}")).collect()
+struct Entry {
+    what: Sent,
+    at: Instant,
+    status: Option<u16>,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub method: Method,
+    pub path: String,
+    pub query: String,
+}
+
+impl Sent {
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let uri = request.uri();
+        Self {
+            method: request.method().clone(),
+            path: uri.path().to_owned(),
+            query: uri.query().unwrap_or_default().to_owned(),
+        }
     }
 
-    /// Only those that change something.
+    pub fn is_watch(&self) -> bool {
+        self.query.contains("watch=true")
+    }
+
+    /// Whether it asks for all objects of a kind.
+    pub fn is_list(&self) -> bool {
+        let collection = self.path.ends_with("/setupkeys") || self.path.ends_with("/secrets");
+        self.method == Method::GET && collection && !self.is_watch()
+    }
+
+    /// Whether it changes a SetupKey or a Secret.
+    pub fn is_write(&self) -> bool {
+        self.method != Method::GET && !self.path.contains("/events")
+    }
+
+    /// Whether it reads or writes one SetupKey or Secret.
+    fn is_on_object(&self) -> bool {
+        self.is_write() || (self.method == Method::GET && !self.is_list() && !self.is_watch())
+    }
+
+    /// The name of the SetupKey or Secret, or what it is a request for.
+    fn object(&self) -> String {
+        let parts: Vec<_> = self.path.split('/').collect();
+        let at = parts.iter().position(|part| matches!(*part, "setupkeys" | "secrets"));
+        at.map(|at| parts[at..].iter().take(2).copied().collect::<Vec<_>>().join("/")).unwrap_or_default()
+    }
+}
+
+impl Requests {
+    fn pick(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<String> {
+        let entries = self.0.lock().unwrap();
+        let picked = entries.iter().filter(|entry| wanted(entry));
+        picked.map(|entry| format!("{} {}", entry.what.method, entry.what.path)).collect()
+    }
+
+    /// Everything that reads or writes one object, as "METHOD /path"; no watches, lists and events.
+    pub fn on_objects(&self) -> Vec<String> {
+        self.pick(|entry| entry.what.is_on_object())
+    }
+
+    /// Only those that ask for a change.
     pub fn writes(&self) -> Vec<String> {
-        self.on_objects().into_iter().filter(|request| !request.starts_with("GET")).collect()
+        self.pick(|entry| entry.what.is_write())
+    }
+
+    /// Only those that made a change.
+    pub fn applied(&self) -> Vec<String> {
+        self.pick(|entry| entry.what.is_write() && entry.status.is_some_and(|status| status < 300))
+    }
+
+    /// The most requests on one object within any second, and on which.
+    pub fn busiest_second(&self) -> (usize, String) {
+        let mut moments: HashMap<String, Vec<Instant>> = HashMap::new();
+        for entry in self.0.lock().unwrap().iter().filter(|entry| entry.what.is_on_object()) {
+            moments.entry(entry.what.object()).or_default().push(entry.at);
+        }
+        let within_a_second = |moments: &[Instant]| {
+            let until = moments[0] + Duration::from_secs(1);
+            moments.iter().take_while(|at| **at < until).count()
+        };
+        let busiest = moments.into_iter().map(|(object, moments)| {
+            let counts = (0..moments.len()).map(|from| within_a_second(&moments[from..]));
+            (counts.max().unwrap_or_default(), object)
+        });
+        busiest.max().unwrap_or_default()
     }
 
     /// Forgets what was sent.
@@ -41,24 +121,38 @@ impl<S> Layer<S> for Requests {
 }
 
 /// A client that is recorded.
-#[derive(Clone)]
 pub struct Recorded<S> {
     inner: S,
     requests: Requests,
 }
 
-impl<S: Service<Request<B>>, B> Service<Request<B>> for Recorded<S> {
+impl<S, A, B> Service<Request<A>> for Recorded<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
 
-    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let entry = (request.method().clone(), request.uri().to_string());
-        self.requests.0.lock().unwrap().push(entry);
-        self.inner.call(request)
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let requests = self.requests.clone();
+        let place = {
+            let mut entries = requests.0.lock().unwrap();
+            entries.push(Entry { what: Sent::of(&request), at: Instant::now(), status: None });
+            entries.len() - 1
+        };
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            if let (Ok(answer), Some(entry)) = (&answer, requests.0.lock().unwrap().get_mut(place)) {
+                entry.status = Some(answer.status().as_u16());
+            }
+            answer
+        })
     }
 }

@@ -182,28 +182,3 @@ async fn an_owner_reference_that_is_taken_away_stops_the_key_until_it_is_back() 
     assert_eq!((healed.id, healed.digest), (before.id, before.digest), "the key was replaced");
     operator.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_quota_that_is_used_up_is_reported_and_heals() {
-    let cluster = Cluster::for_test("quota").await;
-    let operator = cluster.start_operator().await;
-    cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
-    eventually("the quota to be enforced", || async {
-        let used = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.hard.secrets}"], "");
-        (used == "0").then_some(())
-    })
-    .await;
-    cluster.apply("office", "");
-    let status = cluster.status_when("office", "stalled", |status| !says(status, "Stalled").is_empty()).await;
-    assert_eq!(says(&status, "Ready"), "False SecretRefused");
-    let message = &status.conditions[0].message;
-    assert!(message.contains("exceeded quota: none"), "{message}");
-    cluster.event("office", "SecretRefused").await;
-    operator.requests.clear();
-    let_it_settle().await;
-    let tries = operator.requests.on_objects().len();
-    assert!(tries <= 15, "{tries} requests in 1.5 s");
-    cluster.kubectl_ok(&["delete", "quota", "none"], "");
-    cluster.ready("office").await;
-    operator.stop().await;
-}

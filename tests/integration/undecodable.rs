@@ -8,7 +8,7 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::SetupKey,
-    controller::{self, Scope, SystemClock, health::Readiness},
+    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness},
 };
 use std::{process::Command, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -52,13 +52,13 @@ async fn an_undecodable_object_stops_nobody() {
 
     apply("future", "from-the-future");
     let shutdown = CancellationToken::new();
-    let operator = tokio::spawn(controller::run(
-        client.clone(),
-        Scope::Cluster,
-        Arc::new(SystemClock),
-        Arc::new(Readiness::default()),
-        shutdown.clone(),
-    ));
+    let environment = Environment {
+        client: client.clone(),
+        clock: Arc::new(SystemClock),
+        leadership: Leadership::alone(),
+        readiness: Arc::new(Readiness::default()),
+    };
+    let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");
     let keys: Api<SetupKey> = Api::namespaced(client, "default");
     eventually("the readable key to be ready", || async {

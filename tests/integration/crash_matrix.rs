@@ -1,0 +1,263 @@
+//! The controller dies at every write of every story, before it or after it, or loses the answer, or is paused before it
+//! and goes on when another one has taken over. It must end where it would have ended anyway.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{StreamExt, stream};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use setupkey_operator::api::{SetupKeyStatus, State};
+
+use crate::{
+    faults::{Fault, Faults},
+    harness::{Cluster, Operator, Setup, TestClock, says},
+};
+
+/// Points tried at the same time.
+const AT_ONCE: usize = 6;
+
+/// What happens to a key while no controller is at work.
+#[derive(Clone, Copy, Debug)]
+enum Story {
+    Create,
+    Revoke,
+    Unrevoke,
+    Expire,
+    DeleteSecret,
+    TamperWithSecret,
+    DriftMetadata,
+    ChangeGroups,
+    LoseStatus,
+    Recreate,
+}
+
+const STORIES: [Story; 10] = [
+    Story::Create,
+    Story::Revoke,
+    Story::Unrevoke,
+    Story::Expire,
+    Story::DeleteSecret,
+    Story::TamperWithSecret,
+    Story::DriftMetadata,
+    Story::ChangeGroups,
+    Story::LoseStatus,
+    Story::Recreate,
+];
+
+/// What a run is judged by.
+#[derive(Debug)]
+struct Outcome {
+    /// Everything that another run must show too: no values, versions and times.
+    end: Value,
+    /// Writes that were sent, and those of them that made a change.
+    sent: usize,
+    applied: Vec<String>,
+}
+
+/// A key as the story found it.
+struct Before {
+    status: Option<SetupKeyStatus>,
+    clock: TestClock,
+}
+
+impl Story {
+    /// Brings a key to where the story begins, and lets it happen.
+    async fn happen(self, cluster: &Cluster) -> Before {
+        if let Story::Create = self {
+            cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
+            return Before { status: None, clock: TestClock::default() };
+        }
+        let operator = cluster.start_operator().await;
+        let revoked = matches!(self, Story::Unrevoke);
+        cluster.apply(
+            "office",
+            &format!("usageLimit: 3, expiresIn: 24h, revoked: {revoked}, secret: {{labels: {{team: a}}}}"),
+        );
+        cluster.ready("office").await;
+        cluster.patch_status("office", json!({ "usedTimes": 2 })).await;
+        let status = cluster.ready("office").await;
+        operator.stop().await;
+
+        let mut clock = TestClock::default();
+        match self {
+            Story::Create => unreachable!(),
+            Story::Revoke => cluster.patch_spec("office", json!({ "revoked": true })).await,
+            Story::Unrevoke => cluster.patch_spec("office", json!({ "revoked": false })).await,
+            Story::Expire => {
+                clock = TestClock::reading(status.expires.unwrap().instant() + chrono::Duration::seconds(1))
+            }
+            Story::DeleteSecret => cluster.delete_secret("office").await,
+            Story::TamperWithSecret => {
+                let planted = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+                cluster.patch_secret("office", json!({ "stringData": { "setup-key": planted } })).await;
+            }
+            Story::DriftMetadata => {
+                let labels = json!({ "team": "b", "setupkey.dev/key": null });
+                cluster.patch_secret("office", json!({ "metadata": { "labels": labels } })).await;
+            }
+            Story::ChangeGroups => cluster.patch_spec("office", json!({ "autoGroups": ["a"] })).await,
+            Story::LoseStatus => {
+                let lost = Patch::Merge(json!({ "status": null }));
+                cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
+            }
+            Story::Recreate => {
+                // Somebody's finalizer keeps the old Secret until the new key has met it.
+                cluster.patch_secret("office", json!({ "metadata": { "finalizers": ["example.com/hold"] } })).await;
+                cluster.keys().delete("office", &DeleteParams::default()).await.expect("a deleted key");
+                cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
+            }
+        }
+        Before { status: Some(status), clock }
+    }
+
+    /// Whether the status shows that the story has been taken up.
+    fn is_over(self, before: &Before, now: &SetupKeyStatus) -> bool {
+        let old = before.status.as_ref();
+        let ready = says(now, "Ready") == "True Reconciled";
+        ready
+            && match self {
+                Story::Create | Story::ChangeGroups | Story::LoseStatus | Story::Unrevoke => true,
+                Story::DriftMetadata => {
+                    let version = |status: &SetupKeyStatus| status.secret.clone().map(|secret| secret.resource_version);
+                    version(now) != old.and_then(version)
+                }
+                Story::Revoke => now.state == Some(State::Revoked),
+                Story::Expire => now.state == Some(State::Expired),
+                Story::DeleteSecret | Story::TamperWithSecret | Story::Recreate => {
+                    now.digest != old.and_then(|old| old.digest.clone())
+                }
+            }
+    }
+
+    /// What else happens meanwhile.
+    async fn meanwhile(self, cluster: &Cluster) {
+        if let Story::Recreate = self {
+            cluster
+                .status_when("office", "in conflict", |status| says(status, "Ready") == "False SecretConflict")
+                .await;
+            cluster.patch_secret("office", json!({ "metadata": { "finalizers": null } })).await;
+        }
+        std::future::pending().await
+    }
+
+    async fn run(self, fault: Option<(usize, Fault)>) -> Outcome {
+        let cluster = Cluster::for_test(&format!("crash-{self:?}").to_lowercase()).await;
+        let before = self.happen(&cluster).await;
+        let faults = fault.map_or_else(Faults::default, |(n, fault)| Faults::at_write(n, fault));
+        let first = Setup { clock: before.clock.clone(), faults, wait_until_ready: false, ..Setup::default() };
+        let first = cluster.start_operator_with(first).await;
+        let story = async {
+            let (mut sent, mut applied) = (0, Vec::new());
+            let mut account = |operator: &Operator| {
+                sent += operator.requests.writes().len();
+                applied.extend(operator.requests.applied());
+            };
+            let stopped = async {
+                match fault {
+                    Some((_, Fault::DieBefore | Fault::DieAfter)) => first.faults.died().await,
+                    Some((_, Fault::Late)) => first.faults.late().await,
+                    _ => self.settled(&cluster, &before).await,
+                }
+            };
+            let stopped = tokio::time::timeout(Duration::from_secs(40), stopped).await;
+            stopped.unwrap_or_else(|_| panic!("{self:?}: write {fault:?} never came"));
+            let second = cluster.start_operator_at(before.clock.clone()).await;
+            self.settled(&cluster, &before).await;
+            if let Some((_, Fault::Late)) = fault {
+                first.faults.let_late_ones_go();
+                // Long enough for it to have come through, and to have done whatever it does next.
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+                self.settled(&cluster, &before).await;
+            }
+            account(&first);
+            account(&second);
+            first.kill().await;
+            second.stop().await;
+            (sent, applied)
+        };
+        let (sent, applied) = tokio::select! {
+            outcome = story => outcome,
+            () = self.meanwhile(&cluster) => unreachable!(),
+        };
+        Outcome { end: self.end(&cluster, &before).await, sent, applied }
+    }
+
+    /// Waits until the story is over and nothing more is done.
+    async fn settled(self, cluster: &Cluster, before: &Before) {
+        cluster.status_when("office", &format!("done with {self:?}"), |now| self.is_over(before, now)).await;
+        let version = || async { cluster.keys().get("office").await.ok().and_then(|key| key.resource_version()) };
+        let mut last = version().await;
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let now = version().await;
+            if now == last {
+                return;
+            }
+            last = now;
+        }
+    }
+
+    async fn end(self, cluster: &Cluster, before: &Before) -> Value {
+        let key = cluster.keys().get("office").await.unwrap();
+        let status = key.status.clone().unwrap();
+        let secrets = cluster.secrets().list(&Default::default()).await.unwrap();
+        let labelled = secrets.items.iter().filter(|secret| secret.labels().contains_key("setupkey.dev/key"));
+        assert_eq!(labelled.count(), 1, "{self:?}: an orphan");
+        let secret = cluster.secrets().get("office").await.unwrap();
+        let live = crate::harness::digest(&cluster.value("office", "setup-key").await);
+        assert_eq!(status.digest.as_deref(), Some(live.as_str()), "{self:?}: two values, or none");
+        assert_eq!(secret.owner_references()[0].uid, key.uid().unwrap());
+        let same = |field: fn(&SetupKeyStatus) -> Option<String>| {
+            before.status.as_ref().map(|before| field(before) == field(&status))
+        };
+        json!({
+            "state": status.state, "valid": status.valid, "usedTimes": status.used_times,
+            "conditions": (["Ready", "Valid", "Stalled"].map(|type_| says(&status, type_))),
+            "labels": secret.labels(),
+            "annotations": secret.annotations().keys().collect::<BTreeSet<_>>(),
+            "same id": same(|status| status.id.clone()),
+            // Of another key, whether the second is the same is chance.
+            "same expiry": same(|status| status.id.clone())
+                .is_some_and(|same| same)
+                .then(|| same(|status| status.expires.map(|expires| expires.to_string()))),
+            "same key": same(|status| status.digest.clone()),
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crash_matrix() {
+    let smooth: Vec<(Story, Outcome)> = stream::iter(STORIES)
+        .map(|story| async move { (story, story.run(None).await) })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let mut points = Vec::new();
+    for (story, outcome) in &smooth {
+        assert!(outcome.sent > 0, "{story:?} needs no write");
+        for write in 0..outcome.sent {
+            for fault in [Fault::DieBefore, Fault::DieAfter, Fault::LoseReply, Fault::Late] {
+                points.push((*story, outcome, write, fault));
+            }
+        }
+    }
+    let count = points.len();
+    stream::iter(points)
+        .for_each_concurrent(AT_ONCE, |(story, smooth, write, fault)| async move {
+            let crashed = story.run(Some((write, fault))).await;
+            let point = format!("{story:?}, {fault:?} at write {write}");
+            assert_eq!(crashed.end, smooth.end, "{point}");
+            assert!(
+                crashed.applied.len() <= smooth.applied.len() + 1,
+                "{point}: {:#?} instead of {:#?}",
+                crashed.applied,
+                smooth.applied
+            );
+        })
+        .await;
+    let writes: Vec<_> = smooth.iter().map(|(story, outcome)| format!("{story:?} {}", outcome.sent)).collect();
+    println!("crash_matrix: {count} points passed; writes per story: {}", writes.join(", "));
+}

@@ -1,0 +1,178 @@
+//! What people do to the operator's surroundings: a condition says what is wrong while it is, and all is well within
+//! five seconds after the repair.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::harness::{Cluster, Operator, Setup, eventually, says};
+
+/// How long a repair may take to show.
+const REPAIR: Duration = Duration::from_secs(5);
+
+/// A ServiceAccount of the namespace's own, whose two roles can be taken away one by one.
+const RIGHTS: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: operator }
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: { name: keys }
+rules:
+  - { apiGroups: [setupkey.dev], resources: [setupkeys], verbs: [get, list, watch] }
+  - { apiGroups: [setupkey.dev], resources: [setupkeys/status], verbs: [patch] }
+  - { apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch] }
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: { name: secrets }
+rules:
+  - { apiGroups: [""], resources: [secrets], verbs: [get, list, watch, create, patch] }
+"#;
+
+fn grant(cluster: &Cluster, role: &str) {
+    let subject = format!("--serviceaccount={}:operator", cluster.namespace);
+    cluster.kubectl_ok(&["create", "rolebinding", role, &format!("--role={role}"), &subject], "");
+}
+
+fn take_away(cluster: &Cluster, role: &str) {
+    cluster.kubectl_ok(&["delete", "rolebinding", role], "");
+}
+
+async fn confined_operator(cluster: &Cluster) -> Operator {
+    cluster.kubectl_ok(&["apply", "-f", "-"], RIGHTS);
+    grant(cluster, "keys");
+    grant(cluster, "secrets");
+    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
+    cluster.start_operator_with(Setup { token: Some(token), ..Setup::default() }).await
+}
+
+async fn ready_within(cluster: &Cluster, name: &str, since: Instant) {
+    cluster.ready(name).await;
+    assert!(since.elapsed() < REPAIR, "{name} was well {:?} after the repair", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_rights_on_secrets_are_taken_away_and_given_back() {
+    let cluster = Cluster::for_test("no_secrets").await;
+    let operator = confined_operator(&cluster).await;
+    cluster.apply("before", "");
+    let before = cluster.ready("before").await;
+    take_away(&cluster, "secrets");
+    cluster.apply("after", "");
+    let refused = cluster.status_when("after", "refused", |status| !says(status, "Stalled").is_empty()).await;
+    assert_eq!(says(&refused, "Ready"), "False SecretRefused");
+    let message = &refused.conditions[0].message;
+    assert!(message.contains("cannot create resource \"secrets\""), "{message}");
+    // A key that needs nothing is not disturbed, and one that was issued stays what it was.
+    cluster.patch_spec("before", json!({ "autoGroups": ["a"] })).await;
+    let unread = cluster.status_when("before", "observed", |status| !says(status, "Stalled").is_empty()).await;
+    assert_eq!((unread.digest, unread.valid), (before.digest, Some(true)));
+
+    grant(&cluster, "secrets");
+    let repaired = Instant::now();
+    ready_within(&cluster, "after", repaired).await;
+    ready_within(&cluster, "before", repaired).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_all_rights_are_taken_away_and_given_back() {
+    let cluster = Cluster::for_test("no_rights").await;
+    let operator = confined_operator(&cluster).await;
+    take_away(&cluster, "secrets");
+    take_away(&cluster, "keys");
+    cluster.apply("office", "");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // It cannot even say what is wrong.
+    let status = cluster.keys().get("office").await.unwrap().status.unwrap();
+    assert_eq!(status.observed_generation, Some(-1));
+    grant(&cluster, "keys");
+    grant(&cluster, "secrets");
+    ready_within(&cluster, "office", Instant::now()).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_a_watch_that_is_refused_from_the_start() {
+    let cluster = Cluster::for_test("no_watch").await;
+    cluster.kubectl_ok(&["apply", "-f", "-"], RIGHTS);
+    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
+    let setup = Setup { token: Some(token), wait_until_ready: false, ..Setup::default() };
+    let operator = cluster.start_operator_with(setup).await;
+    cluster.apply("office", "");
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    grant(&cluster, "keys");
+    grant(&cluster, "secrets");
+    ready_within(&cluster, "office", Instant::now()).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_a_quota_is_used_up_and_lifted() {
+    let cluster = Cluster::for_test("quota").await;
+    let operator = cluster.start_operator().await;
+    cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
+    eventually("the quota to be enforced", || async {
+        let used = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.hard.secrets}"], "");
+        (used == "0").then_some(())
+    })
+    .await;
+    cluster.apply("office", "");
+    let status = cluster.status_when("office", "stalled", |status| !says(status, "Stalled").is_empty()).await;
+    assert_eq!(says(&status, "Ready"), "False SecretRefused");
+    let message = &status.conditions[0].message;
+    assert!(message.contains("exceeded quota: none"), "{message}");
+    cluster.event("office", "SecretRefused").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (busiest, object) = operator.attempts.busiest_second();
+    assert!(busiest <= 10, "{busiest} requests within a second on {object}");
+    cluster.kubectl_ok(&["delete", "quota", "none"], "");
+    ready_within(&cluster, "office", Instant::now()).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_a_policy_refuses_the_secret_and_is_lifted() {
+    let cluster = Cluster::for_test("policy").await;
+    let operator = cluster.start_operator().await;
+    // A Secret that exists already, immutable, under our ownership: its key cannot be put right.
+    cluster.apply("office", "");
+    let before = cluster.ready("office").await;
+    cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" }, "immutable": true })).await;
+    let stalled = cluster.status_when("office", "stalled", |status| !says(status, "Stalled").is_empty()).await;
+    assert_eq!(says(&stalled, "Ready"), "False SecretRefused");
+    assert!(stalled.conditions[0].message.contains("immutable"), "{}", stalled.conditions[0].message);
+    assert_eq!((stalled.digest, stalled.valid), (None, Some(false)), "nobody may join with what is in that Secret");
+    cluster.delete_secret("office").await;
+    ready_within(&cluster, "office", Instant::now()).await;
+    assert_eq!(cluster.ready("office").await.id, before.id);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_owner_and_labels_are_stomped() {
+    let cluster = Cluster::for_test("stomped").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    let before = cluster.ready("office").await;
+    let owners = cluster.secrets().get("office").await.unwrap().owner_references().to_vec();
+    // Without the label, the Secret is out of the operator's sight, and still noticed.
+    cluster
+        .patch_secret(
+            "office",
+            json!({ "metadata": { "ownerReferences": null, "labels": { "setupkey.dev/key": null } } }),
+        )
+        .await;
+    let stalled = cluster.status_when("office", "stalled", |status| !says(status, "Stalled").is_empty()).await;
+    assert_eq!(says(&stalled, "Ready"), "False SecretConflict");
+    cluster.patch_secret("office", json!({ "metadata": { "ownerReferences": owners } })).await;
+    ready_within(&cluster, "office", Instant::now()).await;
+    let healed = cluster.ready("office").await;
+    assert_eq!((healed.id, healed.digest), (before.id, before.digest), "the key was replaced");
+    let secret = cluster.secrets().get("office").await.unwrap();
+    assert_eq!(secret.labels()["setupkey.dev/key"], "office");
+    operator.stop().await;
+}

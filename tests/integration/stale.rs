@@ -1,0 +1,105 @@
+//! A controller that sees the past, or not everything.
+
+use std::time::Duration;
+
+use kube::{ResourceExt, api::DeleteParams};
+use serde_json::json;
+
+use crate::{
+    faults::{Fault, Faults, Watches},
+    harness::{Cluster, Setup, digest, let_it_settle, says},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_cache_never_replaces_a_key_twice() {
+    let cluster = Cluster::for_test("stale_cache").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    let before = cluster.ready("office").await;
+
+    // It sees that the Secret was altered and puts that right, but does not see its own status any more.
+    operator.faults.set_key_watch(Watches::Held);
+    cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
+    cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    let value = cluster.value("office", "setup-key").await;
+    // Each of these makes it look again, with the old status in its cache: at once, and when it has given up waiting
+    // for its own write to show.
+    for (number, wait) in [0, 2000, 4500].into_iter().enumerate() {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        cluster.patch_secret("office", json!({ "metadata": { "labels": { "poke": number.to_string() } } })).await;
+    }
+    let_it_settle().await;
+    assert_eq!(cluster.value("office", "setup-key").await, value, "the key was replaced once more");
+    operator.faults.set_key_watch(Watches::Flow);
+    let status = cluster.ready("office").await;
+    assert_eq!(status.digest, Some(digest(&value)));
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_cache_after_a_restart_does_no_harm() {
+    let cluster = Cluster::for_test("time_travel").await;
+    cluster.apply("office", "");
+    // One controller sees the key without a Secret, and dies.
+    let first = Setup { faults: Faults::at_write(0, Fault::DieBefore), wait_until_ready: false, ..Setup::default() };
+    let first = cluster.start_operator_with(first).await;
+    first.faults.died().await;
+    let past = first.faults.clone();
+    first.kill().await;
+    // Another one issues it.
+    let second = cluster.start_operator().await;
+    let issued = cluster.ready("office").await;
+    second.stop().await;
+    let (value, version) = (cluster.value("office", "setup-key").await, cluster.secret_version("office").await);
+
+    // A third one reads what the first one read, from an API server that lags behind.
+    let third = cluster.start_operator_among(Faults::in_the_past_of(&past)).await;
+    let_it_settle().await;
+    assert!(!third.requests.writes().is_empty(), "it did not see the past");
+    assert_eq!(third.requests.applied(), Vec::<String>::new(), "a decision from the past took effect");
+    third.faults.return_to_the_present();
+    let_it_settle().await;
+    let status = cluster.ready("office").await;
+    assert_eq!((status.id, status.digest), (issued.id, issued.digest));
+    assert_eq!(cluster.value("office", "setup-key").await, value);
+    assert_eq!(cluster.secret_version("office").await, version);
+    third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unobserved_changes_are_made_up_for() {
+    for watches in [Watches::Flow, Watches::Coalesced, Watches::Lost] {
+        let cluster = Cluster::for_test(&format!("unobserved-{watches:?}").to_lowercase()).await;
+        let operator = cluster.start_operator().await;
+        for name in ["deleted", "replaced", "recreated", "revoked"] {
+            cluster.apply(name, "");
+            cluster.ready(name).await;
+        }
+        let before = cluster.ready("deleted").await;
+        let replaced = cluster.ready("replaced").await;
+        operator.faults.set_watches(Watches::Held);
+        cluster.delete_secret("deleted").await;
+        // A foreign Secret comes and goes where ours was.
+        cluster.delete_secret("replaced").await;
+        cluster.kubectl_ok(&["create", "secret", "generic", "replaced", "--from-literal=a=b"], "");
+        cluster.delete_secret("replaced").await;
+        cluster.keys().delete("recreated", &DeleteParams::default()).await.unwrap();
+        cluster.apply("recreated", "usageLimit: 1");
+        cluster.patch_spec("revoked", json!({ "revoked": true })).await;
+        cluster.patch_spec("revoked", json!({ "revoked": false })).await;
+        let_it_settle().await;
+        operator.faults.set_watches(watches);
+
+        let after = cluster.status_when("deleted", "issued anew", |status| status.digest != before.digest).await;
+        assert_eq!(after.id, before.id, "{watches:?}");
+        let after = cluster.status_when("replaced", "issued anew", |status| status.digest != replaced.digest).await;
+        assert_eq!(after.id, replaced.id, "{watches:?}");
+        let recreated = cluster.ready("recreated").await;
+        let uid = cluster.keys().get("recreated").await.unwrap().uid().unwrap();
+        assert_eq!(cluster.secrets().get("recreated").await.unwrap().owner_references()[0].uid, uid);
+        assert_eq!(recreated.digest, Some(digest(&cluster.value("recreated", "setup-key").await)), "{watches:?}");
+        let revoked = cluster.ready("revoked").await;
+        assert_eq!(says(&revoked, "Valid"), "True Valid", "{watches:?}");
+        operator.stop().await;
+    }
+}
