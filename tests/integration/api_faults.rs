@@ -102,3 +102,18 @@ async fn an_answer_that_never_comes_holds_up_one_key_for_ten_seconds_and_no_othe
     cluster.ready("first").await;
     operator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_in_ever_new_words_is_no_hot_loop() {
+    let cluster = Cluster::for_test("new_words").await;
+    let refuse = |sent: &Sent, _| sent.path.ends_with("/secrets").then_some(Fault::Refusal);
+    let faults = Faults::by(move |sent, number| number.and_then(|_| refuse(sent, number)));
+    let operator = cluster.start_operator_among(faults).await;
+    cluster.apply("office", "");
+    cluster.status_when("office", "refused", |status| says(status, "Ready") == "False SecretRefused").await;
+    // Each report of a refusal differs from the one before, is written, and comes back through the watch.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (busiest, object) = operator.attempts.busiest_second();
+    assert!(busiest <= 10, "{busiest} requests within a second on {object}");
+    operator.stop().await;
+}

@@ -40,6 +40,8 @@ pub enum Fault {
         /// Seconds.
         retry_after: u32,
     },
+    /// The API server refuses for good, in words that are never the same.
+    Refusal,
     /// Nothing is heard for so long; then a gateway answers that it has heard nothing either.
     TimeOut(Duration),
 }
@@ -107,6 +109,19 @@ impl Faults {
         Self::by(move |_, number| (number == Some(n)).then_some(fault))
     }
 
+    /// No fault, but the watch of SetupKeys brings nothing from the n-th write on.
+    pub fn holding_the_key_watch_from_write(n: usize) -> Self {
+        let faults = Self::default();
+        let key_watch = faults.0.key_watch.clone();
+        *faults.0.script.lock().unwrap() = Box::new(move |_, number| {
+            if number == Some(n) {
+                key_watch.send_replace(Watches::Held);
+            }
+            None
+        });
+        faults
+    }
+
     /// Waits until the controller was made to die.
     pub async fn died(&self) {
         self.0.died.cancelled().await;
@@ -124,6 +139,11 @@ impl Faults {
     /// Changes how both watches run.
     pub fn set_watches(&self, watches: Watches) {
         self.set_key_watch(watches);
+        self.set_secret_watch(watches);
+    }
+
+    /// Changes how the watch of Secrets runs.
+    pub fn set_secret_watch(&self, watches: Watches) {
         self.0.secret_watch.send_replace(watches);
     }
 
@@ -203,6 +223,10 @@ where
             Some(Fault::TooManyRequests { retry_after }) => {
                 Box::pin(async move { Ok(failure(429, Some(retry_after))) })
             }
+            Some(Fault::Refusal) => Box::pin(async move {
+                let message = format!("denied by request {:016x}", rand::random::<u64>());
+                Ok(failure_saying(403, &message, None))
+            }),
             Some(Fault::TimeOut(after)) => Box::pin(async move {
                 tokio::time::sleep(after).await;
                 Ok(failure(504, None))
@@ -325,9 +349,10 @@ fn whole(body: Bytes) -> AnyBody {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn status(code: u16, retry_after: Option<u32>) -> Value {
+fn status(code: u16, message: &str, retry_after: Option<u32>) -> Value {
     let reason = match code {
         409 => "Conflict",
+        403 => "Forbidden",
         410 => "Expired",
         429 => "TooManyRequests",
         500 => "InternalError",
@@ -337,19 +362,23 @@ fn status(code: u16, retry_after: Option<u32>) -> Value {
     };
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason,
-        "message": format!("injected {code}"),
+        "message": message,
         "details": { "retryAfterSeconds": retry_after.unwrap_or_default() },
     })
 }
 
 fn failure(code: u16, retry_after: Option<u32>) -> Response<AnyBody> {
-    let mut response = Response::new(whole(status(code, retry_after).to_string().into()));
+    failure_saying(code, &format!("injected {code}"), retry_after)
+}
+
+fn failure_saying(code: u16, message: &str, retry_after: Option<u32>) -> Response<AnyBody> {
+    let mut response = Response::new(whole(status(code, message, retry_after).to_string().into()));
     *response.status_mut() = StatusCode::from_u16(code).expect("a status code");
     response
 }
 
 /// The event by which the API server says that a watch cannot go on from where it was.
 fn gone() -> Bytes {
-    let event = json!({ "type": "ERROR", "object": status(410, None) });
+    let event = json!({ "type": "ERROR", "object": status(410, "too old resource version", None) });
     format!("{event}\n").into_bytes().into()
 }

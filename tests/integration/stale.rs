@@ -37,6 +37,21 @@ async fn stale_cache_never_replaces_a_key_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stale_cache_is_not_acted_on_before_it_shows_our_own_writes() {
+    let cluster = Cluster::for_test("own_writes").await;
+    let operator = cluster.start_operator_among(Faults::holding_the_key_watch_from_write(0)).await;
+    cluster.apply("office", "");
+    // The watch of Secrets shows the new Secret and makes it look, with a SetupKey in its cache that has no status.
+    cluster.ready("office").await;
+    let_it_settle().await;
+    assert_eq!(operator.attempts.on_objects().len(), 2, "{:#?}", operator.attempts.on_objects());
+    operator.faults.set_key_watch(Watches::Flow);
+    let_it_settle().await;
+    assert_eq!(operator.attempts.on_objects().len(), 2, "{:#?}", operator.attempts.on_objects());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stale_cache_after_a_restart_does_no_harm() {
     let cluster = Cluster::for_test("time_travel").await;
     cluster.apply("office", "");
@@ -102,4 +117,21 @@ async fn unobserved_changes_are_made_up_for() {
         assert_eq!(says(&revoked, "Valid"), "True Valid", "{watches:?}");
         operator.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unobserved_deletion_of_a_secret_is_made_up_for_when_its_watch_starts_anew() {
+    let cluster = Cluster::for_test("missed_deletion").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    let before = cluster.ready("office").await;
+    // Nothing happens to the SetupKey, so only the new list of Secrets can tell.
+    operator.faults.set_secret_watch(Watches::Held);
+    cluster.delete_secret("office").await;
+    let_it_settle().await;
+    assert!(cluster.secrets().get_opt("office").await.unwrap().is_none(), "it saw the deletion");
+    operator.faults.set_secret_watch(Watches::Lost);
+    let after = cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    assert_eq!(after.id, before.id);
+    operator.stop().await;
 }
