@@ -5,13 +5,14 @@ use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use futures::future::Either;
-use kube::Client;
+use kube::{Client, client::ClientBuilder};
 use setupkey_operator::{
     api::{self, metadata::MANAGER},
     controller::{
-        self, Environment, Scope, SystemClock,
+        self, Clock, Environment, Scope, SystemClock,
         election::{Candidate, Leadership},
         health,
+        metrics::Metrics,
     },
 };
 use tokio::{
@@ -45,9 +46,13 @@ struct ControllerFlags {
     #[arg(long = "namespace", value_name = "NAME", env = "SETUPKEY_NAMESPACES", value_delimiter = ',')]
     namespaces: Vec<String>,
 
-    /// Address for /healthz and /readyz.
+    /// Address for /healthz, /readyz and /metrics.
     #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8081")]
     health_address: SocketAddr,
+
+    /// How many SetupKeys have series of their own in /metrics; bounds what Prometheus must keep.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    metrics_max_keys: usize,
 
     /// Let one of several processes work and the others stand by, by a Lease.
     #[arg(long)]
@@ -93,7 +98,10 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     let config = kube::Config::infer().await.context(
         "no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount",
     )?;
-    let client = Client::try_from(controller::tuned(config)).context("the way to the cluster cannot be used")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Metrics::new(Arc::clone(&clock), flags.metrics_max_keys);
+    let client = ClientBuilder::try_from(controller::tuned(config)).context("the way to the cluster cannot be used")?;
+    let client = client.with_layer(&metrics.count_requests()).build();
     let scope = match flags.namespaces.as_slice() {
         [] => Scope::Cluster,
         namespaces => Scope::Namespaces(namespaces.to_vec()),
@@ -104,10 +112,10 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     let (resign, probes) = (CancellationToken::new(), CancellationToken::new());
     let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
     let readiness = Arc::new(health::Readiness::default());
-    let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), probes.clone()));
+    let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), metrics.clone(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    let environment = Environment { client, clock: Arc::new(SystemClock), leadership, readiness };
+    let environment = Environment { client, clock, leadership, readiness, metrics };
     let mut election = pin!(election);
     tokio::select! {
         // What is under way must not go on beside another leader, so nothing is finished here.

@@ -95,13 +95,20 @@ pub enum State {
     Revoked,
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl State {
+    /// The state as it stands in the status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             State::Valid => "valid",
             State::Overused => "overused",
             State::Expired => "expired",
             State::Revoked => "revoked",
-        })
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

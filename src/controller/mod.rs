@@ -13,6 +13,7 @@ mod call;
 mod clock;
 pub mod election;
 pub mod health;
+pub mod metrics;
 mod notify;
 mod observe;
 mod reconcile;
@@ -30,7 +31,7 @@ use futures::{
 };
 use kube::{
     Client,
-    runtime::controller::{Action, Config, Controller},
+    runtime::controller::{self, Action, Config, Controller},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,7 @@ pub use clock::{Clock, SystemClock};
 
 use election::Leadership;
 use health::Readiness;
+use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
 
@@ -65,6 +67,8 @@ pub struct Environment {
     pub leadership: Leadership,
     /// Turns ready once all caches are filled.
     pub readiness: Arc<Readiness>,
+    /// What is counted and shown.
+    pub metrics: Metrics,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -103,10 +107,15 @@ async fn watch_and_reconcile(
         }
     });
     // Each of these is a reason to look at every key again. A look at a settled key costs no request.
-    let taken_up = environment.leadership.clone().taken_up();
-    let taken_up = stream::once(taken_up).filter_map(|leads| future::ready(leads.then_some(())));
+    let metrics = environment.metrics.clone();
+    metrics.watch(watched.keys.clone());
+    let taken_up = stream::once(environment.leadership.clone().taken_up()).filter_map(move |leads| {
+        metrics.leads(leads);
+        future::ready(leads.then_some(()))
+    });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let context = Arc::new(Context::new(environment, notifier, &watched));
+    let forgetful = Arc::clone(&context);
 
     Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
@@ -116,11 +125,14 @@ async fn watch_and_reconcile(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context)
-        .for_each(|result| async move {
-            // A key that was deleted while it waited for a pass is the usual case, and no error.
-            if let Err(error) = result {
+        .for_each(|result| {
+            // The usual case, and no error: a key was deleted while it waited for its next pass.
+            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
+                forgetful.forget(gone.namespace.as_deref(), &gone.name);
+            } else if let Err(error) = &result {
                 tracing::debug!(%error, "pass not made");
             }
+            future::ready(())
         })
         .await;
     filled.abort();

@@ -1,6 +1,11 @@
 //! One pass over one key: look, ask the planner, do what it says, ask again.
 
-use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -14,6 +19,7 @@ use super::{
     Clock, Environment,
     call::{Attempt, Error, call},
     election::Leadership,
+    metrics::{Metrics, PassResult},
     notify::Notifier,
     observe,
     retry::{KeyName, Retries, Seen},
@@ -38,6 +44,7 @@ pub struct Context {
     client: Client,
     clock: Arc<dyn Clock>,
     leadership: Leadership,
+    metrics: Metrics,
     notifier: Notifier,
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
@@ -49,11 +56,12 @@ pub struct Context {
 impl Context {
     /// The context for the watches of one scope.
     pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
-        let Environment { client, clock, leadership, .. } = environment;
+        let Environment { client, clock, leadership, metrics, .. } = environment;
         Self {
             client,
             clock,
             leadership,
+            metrics,
             notifier,
             keys: watched.keys.clone(),
             secrets: watched.secrets.clone(),
@@ -61,6 +69,11 @@ impl Context {
             unseen: Arc::clone(&watched.unseen),
             retries: Retries::default(),
         }
+    }
+
+    /// Lets go of what is remembered of a key that is gone.
+    pub fn forget(&self, namespace: Option<&str>, name: &str) {
+        self.retries.forget(&(namespace.unwrap_or_default().to_owned(), name.to_owned()));
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -77,22 +90,36 @@ impl Context {
 
     fn wrote_key(&self, key: &SetupKey) {
         let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
-        let cached = self.keys.get(&ObjectRef::new(&name).within(&namespace));
-        let cached = cached.as_deref().and_then(|cached| cached.meta().resource_version.as_deref());
+        let cached = || self.keys.get(&ObjectRef::new(&name).within(&namespace))?.meta().resource_version.clone();
         let written = key.metadata.resource_version.as_deref().unwrap_or_default();
         self.unseen.wrote(Kind::SetupKey, &namespace, &name, written, cached);
     }
 
     fn wrote_secret(&self, key: &SetupKey, written: &str) {
-        let cached = self.cached_secret(key);
-        let cached = cached.as_deref().and_then(|cached| cached.metadata.resource_version.as_deref());
+        let cached = || self.cached_secret(key)?.metadata.resource_version.clone();
         let namespace = key.namespace().unwrap_or_default();
         self.unseen.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
     }
 }
 
 /// Makes a pass. It never fails: what went wrong is logged and tried again.
-pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Result<Action, Infallible> {
+pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Result<Action, Infallible> {
+    if !context.leadership.holds() {
+        return Ok(Action::await_change()); // every key is looked at once this process leads
+    }
+    if !context.filled.wait().await {
+        return Ok(Action::await_change()); // the process is ending
+    }
+    if let Ok(key) = &triggered.0
+        && let Some(wait) = context.patience(key)
+    {
+        return Ok(Action::requeue(wait));
+    }
+    // `triggered` was taken from the cache before there was nothing left to wait for, so it may be older than our own
+    // last write.
+    let Some(watched) = context.keys.get(&ObjectRef::from_obj(&*triggered)) else {
+        return Ok(Action::await_change()); // it is gone
+    };
     let key = match &watched.0 {
         Ok(key) => key,
         Err(error) => {
@@ -101,50 +128,51 @@ pub async fn reconcile(watched: Arc<WatchedKey>, context: Arc<Context>) -> Resul
             return Ok(Action::await_change());
         }
     };
-    if !context.leadership.holds() {
-        return Ok(Action::await_change()); // every key is looked at once this process leads
-    }
-    if !context.filled.wait().await {
-        return Ok(Action::await_change()); // the process is ending
-    }
     let name: KeyName = (key.namespace().unwrap_or_default(), key.name_any());
     let cached_secret = context.cached_secret(key);
     let seen = |key: &SetupKey| -> Seen {
         let secret = cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
         (key.metadata.resource_version.clone(), secret)
     };
-    if let Some(wait) = context.retries.hold(&name, &seen(key)).or_else(|| context.patience(key)) {
+    if let Some(wait) = context.retries.hold(&name, &seen(key)) {
         return Ok(Action::requeue(wait));
     }
 
     let mut pass =
         Pass { context: &context, key: Cow::Borrowed(key), confirmed: false, cached_secret: cached_secret.clone() };
-    let action = match pass.run().await {
+    let started = Instant::now();
+    let (result, action) = match pass.run().await {
         Ok(Until::Change) => {
             context.retries.forget(&name);
-            Action::await_change()
+            (PassResult::Settled, Action::await_change())
         }
         Ok(Until::Moment(moment)) => {
             context.retries.forget(&name);
             let wait = (moment - context.clock.now()).to_std().unwrap_or_default();
-            Action::requeue(wait.max(Duration::from_millis(1)))
+            (PassResult::Settled, Action::requeue(wait.max(Duration::from_millis(1))))
         }
-        Ok(Until::Retry) => Action::requeue(context.retries.failed(name, seen(&pass.key), None)),
+        Ok(Until::Retry) => {
+            let wait = context.retries.failed(name, seen(&pass.key), None);
+            (PassResult::Stalled, Action::requeue(wait))
+        }
         Err(error) if error.code() == Some(404) => {
             context.retries.forget(&name);
-            Action::await_change() // the SetupKey is gone
+            (PassResult::Settled, Action::await_change()) // the SetupKey is gone
         }
         Err(error) => {
             let wait = context.retries.failed(name, seen(&pass.key), error.pause());
             let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
-            if error.code() == Some(409) {
+            let result = if error.code() == Some(409) {
                 tracing::debug!(namespace, name, %error, "somebody was faster; tried again");
+                PassResult::Conflict
             } else {
                 tracing::warn!(namespace, name, %error, "tried again in {} ms", wait.as_millis());
-            }
-            Action::requeue(wait)
+                PassResult::Error
+            };
+            (result, Action::requeue(wait))
         }
     };
+    context.metrics.passed(result, started.elapsed());
     Ok(action)
 }
 

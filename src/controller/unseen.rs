@@ -44,13 +44,21 @@ struct Write {
 }
 
 impl Unseen {
-    /// Notes that this version was written. `cached` is the version in the cache, read after the write returned: the
-    /// watch may have been faster.
-    pub fn wrote(&self, kind: Kind, namespace: &str, name: &str, written: &str, cached: Option<&str>) {
-        let (Some(resource_version), cached) = (version(written), cached.and_then(version)) else { return };
-        if cached.is_none_or(|cached| cached < resource_version) {
-            let write = Write { resource_version, at: Instant::now() };
-            self.writes().insert((kind, namespace.to_owned(), name.to_owned()), write);
+    /// Notes that this version was written, unless `cached` says that the cache shows it already: the watch may be
+    /// faster than the answer. The cache is asked after the note was made, or a watch in between would be missed.
+    pub fn wrote(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        written: &str,
+        cached: impl FnOnce() -> Option<String>,
+    ) {
+        let Some(resource_version) = version(written) else { return };
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        self.writes().insert(key.clone(), Write { resource_version, at: Instant::now() });
+        if cached().as_deref().and_then(version).is_some_and(|cached| cached >= resource_version) {
+            self.writes().remove(&key);
         }
     }
 
@@ -120,7 +128,7 @@ mod tests {
     #[test]
     fn a_write_is_waited_for_until_the_watch_brings_it() {
         let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", Some("9"));
+        unseen.wrote(Kind::Secret, "n", "s", "10", || Some("9".to_owned()));
         unseen.seen(Kind::Secret, &secret("9"));
         assert!(unseen.patience(Kind::Secret, "n", "s").is_some(), "the older version ended the wait");
         assert!(unseen.patience(Kind::SetupKey, "n", "s").is_none(), "another kind waits too");
@@ -131,14 +139,14 @@ mod tests {
     #[test]
     fn a_watch_that_was_faster_is_not_waited_for() {
         let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", Some("10"));
+        unseen.wrote(Kind::Secret, "n", "s", "10", || Some("10".to_owned()));
         assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
     }
 
     #[test]
     fn a_fresh_list_ends_every_wait() {
         let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", None);
+        unseen.wrote(Kind::Secret, "n", "s", "10", || None);
         unseen.forget(Kind::Secret);
         assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
     }

@@ -26,7 +26,7 @@ use kube::{
 use serde_json::Value;
 use setupkey_operator::{
     api::{SetupKey, SetupKeyStatus},
-    controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness},
+    controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness, metrics::Metrics},
 };
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -88,22 +88,26 @@ impl Cluster {
             Some(token) => config_of(token).await,
             None => config_of(operator_token().to_owned()).await,
         };
+        let clock: Arc<dyn Clock> = Arc::new(setup.clock);
+        let metrics = Metrics::new(Arc::clone(&clock), setup.metrics_max_keys);
         let client = ClientBuilder::try_from(controller::tuned(config)).expect("a client");
-        let client = client.with_layer(&requests).with_layer(&setup.faults).with_layer(&attempts).build();
+        let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
+        let client = client.with_layer(&setup.faults).with_layer(&attempts).build();
         let readiness = Arc::new(Readiness::default());
         let shutdown = CancellationToken::new();
         let environment = Environment {
             client,
-            clock: Arc::new(setup.clock),
+            clock,
             leadership: Leadership::alone(),
             readiness: Arc::clone(&readiness),
+            metrics: metrics.clone(),
         };
         let scope = Scope::Namespaces(vec![self.namespace.clone()]);
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
         if setup.wait_until_ready {
             eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
         }
-        Operator { requests, attempts, faults: setup.faults, shutdown, task }
+        Operator { requests, attempts, faults: setup.faults, metrics, shutdown, task }
     }
 
     pub fn keys(&self) -> Api<SetupKey> {
@@ -214,11 +218,18 @@ pub struct Setup {
     /// Another identity than the operator's own.
     pub token: Option<String>,
     pub wait_until_ready: bool,
+    pub metrics_max_keys: usize,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { clock: TestClock::default(), faults: Faults::default(), token: None, wait_until_ready: true }
+        Self {
+            clock: TestClock::default(),
+            faults: Faults::default(),
+            token: None,
+            wait_until_ready: true,
+            metrics_max_keys: 100,
+        }
     }
 }
 
@@ -229,6 +240,7 @@ pub struct Operator {
     /// What it tried to send.
     pub attempts: Requests,
     pub faults: Faults,
+    pub metrics: Metrics,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }

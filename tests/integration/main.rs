@@ -1,5 +1,6 @@
 //! The controller on a real control plane: each test has a namespace of its own and shows one promise.
 
+mod acto_lite;
 mod admission;
 mod api_faults;
 mod canary;
@@ -12,6 +13,7 @@ mod gitops;
 mod harness;
 mod issuing;
 mod leaders;
+mod metrics;
 mod operator_faults;
 mod requests;
 mod revocation;

@@ -8,7 +8,7 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::SetupKey,
-    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness},
+    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
 };
 use std::{process::Command, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ async fn an_undecodable_object_stops_nobody() {
         clock: Arc::new(SystemClock),
         leadership: Leadership::alone(),
         readiness: Arc::new(Readiness::default()),
+        metrics: Metrics::new(Arc::new(SystemClock), 100),
     };
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");

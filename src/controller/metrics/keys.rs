@@ -1,0 +1,148 @@
+//! What is true of the keys, computed from the cache when it is asked for: a series is there exactly while its SetupKey
+//! is, and states follow the clock. Neither a key nor its digest is ever a label.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use kube::runtime::reflector::Store;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder},
+    metrics::MetricType,
+};
+
+use crate::{
+    api::{SetupKey, SetupKeyStatus, State},
+    controller::{Clock, watch::WatchedKey},
+    key::{
+        self, Ledger,
+        report::{READY, STALLED},
+    },
+};
+
+const STATES: [State; 4] = [State::Valid, State::Overused, State::Expired, State::Revoked];
+
+/// The caches to show.
+pub struct Keys {
+    clock: Arc<dyn Clock>,
+    /// How many keys have series of their own. With more, those of the first in order are shown, so that a series does
+    /// not come and go between scrapes.
+    most: usize,
+    caches: Mutex<Vec<Store<WatchedKey>>>,
+}
+
+impl Keys {
+    pub fn new(clock: Arc<dyn Clock>, most: usize) -> Self {
+        Self { clock, most, caches: Mutex::default() }
+    }
+
+    pub fn add(&self, cache: Store<WatchedKey>) {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+    }
+
+    fn all(&self) -> Vec<Arc<WatchedKey>> {
+        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.iter().flat_map(Store::state).collect()
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+/// A key that is shown.
+struct Shown<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    key: &'a SetupKey,
+    status: &'a SetupKeyStatus,
+}
+
+impl Shown<'_> {
+    fn labels(&self) -> [(&str, &str); 2] {
+        [("namespace", self.namespace), ("name", self.name)]
+    }
+
+    /// Asked of the clock, not read from the status: a report may be late.
+    fn state(&self, now: DateTime<Utc>) -> Option<State> {
+        let expires = self.status.expires.filter(|_| self.status.digest.is_some())?;
+        Some(key::state(&self.key.spec, Ledger { expires, used_times: self.status.used_times }, now))
+    }
+
+    fn has_condition(&self, type_: &str, status: &str) -> bool {
+        self.status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == status)
+    }
+}
+
+impl Collector for Keys {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let now = self.clock.now();
+        let all = self.all();
+        let mut shown: Vec<_> = all.iter().filter_map(|watched| shown(watched)).collect();
+        let omitted = shown.len().saturating_sub(self.most);
+        if omitted > 0 {
+            shown.sort_unstable_by_key(|key| (key.namespace, key.name));
+            shown.truncate(self.most);
+        }
+        let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Shown<'_>) -> Option<i64>| {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            shown.iter().try_for_each(|key| match value(key) {
+                Some(value) => family.encode_family(&key.labels())?.encode_gauge(&value),
+                None => Ok(()),
+            })
+        };
+        let seconds = |moment: Option<crate::api::Timestamp>| moment.map(|moment| moment.instant().timestamp());
+        gauge("setupkey_expiration_timestamp_seconds", "When the key expires", &|key| seconds(key.status.expires))?;
+        gauge("setupkey_used_times", "Peers that joined with the key", &|key| Some(key.status.used_times))?;
+        gauge("setupkey_usage_limit", "Peers that may join; absent when there is no limit", &|key| {
+            key.key.spec.effective_usage_limit().map(i64::from)
+        })?;
+        gauge("setupkey_last_used_timestamp_seconds", "When a peer last joined; absent when none has", &|key| {
+            seconds(key.status.last_used)
+        })?;
+        gauge("setupkey_ready", "1 when the cluster matches the spec", &|key| {
+            Some(key.has_condition(READY, "True").into())
+        })?;
+        gauge("setupkey_stalled", "1 while a person must act", &|key| Some(key.has_condition(STALLED, "True").into()))?;
+        encode_states(
+            encoder.encode_descriptor(
+                "setupkey_state",
+                "1 for the state that the key is in",
+                None,
+                MetricType::Gauge,
+            )?,
+            &shown,
+            now,
+        )?;
+        let mut unseen = encoder.encode_descriptor(
+            "setupkey_series_omitted",
+            "Keys without series of their own, for there are more than --metrics-max-keys",
+            None,
+            MetricType::Gauge,
+        )?;
+        unseen.encode_gauge(&(omitted as i64))
+    }
+}
+
+fn encode_states(mut family: MetricEncoder<'_>, shown: &[Shown<'_>], now: DateTime<Utc>) -> fmt::Result {
+    for key in shown {
+        let Some(present) = key.state(now) else { continue };
+        let [namespace, name] = key.labels();
+        for state in STATES {
+            let labels = [namespace, name, ("state", state.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&i64::from(state == present))?;
+        }
+    }
+    Ok(())
+}
+
+fn shown(watched: &WatchedKey) -> Option<Shown<'_>> {
+    let key = watched.0.as_ref().ok()?;
+    let (namespace, name) = (key.metadata.namespace.as_deref()?, key.metadata.name.as_deref()?);
+    Some(Shown { namespace, name, key, status: key.status.as_ref()? })
+}

@@ -1,0 +1,113 @@
+//! `/metrics`, in OpenMetrics.
+
+mod keys;
+mod requests;
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use kube::runtime::reflector::Store;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use super::{Clock, watch::WatchedKey};
+use keys::Keys;
+pub use requests::CountRequests;
+use requests::Requests;
+
+/// The content type of [`Metrics::expose`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    keys: Arc<Keys>,
+    passes: Family<PassLabels, Counter>,
+    pass_seconds: Histogram,
+    leads: Gauge<u64, AtomicU64>,
+    requests: Requests,
+}
+
+/// How a pass over a key ended.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PassResult {
+    /// There was nothing left to do.
+    Settled,
+    /// A person must act.
+    Stalled,
+    /// Somebody was faster; it is tried again.
+    Conflict,
+    /// It failed; it is tried again.
+    Error,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct PassLabels {
+    result: &'static str,
+}
+
+impl Metrics {
+    /// Metrics that show at most `most_keys` keys one by one.
+    pub fn new(clock: Arc<dyn Clock>, most_keys: usize) -> Self {
+        let mut registry = Registry::default();
+        let keys = Arc::new(Keys::new(clock, most_keys));
+        let passes = Family::<PassLabels, Counter>::default();
+        let pass_seconds = Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
+        let leads = Gauge::default();
+        let requests = Requests::default();
+        registry.register(
+            "setupkey_reconcile",
+            "Passes over a SetupKey, by result: settled, stalled, conflict, error",
+            passes.clone(),
+        );
+        registry.register("setupkey_reconcile_duration_seconds", "Duration of a pass", pass_seconds.clone());
+        registry.register("setupkey_leader", "1 while this process leads, 0 while it stands by", leads.clone());
+        requests.register(&mut registry);
+        registry.register_collector(Box::new(Arc::clone(&keys)));
+        Self { registry: Arc::new(registry), keys, passes, pass_seconds, leads, requests }
+    }
+
+    /// Shows the keys of this cache.
+    pub(super) fn watch(&self, keys: Store<WatchedKey>) {
+        self.keys.add(keys);
+    }
+
+    pub(super) fn passed(&self, result: PassResult, took: Duration) {
+        let result = match result {
+            PassResult::Settled => "settled",
+            PassResult::Stalled => "stalled",
+            PassResult::Conflict => "conflict",
+            PassResult::Error => "error",
+        };
+        self.passes.get_or_create(&PassLabels { result }).inc();
+        self.pass_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn leads(&self, leads: bool) {
+        self.leads.set(leads.into());
+    }
+
+    /// A layer for the client whose requests are to be counted.
+    pub fn count_requests(&self) -> CountRequests {
+        self.requests.layer()
+    }
+
+    /// The metrics as text.
+    pub fn expose(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,166 @@
+//! Requests to the API server, counted under the client.
+
+use std::{
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use tower::{Layer, Service};
+
+/// The counters.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    total: Family<RequestLabels, Counter>,
+    seconds: Family<VerbLabels, Histogram>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RequestLabels {
+    verb: &'static str,
+    resource: &'static str,
+    /// The HTTP status, or `error` when there was no answer.
+    code: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct VerbLabels {
+    verb: &'static str,
+    resource: &'static str,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        Self { total: Family::default(), seconds: Family::new_with_constructor(histogram) }
+    }
+}
+
+impl Requests {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "setupkey_api_requests",
+            "Requests to the Kubernetes API server, by verb, resource and HTTP status",
+            self.total.clone(),
+        );
+        registry.register(
+            "setupkey_api_request_duration_seconds",
+            "Time until the Kubernetes API server began to answer; for a watch, until it began",
+            self.seconds.clone(),
+        );
+    }
+
+    pub fn layer(&self) -> CountRequests {
+        CountRequests(self.clone())
+    }
+}
+
+/// Counts the requests of the client that it is put under.
+#[derive(Clone, Debug)]
+pub struct CountRequests(Requests);
+
+impl<S> Layer<S> for CountRequests {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Counted { inner, requests: self.0.clone() }
+    }
+}
+
+/// A client that is counted.
+pub struct Counted<S> {
+    inner: S,
+    requests: Requests,
+}
+
+impl<S, A, B> Service<Request<A>> for Counted<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let (resource, named) = resource(request.uri().path());
+        let verb = verb(request.method(), named, request.uri().query().unwrap_or_default());
+        let (requests, started) = (self.requests.clone(), Instant::now());
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            let code =
+                answer.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().as_str().to_owned());
+            requests.total.get_or_create(&RequestLabels { verb, resource, code }).inc();
+            let seconds = requests.seconds.get_or_create(&VerbLabels { verb, resource });
+            seconds.observe(started.elapsed().as_secs_f64());
+            answer
+        })
+    }
+}
+
+/// The resource that a path is about, and whether it names an object.
+fn resource(path: &str) -> (&'static str, bool) {
+    const KNOWN: [&str; 4] = ["setupkeys", "secrets", "events", "leases"];
+    let mut parts = path.split('/');
+    let found = parts.find_map(|part| KNOWN.into_iter().find(|known| *known == part));
+    let named = parts.next().is_some();
+    match (found, parts.next()) {
+        (Some("setupkeys"), Some("status")) => ("setupkeys/status", named),
+        (Some(found), _) => (found, named),
+        (None, _) => ("other", false),
+    }
+}
+
+/// The verb as RBAC calls it.
+fn verb(method: &Method, named: bool, query: &str) -> &'static str {
+    match *method {
+        Method::GET if query.contains("watch=true") => "watch",
+        Method::GET if named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_named_as_rbac_names_them() {
+        for (method, path, query, named) in [
+            (Method::GET, "/api/v1/namespaces/n/secrets/s", "", ("get", "secrets")),
+            (Method::GET, "/api/v1/secrets", "watch=true", ("watch", "secrets")),
+            (Method::GET, "/apis/setupkey.dev/v1alpha1/setupkeys", "limit=500", ("list", "setupkeys")),
+            (Method::POST, "/api/v1/namespaces/n/secrets", "", ("create", "secrets")),
+            (
+                Method::PATCH,
+                "/apis/setupkey.dev/v1alpha1/namespaces/n/setupkeys/k/status",
+                "",
+                ("patch", "setupkeys/status"),
+            ),
+            (Method::GET, "/version", "", ("list", "other")),
+        ] {
+            let (resource, is_named) = resource(path);
+            assert_eq!((verb(&method, is_named, query), resource), named, "{path}");
+        }
+    }
+}
