@@ -101,7 +101,8 @@ impl Error {
             && let kube::Error::Api(status) = source.as_mut()
         {
             status.message = redact(&status.message);
-            status.details = None;
+            // The causes quote too; the pause that the server asks for stays.
+            status.details.iter_mut().for_each(|details| details.causes.clear());
         }
         self
     }

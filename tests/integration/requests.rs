@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -67,6 +68,18 @@ impl Sent {
     }
 }
 
+impl fmt::Debug for Requests {
+    /// What was sent when, since the first.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = self.0.lock().unwrap();
+        let lines = entries.iter().map(|entry| {
+            let after = entry.at - entries[0].at;
+            format!("{after:?}: {} {} {:?}", entry.what.method, entry.what.path, entry.status)
+        });
+        f.debug_list().entries(lines).finish()
+    }
+}
+
 impl Requests {
     fn pick(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<String> {
         let entries = self.0.lock().unwrap();
@@ -87,6 +100,13 @@ impl Requests {
     /// Only those that made a change.
     pub fn applied(&self) -> Vec<String> {
         self.pick(|entry| entry.what.is_write() && entry.status.is_some_and(|status| status < 300))
+    }
+
+    /// When requests with this method and end of path were sent.
+    pub fn times(&self, method: &str, ending: &str) -> Vec<Instant> {
+        let entries = self.0.lock().unwrap();
+        let picked = entries.iter().filter(|entry| entry.what.method == method && entry.what.path.ends_with(ending));
+        picked.map(|entry| entry.at).collect()
     }
 
     /// The most requests on one object within any second, and on which.
