@@ -1,0 +1,49 @@
+{{- define "setupkey.name" -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "setupkey.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "setupkey.name" .) -}}
+{{- end }}
+
+{{- define "setupkey.selector" -}}
+app.kubernetes.io/name: setupkey-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: controller
+{{- end }}
+
+{{- define "setupkey.labels" -}}
+{{ include "setupkey.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- with .Values.extraLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "setupkey.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- /* The rights on the resources the operator works on; once for the cluster, or once per namespace. */ -}}
+{{- define "setupkey.rules" -}}
+# The spec, labels and annotations of a SetupKey belong to its author: only the status is written.
+- apiGroups: [setupkey.dev]
+  resources: [setupkeys]
+  verbs: [get, list, watch]
+- apiGroups: [setupkey.dev]
+  resources: [setupkeys/status]
+  verbs: [patch]
+# RBAC knows neither labels nor "metadata only", and names are the users' choice; see docs/security.md.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
