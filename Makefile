@@ -13,9 +13,9 @@ CARGO_DENY_VERSION := 0.20.2
 
 # Where a user has setup-envtest's folder, it replaces what we would build.
 ifdef KUBEBUILDER_ASSETS
-CONTROL_PLANE := $(TOOLS)/kube-controller-manager
+CONTROL_PLANE := $(TOOLS)/kube-controller-manager $(TOOLS)/helm
 else
-CONTROL_PLANE := $(KUBE_BINS) $(TOOLS)/etcd
+CONTROL_PLANE := $(KUBE_BINS) $(TOOLS)/etcd $(TOOLS)/helm
 endif
 
 KUBE_VERSION = $(shell cd $(GO_TOOLS) && go list -m -f '{{.Version}}' k8s.io/kubernetes)
@@ -27,18 +27,34 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: test
-test: control-plane $(CARGO_DENY) ## run every check: format, lints, licences, and the tests on a real control plane
+test: tools ## run every check: format, lints, licences, and the tests on a real control plane
 	cargo fmt --all --check
+	$(TOOLS)/actionlint -shellcheck= .github/workflows/*.yml
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
-	cargo test --workspace --locked
+	cargo build --quiet --locked --package control-plane
+	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
+
+.PHONY: tools
+tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
+
+.PHONY: mutants
+mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
+	@hack/mutants.sh
+
+.PHONY: image
+image: ## build the image without a container engine, as target/image/image.tar
+	@hack/image.sh
 
 .PHONY: crds
-crds: ## write crds/ anew from the code
+crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the chart
 	cargo run --quiet -- crds > crds/setupkey.dev_setupkeys.yaml
+	cp crds/setupkey.dev_setupkeys.yaml charts/setupkey-operator/files/crds/
+	{ cat deploy/head.yaml; $(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
+		--show-only templates/rbac.yaml; } > deploy/rbac.yaml
 
 .PHONY: control-plane
-control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-manager and kubectl
+control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-manager, kubectl and helm
 
 $(TOOLS)/kube-%: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
 	$(call build-kube,kube-$*)
@@ -57,10 +73,35 @@ define build-kube
 endef
 
 $(TOOLS)/etcd: $(GO_TOOLS)/etcd/go.mod $(GO_TOOLS)/etcd/go.sum
-	@echo "building etcd from source"
+	$(call build-go,etcd,go.etcd.io/etcd/server/v3)
+
+$(TOOLS)/helm: $(GO_TOOLS)/helm/go.mod $(GO_TOOLS)/helm/go.sum
+	$(call build-go,helm,helm.sh/helm/v4/cmd/helm)
+
+# Arguments: the folder of the module, which is the tool's name too; the package.
+define build-go
+@echo "building $(1) from source"
+@mkdir -p $(TOOLS)
+@cd $(GO_TOOLS)/$(1) && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ $(2)
+@touch $@
+endef
+
+$(TOOLS)/kstatus: tests/kstatus/go.mod tests/kstatus/go.sum tests/kstatus/main.go
+	@echo "building kstatus from source"
+	@cd tests/kstatus && $(GO_BUILD) -o $(CURDIR)/$@ .
+
+$(TOOLS)/actionlint: tests/actionlint/go.mod tests/actionlint/go.sum
+	@echo "building actionlint from source"
+	@cd tests/actionlint && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ github.com/rhysd/actionlint/cmd/actionlint
+
+# A single static program of Debian's package prometheus; the server in it is not installed.
+$(TOOLS)/promtool:
 	@mkdir -p $(TOOLS)
-	@cd $(GO_TOOLS)/etcd && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
-	@touch $@
+	@if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; \
+	elif command -v apt-get >/dev/null; then cd $(TOOLS) && rm -rf prometheus && mkdir prometheus && cd prometheus && \
+		{ apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; } && \
+		dpkg -x prometheus_*.deb . && cp usr/bin/promtool .. && cd .. && rm -rf prometheus; \
+	else echo "promtool is needed to test the alerts; install Prometheus"; exit 1; fi
 
 $(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION)"
@@ -71,3 +112,7 @@ demo: control-plane ## tell the product's story on a real control plane; KEEP=1 
 	@cargo build --workspace --bins --target-dir target
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
 	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+
+.PHONY: bench
+bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (half an hour)
+	cargo bench --locked --bench controller

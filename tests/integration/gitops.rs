@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 
-use crate::harness::{Cluster, manifest};
+use crate::harness::{Cluster, let_it_settle, manifest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectl_diff_is_empty_after_reconcile() {
@@ -59,5 +59,30 @@ async fn gitops_labels_never_reach_the_secret() {
     assert_eq!(labels, ["app.kubernetes.io/managed-by", "setupkey.dev/key"]);
     let annotations: Vec<_> = secret.annotations().keys().map(String::as_str).collect();
     assert_eq!(annotations, ["argocd.argoproj.io/sync-options", "setupkey.dev/expires", "setupkey.dev/id"]);
+    operator.stop().await;
+}
+
+/// Flux applies again and again, as another field manager and with force.
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_forced_apply_by_another_manager_changes_nothing() {
+    let cluster = Cluster::for_test("forced_apply").await;
+    let operator = cluster.start_operator().await;
+    let manifest = manifest("office", "usageLimit: 3, autoGroups: [a], secret: {labels: {team: a}}");
+    let apply = || {
+        let forced = ["apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-"];
+        cluster.kubectl_ok(&forced, &manifest)
+    };
+    apply();
+    cluster.ready("office").await;
+    let before = cluster.keys().get("office").await.unwrap().resource_version();
+    let secret = cluster.secret_version("office").await;
+    operator.requests.clear();
+    for _ in 0..5 {
+        apply();
+    }
+    let_it_settle().await;
+    assert_eq!(cluster.keys().get("office").await.unwrap().resource_version(), before);
+    assert_eq!(cluster.secret_version("office").await, secret);
+    assert_eq!(operator.requests.on_objects(), Vec::<String>::new());
     operator.stop().await;
 }

@@ -42,6 +42,14 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A tool that the Makefile has put beside those of the control plane.
+pub fn tool(name: &str) -> PathBuf {
+    let built = repository().join("target/tools");
+    let tool = std::env::var_os("CONTROL_PLANE_TOOLS").map_or(built, PathBuf::from).join(name);
+    assert!(tool.is_file(), "there is no {}: run `make tools`", tool.display());
+    tool
+}
+
 /// The CRDs as users install them.
 pub fn crd_file() -> PathBuf {
     repository().join("crds/setupkey.dev_setupkeys.yaml")

@@ -1,0 +1,28 @@
+-- Health of a SetupKey: whether it does what its author expects of it.
+local health = { status = "Progressing", message = "Waiting for the operator to take up the latest change" }
+local status = obj.status
+if status == nil or status.observedGeneration ~= obj.metadata.generation then
+  return health
+end
+
+local conditions = {}
+for _, condition in ipairs(status.conditions or {}) do
+  conditions[condition.type] = condition
+end
+local stalled, ready, valid = conditions.Stalled, conditions.Ready, conditions.Valid
+if stalled ~= nil and stalled.status == "True" then
+  return { status = "Degraded", message = stalled.message }
+end
+if ready == nil or ready.status ~= "True" or valid == nil then
+  return health
+end
+
+-- A revoked key is as its author wants it; a used one-off key has done its work. A key that expired or was used up is
+-- one that machines still try to join with.
+local of_state = { valid = "Healthy", revoked = "Suspended", expired = "Degraded", overused = "Degraded" }
+health.status = of_state[status.state] or "Progressing"
+if status.state == "overused" and obj.spec.type == "one-off" then
+  health.status = "Healthy"
+end
+health.message = valid.message
+return health

@@ -1,0 +1,136 @@
+//! What Argo CD and Flux make of a SetupKey, by their own means: Argo CD's Lua scripts in a real interpreter, and kstatus
+//! itself, both over objects from the API server.
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use mlua::{Lua, LuaSerdeExt};
+use serde_json::{Value, json};
+use setupkey_operator::api::State;
+
+use crate::harness::{Cluster, TestClock, repository, says, tool};
+
+fn customizations() -> PathBuf {
+    repository().join("gitops/argocd/resource_customizations/setupkey.dev/SetupKey")
+}
+
+fn yaml(path: &PathBuf) -> Value {
+    serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Runs one of the scripts as Argo CD does: with the object in the variable `obj`.
+fn run_script(script: &str, object: &Value) -> Value {
+    let lua = Lua::new();
+    lua.globals().set("obj", lua.to_value(object).unwrap()).unwrap();
+    let text = std::fs::read_to_string(customizations().join(script)).unwrap();
+    let result: mlua::Value = lua.load(text).eval().unwrap_or_else(|error| panic!("{script}: {error}"));
+    lua.from_value(result).unwrap()
+}
+
+fn argo_cd_health(object: &Value) -> (String, String) {
+    let health = run_script("health.lua", object);
+    (health["status"].as_str().unwrap().to_owned(), health["message"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn argo_cd_health_is_as_its_test_file_says() {
+    let tests = yaml(&customizations().join("health_test.yaml"));
+    let tests = tests["tests"].as_array().unwrap();
+    assert!(tests.len() >= 8);
+    for test in tests {
+        let input = test["inputPath"].as_str().unwrap();
+        let (status, message) = argo_cd_health(&yaml(&customizations().join(input)));
+        assert_eq!(status, test["healthStatus"]["status"].as_str().unwrap(), "{input}");
+        assert_eq!(message, test["healthStatus"]["message"].as_str().unwrap(), "{input}");
+    }
+}
+
+#[test]
+fn argo_cd_actions_are_as_their_test_file_says() {
+    let folder = customizations().join("actions");
+    let tests = yaml(&folder.join("action_test.yaml"));
+    for test in tests["discoveryTests"].as_array().unwrap() {
+        let offered = run_script("actions/discovery.lua", &yaml(&folder.join(test["inputPath"].as_str().unwrap())));
+        for action in test["result"].as_array().unwrap() {
+            let name = action["name"].as_str().unwrap();
+            assert_eq!(offered[name]["disabled"], action["disabled"], "{name}");
+        }
+    }
+    for test in tests["actionTests"].as_array().unwrap() {
+        let action = test["action"].as_str().unwrap();
+        let input = yaml(&folder.join(test["inputPath"].as_str().unwrap()));
+        let expected = yaml(&folder.join(test["expectedOutputPath"].as_str().unwrap()));
+        let output = run_script(&format!("actions/{action}/action.lua"), &input);
+        assert_eq!(output["spec"], expected["spec"], "{action}");
+    }
+}
+
+/// What kstatus says of an object.
+fn kstatus(object: &Value) -> String {
+    let mut command = Command::new(tool("kstatus"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{object}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.split('\t').next().unwrap().to_owned()
+}
+
+/// Every state, from the live operator: what each tool makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
+    let cluster = Cluster::for_test("gitops_health").await;
+    let live = async |name: &str| -> Value {
+        let json = cluster.kubectl_ok(&["get", "sk", name, "-o", "json"], "");
+        serde_json::from_str(&json).unwrap()
+    };
+    let check = async |name: &str, argo_cd: &str, flux: &str| {
+        let object = live(name).await;
+        assert_eq!(
+            (argo_cd_health(&object).0.as_str(), kstatus(&object).as_str()),
+            (argo_cd, flux),
+            "{name}: {object}"
+        );
+    };
+    cluster.apply("fresh", "");
+    check("fresh", "Progressing", "InProgress").await;
+
+    let operator = cluster.start_operator().await;
+    for (name, spec) in [
+        ("valid", ""),
+        ("revoked", "revoked: true"),
+        ("overused", "usageLimit: 3"),
+        ("used-one-off", "type: one-off"),
+        ("expired", "expiresIn: 24h"),
+    ] {
+        cluster.apply(name, spec);
+        cluster.ready(name).await;
+    }
+    for (name, used) in [("overused", 3), ("used-one-off", 1)] {
+        cluster.patch_status(name, json!({ "usedTimes": used })).await;
+        cluster.status_when(name, "overused", |status| status.state == Some(State::Overused)).await;
+    }
+    cluster.kubectl_ok(&["create", "secret", "generic", "taken"], "");
+    cluster.apply("taken", "");
+    cluster.status_when("taken", "stalled", |status| !says(status, "Stalled").is_empty()).await;
+    check("valid", "Healthy", "Current").await;
+    check("revoked", "Suspended", "Current").await;
+    check("overused", "Degraded", "Current").await;
+    check("used-one-off", "Healthy", "Current").await;
+    check("taken", "Degraded", "Failed").await;
+    operator.stop().await;
+
+    // A change that nobody has taken up.
+    cluster.patch_spec("valid", json!({ "revoked": true })).await;
+    check("valid", "Progressing", "InProgress").await;
+
+    let expires = cluster.keys().get("expired").await.unwrap().status.unwrap().expires.unwrap();
+    let later = TestClock::reading(expires.instant() + chrono::Duration::seconds(1));
+    let operator = cluster.start_operator_at(later).await;
+    cluster.status_when("expired", "expired", |status| status.state == Some(State::Expired)).await;
+    check("expired", "Degraded", "Current").await;
+    operator.stop().await;
+}

@@ -1,0 +1,74 @@
+//! Alerts and the dashboard: they ask for metrics that exist, and alert when they should.
+
+use std::{collections::BTreeSet, process::Command};
+
+use serde_json::{Value, json};
+
+use crate::{
+    chart::template_ok,
+    harness::{Cluster, repository, tool},
+};
+
+/// The alert rules as the chart renders them.
+fn alerts() -> Value {
+    let rendered =
+        template_ok(&["--show-only", "templates/monitoring.yaml", "--set", "metrics.prometheusRule.enabled=true"]);
+    let rule: Value = serde_yaml::from_str(&rendered).unwrap();
+    rule["spec"].clone()
+}
+
+#[test]
+fn alerts_fire_when_they_should() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("alerts.yaml"), serde_yaml::to_string(&alerts()).unwrap()).unwrap();
+    let tests = folder.path().join("alerts_test.yaml");
+    std::fs::copy(repository().join("tests/alerts/alerts_test.yaml"), &tests).unwrap();
+    let output = Command::new(tool("promtool")).args(["test", "rules"]).arg(&tests).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+}
+
+/// The names of our metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let word = regex::Regex::new(r"setupkey_[a-z_]+").unwrap();
+    word.find_iter(text).map(|found| found.as_str().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_is_about_a_metric_that_is_exposed() {
+    let cluster = Cluster::for_test("queries").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "usageLimit: 3");
+    cluster.ready("office").await;
+    cluster.patch_status("office", json!({ "usedTimes": 1, "lastUsed": "2026-11-24T06:00:00Z" })).await;
+    cluster.status_when("office", "used", |status| status.used_times == 1).await;
+    crate::harness::let_it_settle().await;
+    let exposed = metrics_in(&operator.metrics.expose().unwrap());
+    let dashboard =
+        std::fs::read_to_string(repository().join("charts/setupkey-operator/files/dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut queries: Vec<String> = queries.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    assert!(queries.len() > 10);
+    let groups = alerts();
+    let rules = groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
+    queries.extend(rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()));
+    for query in &queries {
+        let asked = metrics_in(query);
+        assert!(!asked.is_empty(), "{query}");
+        assert!(asked.is_subset(&exposed), "{query} asks for {:?}", asked.difference(&exposed));
+    }
+    // Each query is one that Prometheus understands.
+    let expressions = queries.iter().enumerate().map(|(number, query)| {
+        let query = query.replace("$__rate_interval", "5m").replace("$namespace", ".*");
+        json!({ "record": format!("query:{number}"), "expr": query })
+    });
+    let rules = json!({ "groups": [{ "name": "queries", "rules": expressions.collect::<Vec<_>>() }] });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queries.yaml");
+    std::fs::write(&file, rules.to_string()).unwrap();
+    let output = Command::new(tool("promtool")).args(["check", "rules"]).arg(&file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    operator.stop().await;
+}
