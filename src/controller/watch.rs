@@ -3,7 +3,10 @@
 use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, channel::mpsc, future, stream::BoxStream};
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::PartialObjectMeta,
@@ -126,11 +129,7 @@ where
     K: Resource<DynamicType = ()> + Watchable + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     watcher(api, config)
-        .modify(|object| {
-            // Half of an object's size, and nothing that a decision is made from.
-            object.meta_mut().managed_fields = None;
-            object.annotations_mut().remove("kubectl.kubernetes.io/last-applied-configuration");
-        })
+        .modify(K::strip)
         .backoff(watch_backoff())
         .reflect(writer)
         .filter_map(|event| {
@@ -166,12 +165,41 @@ fn watch_backoff() -> ExponentialBackoff {
 pub trait Watchable {
     /// Which one.
     const KIND: Kind;
+
+    /// Drops what no decision is made from, which is most of an object's size.
+    fn strip(&mut self);
 }
 
 impl Watchable for WatchedKey {
     const KIND: Kind = Kind::SetupKey;
+
+    fn strip(&mut self) {
+        let metadata = self.meta_mut();
+        metadata.managed_fields = None;
+        metadata.labels = None;
+        metadata.annotations = None;
+        if let Ok(SetupKey { status: Some(status), .. }) = &mut self.0 {
+            status.conditions.shrink_to_fit();
+        }
+    }
 }
 
 impl Watchable for SecretMetadata {
     const KIND: Kind = Kind::Secret;
+
+    /// What is left says whose the Secret is, and in which version.
+    fn strip(&mut self) {
+        let metadata = std::mem::take(&mut self.metadata);
+        let labels = metadata.labels.unwrap_or_default().remove_entry(KEY_LABEL).into_iter().collect();
+        let owners = metadata.owner_references.into_iter().flatten();
+        let owners = owners.map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
+        self.metadata = ObjectMeta {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            resource_version: metadata.resource_version,
+            labels: Some(labels),
+            owner_references: Some(owners.collect()),
+            ..ObjectMeta::default()
+        };
+    }
 }

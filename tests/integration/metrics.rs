@@ -66,7 +66,7 @@ async fn metrics_count_passes_and_requests_and_hold_no_key() {
     cluster.status_when("taken", "stalled", |status| !says(status, "Stalled").is_empty()).await;
     let counts = |series: &str| value(&operator.metrics.expose().unwrap(), series).unwrap_or_default();
     eventually("a stalled pass", || async {
-        (counts("setupkey_reconcile_total{result=\"stalled\"}") != "").then_some(())
+        (!counts("setupkey_reconcile_total{result=\"stalled\"}").is_empty()).then_some(())
     })
     .await;
     assert_eq!(counts("setupkey_api_requests_total{verb=\"create\",resource=\"secrets\",code=\"201\"}"), "1");
