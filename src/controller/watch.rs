@@ -190,15 +190,20 @@ impl Watchable for SecretMetadata {
     /// What is left says whose the Secret is, and in which version.
     fn strip(&mut self) {
         let metadata = std::mem::take(&mut self.metadata);
-        let labels = metadata.labels.unwrap_or_default().remove_entry(KEY_LABEL).into_iter().collect();
         let owners = metadata.owner_references.into_iter().flatten();
         let owners = owners.map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
+        let owners: Vec<_> = owners.collect();
+        // The label says the same as the owner, unless somebody has changed one of them; a map of one costs as much as
+        // all the rest.
+        let label = metadata.labels.unwrap_or_default().remove_entry(KEY_LABEL);
+        let label = label.filter(|(_, name)| owners.iter().all(|owner| owner.name != *name));
+        self.types = None;
         self.metadata = ObjectMeta {
             name: metadata.name,
             namespace: metadata.namespace,
             resource_version: metadata.resource_version,
-            labels: Some(labels),
-            owner_references: Some(owners.collect()),
+            labels: label.map(|label| [label].into()),
+            owner_references: Some(owners),
             ..ObjectMeta::default()
         };
     }
