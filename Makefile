@@ -50,7 +50,9 @@ image: ## build the image without a container engine, as target/image/image.tar
 crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the chart
 	cargo run --quiet -- crds > crds/setupkey.dev_setupkeys.yaml
 	cp crds/setupkey.dev_setupkeys.yaml charts/setupkey-operator/files/crds/
-	{ cat deploy/head.yaml; $(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
+	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.' \
+		'apiVersion: v1' 'kind: Namespace' 'metadata:' '  name: setupkey-system'; \
+		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
 		--show-only templates/rbac.yaml; } > deploy/rbac.yaml
 
 .PHONY: control-plane
@@ -114,5 +116,5 @@ demo: control-plane ## tell the product's story on a real control plane; KEEP=1 
 	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
 
 .PHONY: bench
-bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (half an hour)
+bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)
 	cargo bench --locked --bench controller

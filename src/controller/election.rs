@@ -96,8 +96,8 @@ impl Candidate {
     async fn win_and_hold(&mut self) -> Ended {
         loop {
             match self.claim().await {
-                Ok(true) => break,
-                Ok(false) => {}
+                Ok(Claim::Ours) => break,
+                Ok(Claim::Theirs | Claim::Contested) => {}
                 Err(error) => tracing::warn!(%error, "the lease could not be claimed"),
             }
             // Jitter, or candidates that started together claim together.
@@ -109,8 +109,10 @@ impl Candidate {
         loop {
             sleep(RETRY_PERIOD.min(deadline.saturating_duration_since(Instant::now()))).await;
             match timeout_at(deadline, self.claim()).await {
-                Ok(Ok(true)) => deadline = Instant::now() + RENEW_DEADLINE,
-                Ok(Ok(false)) => return Ended::Lost,
+                Ok(Ok(Claim::Ours)) => deadline = Instant::now() + RENEW_DEADLINE,
+                Ok(Ok(Claim::Theirs)) => return Ended::Lost,
+                // Somebody has edited the Lease, and the next try will show whether they have taken it.
+                Ok(Ok(Claim::Contested)) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "the lease could not be renewed"),
                 Err(_) => return Ended::Lost,
             }
@@ -120,8 +122,8 @@ impl Candidate {
         }
     }
 
-    /// Takes or renews the Lease if it is ours to take; tells whether we hold it now.
-    async fn claim(&mut self) -> Result<bool, Error> {
+    /// Takes or renews the Lease if it is ours to take.
+    async fn claim(&mut self) -> Result<Claim, Error> {
         let (namespace, name) = (self.namespace.clone(), self.name.clone());
         let attempt = |what: &str| Attempt::on(what, &namespace, &name);
         let found = call(attempt("read Lease"), self.leases.get_opt(&self.name)).await?;
@@ -139,15 +141,14 @@ impl Candidate {
                 lease.spec = Some(claimed(lease.spec.as_ref(), &self.identity));
                 call(attempt("renew Lease"), self.leases.replace(&self.name, &PostParams::default(), &lease)).await
             }
-            Some(_) => return Ok(false),
+            Some(_) => return Ok(Claim::Theirs),
         };
         match written {
             Ok(lease) => {
                 self.see(Some(lease));
-                Ok(true)
+                Ok(Claim::Ours)
             }
-            // Somebody was faster.
-            Err(error) if error.code() == Some(409) => Ok(false),
+            Err(error) if error.code() == Some(409) => Ok(Claim::Contested),
             Err(error) => Err(error),
         }
     }
@@ -178,6 +179,16 @@ impl Candidate {
             Err(error) => tracing::warn!(%error, "the lease runs out by itself"),
         }
     }
+}
+
+/// How a claim to the Lease ended.
+enum Claim {
+    /// We hold it.
+    Ours,
+    /// Another holds it.
+    Theirs,
+    /// It was changed while we claimed it.
+    Contested,
 }
 
 /// Why a candidacy ended.

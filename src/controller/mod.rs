@@ -22,7 +22,7 @@ mod unseen;
 mod watch;
 mod write;
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
@@ -46,6 +46,9 @@ use reconcile::Context;
 
 /// Keys worked on at the same time, per watched scope. Each has at most one request in flight.
 const CONCURRENCY: u16 = 32;
+
+/// How long the end may be held up by events that are still to be sent.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// What the controller works on.
 #[derive(Clone, Debug)]
@@ -86,8 +89,10 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     join_all(loops).await;
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
-    if let Err(error) = publisher.await {
-        tracing::warn!(%error, "the event publisher ended early");
+    match tokio::time::timeout(LAST_EVENTS, publisher).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the event publisher ended early"),
+        Err(_) => tracing::debug!("events that could not be sent in time are lost"),
     }
 }
 

@@ -3,12 +3,14 @@
 //! Events are best effort. A pass hands them over and goes on; when the API server is slow, those that do not fit into
 //! the queue are dropped rather than held.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::call::{Attempt, call};
 use crate::{
@@ -18,6 +20,10 @@ use crate::{
 
 /// Events that may wait to be sent.
 const QUEUE: usize = 1024;
+/// Events sent at once after a quiet time, so that a person who does one thing sees it told at once.
+const BURST: u32 = 100;
+/// After a burst, one event in this time: when thousands of keys change together, their Secrets and statuses come first.
+const PERIOD: Duration = Duration::from_millis(100);
 
 /// Where notices are handed over. Cheap to clone.
 #[derive(Clone)]
@@ -57,7 +63,12 @@ impl Notifier {
 impl Publisher {
     /// Runs until every notifier is gone and all is sent.
     pub async fn run(mut self) {
+        let mut pace = Pace::new(Instant::now());
         while let Some((object, notice)) = self.queue.recv().await {
+            // At the end nothing new comes, and what is left is sent without a pause.
+            if !self.queue.is_closed() {
+                tokio::time::sleep_until(pace.next(Instant::now())).await;
+            }
             let attempt = Attempt::on(
                 "record an event for SetupKey",
                 object.namespace.as_deref().unwrap_or_default(),
@@ -77,5 +88,40 @@ impl Publisher {
                 tracing::debug!(%error, "an event is lost");
             }
         }
+    }
+}
+
+/// When the next event may be sent: a bucket that holds [`BURST`] and gains one each [`PERIOD`].
+struct Pace {
+    /// When the bucket would be full, if nothing more were sent.
+    full: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { full: now }
+    }
+
+    /// Takes one out, and tells when it may be used.
+    fn next(&mut self, now: Instant) -> Instant {
+        self.full = self.full.max(now) + PERIOD;
+        (self.full - PERIOD * BURST).max(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_at_a_steady_pace() {
+        let start = Instant::now() + Duration::from_secs(3600);
+        let mut pace = Pace::new(start);
+        let times: Vec<_> = (0..BURST + 3).map(|_| pace.next(start) - start).collect();
+        assert!(times[..BURST as usize].iter().all(Duration::is_zero), "{times:?}");
+        assert_eq!(times[BURST as usize..], [PERIOD, PERIOD * 2, PERIOD * 3]);
+        // After a quiet time there may be another burst.
+        let later = start + PERIOD * BURST * 2;
+        assert_eq!(pace.next(later), later);
     }
 }

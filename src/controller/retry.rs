@@ -11,7 +11,7 @@ use kube::runtime::watcher::ExponentialBackoff;
 /// The first wait, doubled on each failure.
 const SHORTEST: Duration = Duration::from_millis(250);
 /// The longest wait: after a repair, all is well within this.
-const LONGEST: Duration = Duration::from_secs(4);
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// Waits without end, each twice as long as the one before, with jitter.
 pub fn exponential(shortest: Duration, longest: Duration) -> ExponentialBackoff {

@@ -158,7 +158,7 @@ where
 
 /// A watch is one request per process, so it is tried again soon: nothing works without it.
 fn watch_backoff() -> ExponentialBackoff {
-    exponential(Duration::from_millis(200), Duration::from_secs(4))
+    exponential(Duration::from_millis(200), Duration::from_secs(3))
 }
 
 /// A kind that is watched.
