@@ -1,0 +1,156 @@
+//! Requests, as the API server's audit log has them: the one record that the operator cannot flatter.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead as _, BufReader, Seek as _, SeekFrom},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+
+/// Without a request for so long, nothing is left to be done.
+const QUIET: Duration = Duration::from_secs(2);
+/// How long that may take to come.
+const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Class {
+    /// Changes a SetupKey or a Secret.
+    Write,
+    /// Reads one of them.
+    Get,
+    /// Reads all of them.
+    List,
+    /// The publication of an event.
+    Event,
+    /// The start of a watch.
+    Watch,
+    /// Leader election.
+    Lease,
+}
+
+/// How many requests there were, by class and by verb and resource.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(BTreeMap<(Class, String), u64>);
+
+impl Counts {
+    pub fn of(&self, classes: &[Class]) -> u64 {
+        self.0.iter().filter(|((class, _), _)| classes.contains(class)).map(|(_, count)| count).sum()
+    }
+
+    /// The requests of some classes, divided by something, as in "1 create secrets, 1 patch setupkeys/status".
+    pub fn list(&self, classes: &[Class], divisor: f64) -> String {
+        let wanted = self.0.iter().filter(|((class, _), _)| classes.contains(class));
+        let listed =
+            wanted.map(|((_, what), count)| format!("{} {what}", crate::report::number(*count as f64 / divisor)));
+        let listed = listed.collect::<Vec<_>>().join(", ");
+        if listed.is_empty() { "none".to_owned() } else { listed }
+    }
+}
+
+/// The requests of one user from some moment on.
+pub struct Window {
+    log: BufReader<File>,
+    user: String,
+    line: String,
+    pub counts: Counts,
+}
+
+impl Window {
+    pub fn open(path: PathBuf, user: &str) -> anyhow::Result<Self> {
+        let mut log = File::open(&path).with_context(|| format!("could not read {}", path.display()))?;
+        log.seek(SeekFrom::End(0))?;
+        let log = BufReader::with_capacity(1 << 20, log);
+        Ok(Self { log, user: user.to_owned(), line: String::new(), counts: Counts::default() })
+    }
+
+    /// Counts what has come since the last call, and returns how many requests other than watches and leases that were.
+    pub fn read(&mut self) -> anyhow::Result<u64> {
+        let mut active = 0;
+        // A line without its end is one that is being written; the rest of it comes with the next call.
+        while self.log.read_line(&mut self.line)? > 0 && self.line.ends_with('\n') {
+            // Most lines are other people's, and not worth parsing.
+            if self.line.contains(&self.user) {
+                let request: Request = serde_json::from_str(&self.line).context("the audit log has an odd line")?;
+                if let Some((class, what)) = request.counted_for(&self.user) {
+                    active += u64::from(!matches!(class, Class::Watch | Class::Lease));
+                    *self.counts.0.entry((class, what)).or_default() += 1;
+                }
+            }
+            self.line.clear();
+        }
+        Ok(active)
+    }
+
+    /// Waits until the user makes no more requests.
+    pub async fn settle(&mut self) -> anyhow::Result<()> {
+        let (begun, mut last) = (Instant::now(), Instant::now());
+        while last.elapsed() < QUIET {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if self.read()? > 0 {
+                last = Instant::now();
+            }
+            ensure!(begun.elapsed() < SETTLE_LIMIT, "{} still makes requests after {SETTLE_LIMIT:?}", self.user);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    stage: String,
+    verb: String,
+    user: User,
+    #[serde(rename = "requestURI")]
+    uri: String,
+    object_ref: Option<Object>,
+    response_status: Option<Response>,
+}
+
+#[derive(Deserialize)]
+struct User {
+    username: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Object {
+    #[serde(default)]
+    resource: String,
+    subresource: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Response {
+    code: Option<u16>,
+}
+
+impl Request {
+    /// Its class, and its verb and resource, if it is one to count.
+    fn counted_for(&self, user: &str) -> Option<(Class, String)> {
+        // A watch completes when it ends, which may be after we have stopped looking.
+        let counted = if self.verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
+        if self.user.username != user || self.stage != counted {
+            return None;
+        }
+        let Some(object) = &self.object_ref else {
+            return Some((Class::Get, format!("{} {}", self.verb, self.uri)));
+        };
+        let class = match (object.resource.as_str(), self.verb.as_str()) {
+            ("leases", _) => Class::Lease,
+            ("events", _) => Class::Event,
+            (_, "watch") => Class::Watch,
+            (_, "list") => Class::List,
+            (_, "get") => Class::Get,
+            _ => Class::Write,
+        };
+        let subresource = object.subresource.iter().map(|name| format!("/{name}")).collect::<String>();
+        let code = self.response_status.as_ref().and_then(|status| status.code).filter(|code| *code >= 400);
+        let refused = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        Some((class, format!("{} {}{subresource}{refused}", self.verb, object.resource)))
+    }
+}

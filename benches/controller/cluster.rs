@@ -1,0 +1,221 @@
+//! The control plane that is measured on, who works on it, and how the load gets there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use control_plane::{ControlPlane, Options};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Namespace, Secret},
+};
+use kube::{
+    Api, Client, Config,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+use setupkey_operator::{api::SetupKey, controller::tuned};
+
+use crate::audit::Window;
+
+/// Namespace of the operator's and the raw client's ServiceAccounts.
+const SYSTEM: &str = "setupkey-system";
+/// Requests in flight while keys are created, whoever makes the Secrets.
+const CREATORS: usize = 64;
+/// Requests in flight for any other load.
+const WRITERS: usize = 32;
+/// How long a namespace may take to go.
+const DELETION_LIMIT: Duration = Duration::from_secs(300);
+
+pub struct Cluster {
+    // The only field that is never read: it ends the programs when it is dropped.
+    control_plane: ControlPlane,
+    /// The administrator's client: the load and the observer.
+    pub admin: Client,
+    pub operator: Identity,
+    pub raw_client: Identity,
+    /// Such as v1.37.2.
+    pub version: String,
+}
+
+/// A ServiceAccount with the operator's rights.
+pub struct Identity {
+    pub kubeconfig: PathBuf,
+    /// As the audit log calls it.
+    pub user: String,
+}
+
+impl Cluster {
+    /// A control plane with the CRDs, the operator's rights, and a second ServiceAccount with the same rights, so that the
+    /// raw client passes through the same authentication and authorization without being counted with the operator.
+    pub async fn start() -> anyhow::Result<Self> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let control_plane = ControlPlane::start(Options {
+            audit_log: true,
+            crds: vec![repository.join("crds/setupkey.dev_setupkeys.yaml")],
+            // One worker, the default, would take minutes to empty a namespace of ten thousand keys.
+            api_server_args: vec!["--delete-collection-workers=16".to_owned()],
+        })?;
+        let kubectl = |arguments: &[&str]| kubectl(&control_plane, arguments);
+        kubectl(&["apply", "--server-side", "-f", &repository.join("deploy/rbac.yaml").display().to_string()])?;
+        kubectl(&["create", "serviceaccount", "raw-client", "--namespace", SYSTEM])?;
+        let subject = format!("--serviceaccount={SYSTEM}:raw-client");
+        kubectl(&["create", "clusterrolebinding", "raw-client", "--clusterrole=setupkey-operator", &subject])?;
+
+        let admin = client(&control_plane.kubeconfig()).await?;
+        let version =
+            admin.apiserver_version().await.context("could not ask for the API server's version")?.git_version;
+        let operator = identity(&control_plane, "setupkey-operator")?;
+        let raw_client = identity(&control_plane, "raw-client")?;
+        Ok(Self { admin, operator, raw_client, version, control_plane })
+    }
+
+    /// A file beside those of the control plane, which goes with them.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.control_plane.dir().join(name)
+    }
+
+    /// A count of somebody's requests from now on.
+    pub fn requests_of(&self, identity: &Identity) -> anyhow::Result<Window> {
+        Window::open(self.control_plane.audit_log(), &identity.user)
+    }
+
+    pub fn keys(&self, namespace: &str) -> Api<SetupKey> {
+        Api::namespaced(self.admin.clone(), namespace)
+    }
+
+    pub async fn create_namespace(&self, name: &str) -> anyhow::Result<()> {
+        let namespace = Namespace {
+            metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+            ..Namespace::default()
+        };
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        let created = namespaces.create(&PostParams::default(), &namespace).await;
+        created.with_context(|| format!("could not create namespace {name}"))?;
+        Ok(())
+    }
+
+    /// Deletes a namespace and waits until nothing of it is left.
+    pub async fn delete_namespace(&self, name: &str) -> anyhow::Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.admin.clone());
+        let deleted = namespaces.delete(name, &DeleteParams::default()).await;
+        deleted.with_context(|| format!("could not delete namespace {name}"))?;
+        let begun = Instant::now();
+        while namespaces.get_opt(name).await?.is_some() {
+            ensure!(begun.elapsed() < DELETION_LIMIT, "namespace {name} was not gone within {DELETION_LIMIT:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // Garbage collection takes note of what went.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    }
+
+    /// Creates the keys 0 to `count`, as in the README's example.
+    pub async fn create_keys(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
+        let keys = self.keys(namespace);
+        let (keys, parameters) = (&keys, &PostParams::default());
+        each(count, CREATORS, |number| async move {
+            let name = key_name(number);
+            let spec = json!({ "usageLimit": 50, "expiresIn": "2160h", "autoGroups": ["office", "printers"] });
+            let key = SetupKey::new(&name, serde_json::from_value(spec)?);
+            keys.create(parameters, &key).await.with_context(|| format!("could not create SetupKey {name}"))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Merges a change into each of the keys 0 to `count`.
+    pub async fn patch_keys(
+        &self,
+        namespace: &str,
+        count: usize,
+        of: Part,
+        patch: impl Fn(usize) -> Value,
+    ) -> anyhow::Result<()> {
+        let keys = self.keys(namespace);
+        let (keys, parameters) = (&keys, &PatchParams::default());
+        each(count, WRITERS, |number| {
+            let patch = Patch::Merge(patch(number));
+            async move {
+                let name = key_name(number);
+                let patched = match of {
+                    Part::Spec => keys.patch(&name, parameters, &patch).await,
+                    Part::Status => keys.patch_status(&name, parameters, &patch).await,
+                };
+                patched.with_context(|| format!("could not change SetupKey {name}"))?;
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Creates Secrets of 32 KiB that carry no label of ours.
+    pub async fn create_foreign_secrets(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
+        let (secrets, parameters) = (&secrets, &PostParams::default());
+        each(count, WRITERS, |number| async move {
+            let secret = Secret {
+                metadata: ObjectMeta { name: Some(format!("foreign-{number}")), ..ObjectMeta::default() },
+                data: Some([("data".to_owned(), ByteString(vec![b'x'; 32 << 10]))].into()),
+                ..Secret::default()
+            };
+            secrets.create(parameters, &secret).await.context("could not create a foreign Secret")?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// What of a key is changed.
+#[derive(Clone, Copy)]
+pub enum Part {
+    Spec,
+    Status,
+}
+
+/// All names have one length, so that all keys have one size.
+pub fn key_name(number: usize) -> String {
+    format!("key-{number:05}")
+}
+
+/// A client like the operator's: the same limits, and no retries behind our back.
+pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let read = Kubeconfig::read_from(kubeconfig).context("could not read the kubeconfig")?;
+    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+    Client::try_from(tuned(config.context("the kubeconfig is of no use")?)).context("could not make a client")
+}
+
+/// Does something for each number, so many at a time.
+async fn each<F>(count: usize, at_a_time: usize, action: impl Fn(usize) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    stream::iter(0..count).map(Ok).try_for_each_concurrent(at_a_time, action).await
+}
+
+/// The administrator's kubeconfig with the token of a ServiceAccount.
+fn identity(control_plane: &ControlPlane, account: &str) -> anyhow::Result<Identity> {
+    let token = kubectl(control_plane, &["create", "token", account, "--namespace", SYSTEM, "--duration", "4h"])?;
+    let text = fs::read_to_string(control_plane.kubeconfig()).context("could not read the kubeconfig")?;
+    let mut config: Value = serde_yaml::from_str(&text).context("the kubeconfig is not YAML")?;
+    config["users"][0]["user"] = json!({ "token": token.trim() });
+    let kubeconfig = control_plane.dir().join(format!("{account}.kubeconfig"));
+    fs::write(&kubeconfig, config.to_string()).with_context(|| format!("could not write {}", kubeconfig.display()))?;
+    Ok(Identity { kubeconfig, user: format!("system:serviceaccount:{SYSTEM}:{account}") })
+}
+
+fn kubectl(control_plane: &ControlPlane, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(control_plane.kubectl());
+    command.arg("--kubeconfig").arg(control_plane.kubeconfig()).args(arguments).stdin(Stdio::null());
+    let output = command.output().context("could not run kubectl")?;
+    if !output.status.success() {
+        bail!("kubectl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}

@@ -1,0 +1,32 @@
+//! `make bench`: what the controller does and costs with many keys, on a real control plane.
+//!
+//! The operator runs as users run it: a release build, a process of its own, the token of its ServiceAccount, the rights
+//! of deploy/rbac.yaml. What it does is learnt from outside: requests from the API server's audit log, states from a
+//! watch of our own, memory and time from `/proc`. What each row of the table means is told in docs/performance.md.
+
+mod audit;
+mod cluster;
+mod machine;
+mod measure;
+mod observer;
+mod operator;
+mod plot;
+mod process;
+mod raw;
+mod report;
+mod settings;
+
+use settings::Settings;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, namespace, model] = arguments.as_slice()
+        && command == raw::COMMAND
+    {
+        return raw::run(namespace, model.as_ref()).await;
+    }
+    let report = measure::all(&Settings::from_environment()?).await?;
+    println!("\n{}", report.markdown());
+    report.write()
+}

@@ -1,0 +1,71 @@
+//! How soon after its moment a key reads expired.
+//!
+//! A key lives a day at least, so its expiry is moved: it is fixed in the status when the key is issued, and the operator
+//! takes it from there.
+
+use chrono::Utc;
+use serde_json::json;
+use setupkey_operator::api::{State, Timestamp};
+
+use super::Bench;
+use crate::{
+    cluster::Part,
+    operator::Operator,
+    report::{Row, number},
+};
+
+/// Keys that expire one after another, at most, and over how many seconds.
+const SPREAD_KEYS: usize = 1000;
+const SPREAD_SECONDS: u64 = 20;
+
+/// Some keys, a few each second.
+pub async fn spread(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Result<Row> {
+    let count = bench.keys.min(SPREAD_KEYS);
+    bench.say(&format!("{count} keys expire over {SPREAD_SECONDS} s"));
+    let lateness = expire(bench, operator, count, SPREAD_SECONDS).await?;
+    let percentile = |percent: usize| lateness[(lateness.len() * percent).div_ceil(100) - 1];
+    Ok(Row::new(format!("expiry: late, p99 of {count} keys in {SPREAD_SECONDS} s"), bench.keys, percentile(99), "s")
+        .detail(format!("p50 {}, max {}", number(percentile(50)), number(percentile(100))))
+        .at_most(1.0))
+}
+
+/// All keys, in one second.
+pub async fn all_at_once(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Result<Row> {
+    bench.say("all keys expire in one second");
+    let lateness = expire(bench, operator, bench.keys, 1).await?;
+    let last = lateness.last().copied().unwrap_or_default();
+    Ok(Row::new("expiry: all in one second, until all read so", bench.keys, last, "s").at_most(120.0))
+}
+
+/// Lets keys expire over so many seconds, and returns by how many seconds each read so too late, sorted.
+async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, seconds: u64) -> anyhow::Result<Vec<f64>> {
+    let observer = bench.observe().await?;
+    let mut requests = bench.cluster.requests_of(&bench.cluster.operator)?;
+    // The operator takes up each new expiry by a write of its own, and all must be at rest when the first moment comes.
+    let preparation = 10 + count as u64 / 100;
+    let first = Timestamp::from(Utc::now()).plus_seconds(preparation);
+    let moment = |number: usize| first.plus_seconds(number as u64 % seconds);
+    let patch = |number| json!({ "status": { "expires": moment(number).to_string() } });
+    bench.cluster.patch_keys(&bench.namespace, count, Part::Status, patch).await?;
+    requests.settle().await?;
+    anyhow::ensure!(
+        Utc::now() < first.instant(),
+        "this machine could not move the expiry of {count} keys within {preparation} s"
+    );
+
+    let expired = |seen: &crate::observer::Seen| {
+        seen.state == Some(State::Expired) && seen.expires.is_some_and(|expires| expires >= first)
+    };
+    observer.until("expired", count, &mut operator.process, bench.limit(), expired).await?;
+    let mut lateness: Vec<_> = {
+        let keys = observer.keys();
+        let late = keys
+            .values()
+            .filter(|seen| expired(seen))
+            .filter_map(|seen| Some((seen.state_since - seen.expires?.instant()).as_seconds_f64()));
+        late.collect()
+    };
+    lateness.sort_by(f64::total_cmp);
+    requests.settle().await?;
+    Ok(lateness)
+}

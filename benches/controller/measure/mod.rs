@@ -1,0 +1,95 @@
+//! What is measured, in the order in which it is: each part leaves the keys settled for the next.
+
+mod creation;
+mod expiry;
+mod fail_over;
+mod restart;
+mod settled;
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    cluster::Cluster,
+    observer::Observer,
+    report::{Report, Row},
+    settings::Settings,
+};
+
+/// Keys of one size on their cluster.
+struct Bench<'a> {
+    cluster: &'a Cluster,
+    keys: usize,
+    /// The namespace of the keys that the operator made and that stay for all that is measured after.
+    namespace: String,
+    begun: Instant,
+}
+
+impl Bench<'_> {
+    fn say(&self, what: &str) {
+        eprintln!("[{:>4.0} s] {} keys: {what}", self.begun.elapsed().as_secs_f64(), self.keys);
+    }
+
+    async fn observe(&self) -> anyhow::Result<Observer> {
+        Observer::start(self.cluster.keys(&self.namespace)).await
+    }
+
+    /// How long something may take that is done to every key.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(60 + self.keys as u64 / 20)
+    }
+}
+
+/// Everything. Each size has a control plane of its own, so that none is measured on what another left behind.
+pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
+    let begun = Instant::now();
+    let mut report = None;
+    for &keys in &settings.sizes {
+        let cluster = Cluster::start().await?;
+        let report = report.get_or_insert_with(|| Report::new(cluster.version.clone()));
+        let bench = Bench { cluster: &cluster, keys, namespace: "settled".to_owned(), begun };
+        let largest = settings.sizes.last() == Some(&keys);
+        report.rows.extend(of_size(&bench, settings, largest, &mut report.curves).await?);
+    }
+    Ok(report.expect("there is a size"))
+}
+
+async fn of_size(
+    bench: &Bench<'_>,
+    settings: &Settings,
+    largest: bool,
+    curves: &mut Vec<crate::report::Curve>,
+) -> anyhow::Result<Vec<Row>> {
+    let (mut operator, mut rows) = creation::measure(bench, curves).await?;
+    rows.extend(settled::revocation(bench, &mut operator).await?);
+    rows.extend(settled::idle(bench, &mut operator, settings.idle).await?);
+    operator.process.end().await?;
+    let (mut operator, start) = restart::measure(bench, &mut rows).await?;
+    if largest && settings.foreign > 0 {
+        operator.process.end().await?;
+        operator = restart::with_foreign_secrets(bench, settings.foreign, &start, &mut rows).await?;
+    }
+    rows.push(expiry::spread(bench, &mut operator).await?);
+    rows.push(expiry::all_at_once(bench, &mut operator).await?);
+    operator.process.end().await?;
+    if largest {
+        rows.extend(fail_over::measure(bench).await?);
+    }
+    Ok(rows)
+}
+
+/// The middle, or the mean of the two in the middle.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// All values, in their order.
+fn list(values: impl IntoIterator<Item = f64>) -> String {
+    values.into_iter().map(crate::report::number).collect::<Vec<_>>().join(", ")
+}

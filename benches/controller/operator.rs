@@ -1,0 +1,111 @@
+//! The operator, as a process of its own.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cluster::Cluster,
+    process::{GLANCE, Process, Usage, free_port},
+};
+
+/// Logged once this process may work.
+const LEADS: &str = "this process leads";
+/// How long after its start an operator with nothing to do is taken for idle.
+const REST: Duration = Duration::from_secs(10);
+/// Between two looks at the time that it has used; ten of the kernel's ticks.
+const SAMPLE: Duration = Duration::from_millis(100);
+/// The share of a core that it uses while it makes passes, at the least: more than one tick in a sample. Idle, it uses
+/// less than a tick in seconds.
+const BUSY: f64 = 0.15;
+
+pub struct Operator {
+    pub process: Process,
+    health: SocketAddr,
+}
+
+/// How a start went.
+pub struct Start {
+    /// From the start of the process until `/readyz` was ok.
+    pub ready: Duration,
+    /// From the start of the process until it was last busy. Passes that take less than [`BUSY`] of one sample go
+    /// unnoticed, so this is no earlier than `ready`.
+    pub last_pass: Duration,
+    /// After a rest.
+    pub usage: Usage,
+}
+
+impl Operator {
+    /// Starts it with the flags that a deployment has.
+    pub fn spawn(cluster: &Cluster) -> anyhow::Result<Self> {
+        let health = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
+        command.args(["controller", "--leader-elect", "--health-address", &health.to_string()]);
+        let log = cluster.file(&format!("operator-{}.log", health.port()));
+        let process = Process::start("the operator", &mut command, &cluster.operator.kubeconfig, log)?;
+        Ok(Self { process, health })
+    }
+
+    /// Starts it and waits until it works.
+    pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let mut operator = Self::spawn(cluster)?;
+        operator.ready().await?;
+        operator.leads().await?;
+        Ok(operator)
+    }
+
+    /// Waits until its caches are filled.
+    pub async fn ready(&mut self) -> anyhow::Result<Duration> {
+        let health = self.health;
+        self.process.until("become ready", |_| answers_ready(health)).await
+    }
+
+    /// Waits until it leads.
+    pub async fn leads(&mut self) -> anyhow::Result<Duration> {
+        self.process.until("lead", |process| process.has_logged(LEADS)).await
+    }
+
+    /// Starts it, watches it start, and lets it come to rest.
+    pub async fn observed_start(cluster: &Cluster) -> anyhow::Result<(Self, Start)> {
+        let mut operator = Self::spawn(cluster)?;
+        let started = operator.process.started;
+        let (mut ready, mut last_pass) = (None, Duration::ZERO);
+        let (mut sampled, mut cpu) = (Instant::now(), Duration::ZERO);
+        while ready.is_none_or(|ready| started.elapsed() < ready + REST || started.elapsed() < last_pass + REST) {
+            tokio::time::sleep(GLANCE).await;
+            if ready.is_none() && answers_ready(operator.health) {
+                ready = Some(started.elapsed());
+                last_pass = started.elapsed();
+            }
+            if sampled.elapsed() >= SAMPLE {
+                let used = operator.process.usage()?.cpu;
+                if (used - cpu).as_secs_f64() >= BUSY * sampled.elapsed().as_secs_f64() {
+                    last_pass = started.elapsed();
+                }
+                (sampled, cpu) = (Instant::now(), used);
+                operator.process.check()?;
+            }
+            anyhow::ensure!(started.elapsed() < Duration::from_secs(180), "the operator does not come to rest");
+        }
+        // It has been ready for long, so both are there.
+        operator.leads().await?;
+        let start = Start { ready: ready.unwrap_or_default(), last_pass, usage: operator.process.usage()? };
+        Ok((operator, start))
+    }
+}
+
+/// Asks `/readyz`. Blocking, for an answer from this machine takes less than a millisecond.
+fn answers_ready(health: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&health, Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok(&status == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
+}

@@ -1,0 +1,38 @@
+//! What to measure, from the environment.
+
+use std::{env, fmt::Display, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+pub struct Settings {
+    /// Numbers of keys; each is measured on a control plane of its own.
+    pub sizes: Vec<usize>,
+    /// How long to watch an operator that has nothing to do.
+    pub idle: Duration,
+    /// How many Secrets that are none of the operator's business to add.
+    pub foreign: usize,
+}
+
+impl Settings {
+    pub fn from_environment() -> anyhow::Result<Self> {
+        let mut sizes = Vec::new();
+        for size in setting("BENCH_SIZES", "1000,10000".to_owned())?.split([',', ' ']).filter(|size| !size.is_empty()) {
+            let keys = size.parse().ok().filter(|keys| (1..=99_999).contains(keys));
+            sizes.push(keys.with_context(|| format!("BENCH_SIZES has {size:?}, which is no number from 1 to 99999"))?);
+        }
+        ensure!(!sizes.is_empty(), "BENCH_SIZES names no size");
+        sizes.sort_unstable();
+        Ok(Self {
+            sizes,
+            idle: Duration::from_secs(setting("BENCH_IDLE_SECONDS", 60)?.max(1)),
+            foreign: setting("BENCH_FOREIGN", 10_000)?,
+        })
+    }
+}
+
+fn setting<T: FromStr<Err: Display>>(name: &str, default: T) -> anyhow::Result<T> {
+    match env::var(name) {
+        Ok(text) => text.parse().map_err(|error| anyhow::anyhow!("{name} is {text:?}: {error}")),
+        Err(_) => Ok(default),
+    }
+}
