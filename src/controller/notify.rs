@@ -18,12 +18,13 @@ use crate::{
     key::transition::{Notice, Severity},
 };
 
-/// Events that may wait to be sent.
-const QUEUE: usize = 1024;
+/// Events that may wait to be sent. Where more keys change together, some go untold but for the log; an event that comes
+/// minutes late helps nobody.
+const QUEUE: usize = 256;
 /// Events sent at once after a quiet time, so that a person who does one thing sees it told at once.
 const BURST: u32 = 100;
 /// After a burst, one event in this time: when thousands of keys change together, their Secrets and statuses come first.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD: Duration = Duration::from_millis(50);
 
 /// Where notices are handed over. Cheap to clone.
 #[derive(Clone)]
