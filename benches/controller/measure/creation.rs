@@ -34,20 +34,23 @@ impl Creation {
 pub async fn measure(bench: &Bench<'_>, curves: &mut Vec<Curve>) -> anyhow::Result<(Operator, Vec<Row>)> {
     bench.say("warming up, and taking the operator's writes as the raw client's model");
     take_model(bench).await?;
-    let pairs = if bench.keys > 1000 { 2 } else { 3 };
+    // An even number: the API server slows down as it ages, which alternating evens out over two pairs.
+    let pairs = if bench.keys > 1000 { 2 } else { 4 };
     let (mut operators, mut raws, mut running) = (Vec::new(), Vec::new(), None);
     for pair in 1..=pairs {
         bench.say(&format!("creating, comparison {pair} of {pairs}"));
-        // The order alternates. The operator is last in the last pair, for its keys are needed after that.
+        // The operator is last in the last pair, for its keys are needed after that.
         let last = pair == pairs;
+        let raw_namespace = format!("raw-{pair}");
+        let namespace = if last { bench.namespace.clone() } else { format!("operator-{pair}") };
         if (pairs - pair) % 2 == 0 {
-            raws.push(by_raw_client(bench).await?);
-            let (operator, creation) = by_operator(bench, last).await?;
+            raws.push(by_raw_client(bench, &raw_namespace).await?);
+            let (operator, creation) = by_operator(bench, &namespace, last).await?;
             operators.push(creation);
             running = operator;
         } else {
-            operators.push(by_operator(bench, last).await?.1);
-            raws.push(by_raw_client(bench).await?);
+            operators.push(by_operator(bench, &namespace, last).await?.1);
+            raws.push(by_raw_client(bench, &raw_namespace).await?);
         }
     }
     let rows = rows(bench.keys, &operators, &raws);
@@ -101,24 +104,23 @@ async fn take_model(bench: &Bench<'_>) -> anyhow::Result<()> {
     bench.cluster.delete_namespace(NAMESPACE).await
 }
 
-async fn by_operator(bench: &Bench<'_>, keep: bool) -> anyhow::Result<(Option<Operator>, Creation)> {
-    bench.cluster.create_namespace(&bench.namespace).await?;
+async fn by_operator(bench: &Bench<'_>, namespace: &str, keep: bool) -> anyhow::Result<(Option<Operator>, Creation)> {
+    bench.cluster.create_namespace(namespace).await?;
     let mut operator = Operator::start(bench.cluster).await?;
-    let creation = create(bench, &bench.namespace, &mut operator.process, &bench.cluster.operator).await?;
+    let creation = create(bench, namespace, &mut operator.process, &bench.cluster.operator).await?;
     bench.say(&format!("the operator took {:.2} s", creation.seconds()));
     if keep {
         return Ok((Some(operator), creation));
     }
     operator.process.end().await?;
-    bench.cluster.delete_namespace(&bench.namespace).await?;
+    bench.cluster.delete_namespace(namespace).await?;
     Ok((None, creation))
 }
 
-async fn by_raw_client(bench: &Bench<'_>) -> anyhow::Result<Creation> {
-    const NAMESPACE: &str = "raw";
-    bench.cluster.create_namespace(NAMESPACE).await?;
-    let mut process = raw::start(bench.cluster, NAMESPACE).await?;
-    let creation = create(bench, NAMESPACE, &mut process, &bench.cluster.raw_client).await?;
+async fn by_raw_client(bench: &Bench<'_>, namespace: &str) -> anyhow::Result<Creation> {
+    bench.cluster.create_namespace(namespace).await?;
+    let mut process = raw::start(bench.cluster, namespace).await?;
+    let creation = create(bench, namespace, &mut process, &bench.cluster.raw_client).await?;
     drop(process);
     bench.say(&format!("the raw client took {:.2} s", creation.seconds()));
     let writes = creation.counts.of(&[Class::Write]);
@@ -127,7 +129,7 @@ async fn by_raw_client(bench: &Bench<'_>) -> anyhow::Result<Creation> {
         "the raw client made {writes} writes for {} keys, so it is nothing to compare with",
         bench.keys
     );
-    bench.cluster.delete_namespace(NAMESPACE).await?;
+    bench.cluster.delete_namespace(namespace).await?;
     Ok(creation)
 }
 
