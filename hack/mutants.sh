@@ -32,6 +32,9 @@ key-logged-at-trace          | canary_leak | src/controller/write.rs | s/let val
 one-bad-object-ends-all      | an_undecodable_object_stops_nobody | src/controller/reconcile.rs | s/this SetupKey cannot be read and is left alone");/gone"); context.retries.forget(\&(namespace, name)); std::process::abort();/
 lost-lease-kept              | two_leaders | src/controller/election.rs | s/return Ended::Lost/continue/
 lease-not-released           | two_leaders | src/controller/election.rs | s/self\.release()\.await/let _ = \&self.leases/
+transition-told-twice        | each_transition_is_one_json_line | src/key/transition.rs | s/if before\.state == after\.state/if false/
+conflict-told-twice          | each_transition_is_one_json_line | src/key/transition.rs | s/before\.reason == now\.reason/false/
+orphan-adopted               | a_restored_backup | src/key/secret.rs | s/\.any(|owner| owner\.uid == uid)/.any(|owner| owner.uid == uid) || metadata.annotations.as_ref().is_some_and(|found| found.contains_key(ID_ANNOTATION))/
 writes-while-being-deleted   | a_key_that_is_being_deleted_gets_no_new_secret | src/controller/observe.rs | s/if key\.metadata\.deletion_timestamp\.is_some()/if false/
 LIST
 )

@@ -61,7 +61,9 @@ pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMet
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
         match call(attempt(), secrets.get_metadata_opt(name)).await? {
             None => return Ok(SecretView::Absent),
-            Some(found) if !is_owned_by(&found.metadata, key) => return Ok(SecretView::Foreign),
+            Some(found) if !is_owned_by(&found.metadata, key) => {
+                return Ok(SecretView::not_owned(&found.metadata, key));
+            }
             Some(_) => {}
         }
     }
@@ -88,7 +90,7 @@ struct ReadSecret {
 impl ReadSecret {
     fn seen_by(mut self, key: &SetupKey) -> SecretView {
         if !is_owned_by(&self.metadata, key) {
-            return SecretView::Foreign;
+            return SecretView::not_owned(&self.metadata, key);
         }
         let holds = self.data.as_ref().and_then(|data| data.get(key.secret_key()));
         let holds = holds.and_then(|data| KeyValue::parse(&data.0)).map(|value| value.fingerprint());

@@ -90,7 +90,8 @@ pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
     if observed.key.status.as_ref() != Some(&status) {
         return Step::WriteStatus(Box::new(status));
     }
-    if observed.refusal.is_some() || matches!(observed.secret, SecretView::Foreign | SecretView::Unknown) {
+    let out_of_reach = matches!(observed.secret, SecretView::Foreign | SecretView::Orphaned | SecretView::Unknown);
+    if observed.refusal.is_some() || out_of_reach {
         return Step::Wait(Until::Retry);
     }
     let expiry = status.expires.map(|expires| expires.instant() + JUST_AFTER).filter(|moment| *moment > now);
@@ -118,7 +119,7 @@ fn mend_secret(key: &SetupKey, secret: &SecretView, now: DateTime<Utc>) -> Optio
                 _ => Some(Step::ReplaceKey { issue, resource_version }),
             }
         }
-        SecretView::Unknown | SecretView::Foreign | SecretView::AsRecorded => None,
+        SecretView::Unknown | SecretView::Foreign | SecretView::Orphaned | SecretView::AsRecorded => None,
     }
 }
 

@@ -69,7 +69,7 @@ fn record_secret(status: &mut SetupKeyStatus, key: &SetupKey, secret: &SecretVie
                 resource_version: secret.resource_version.clone(),
             });
         }
-        SecretView::Absent | SecretView::Foreign | SecretView::Owned(_) => {
+        SecretView::Absent | SecretView::Foreign | SecretView::Orphaned | SecretView::Owned(_) => {
             status.digest = None;
             status.key = None;
             status.secret = None;
@@ -98,6 +98,14 @@ fn ready(observed: Observed<'_>) -> Finding {
             reason: SECRET_CONFLICT,
             message: format!(
                 "Secret {name:?} exists and is not owned by this SetupKey, so it is left alone. Delete that Secret, or create a SetupKey with another secret.name."
+            ),
+        },
+        SecretView::Orphaned => Finding {
+            holds: false,
+            reason: SECRET_CONFLICT,
+            message: format!(
+                "Secret {name:?} holds a key and has lost its owner, as after a restore, so it is left alone. To keep its key, give it an owner reference to this SetupKey, uid {}; for a new key, delete it.",
+                observed.key.metadata.uid.as_deref().unwrap_or_default()
             ),
         },
         _ => Finding {

@@ -19,6 +19,9 @@ pub enum SecretView {
     Absent,
     /// There is one that is not owned by this `SetupKey`. Nothing more is known of it, for nobody read on.
     Foreign,
+    /// There is one that nobody owns, with the marks of a key of this name: a restored backup leaves it like that. It
+    /// is no more ours than a foreign one, but people can be told how to keep its key.
+    Orphaned,
     /// It is ours and has not changed since the status was written.
     AsRecorded,
     /// It is ours and was read.
@@ -78,6 +81,16 @@ pub struct MetadataPatch {
 pub fn is_owned_by(metadata: &ObjectMeta, key: &SetupKey) -> bool {
     let uid = key.metadata.uid.as_deref().unwrap_or_default();
     metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+}
+
+impl SecretView {
+    /// What the metadata of a Secret tells when this `SetupKey` does not own it.
+    pub fn not_owned(metadata: &ObjectMeta, key: &SetupKey) -> Self {
+        let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
+        let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
+        let owned = metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+        if !owned && id.is_some() && label == key.metadata.name.as_ref() { Self::Orphaned } else { Self::Foreign }
+    }
 }
 
 /// What the Secret of a key should carry: ours, and what the user asked for of what is allowed.

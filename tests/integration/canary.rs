@@ -1,34 +1,25 @@
 //! A known key is found nowhere but in the data of its Secret.
 
-use std::{
-    fs::File,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use control_plane::tie_to_this_thread;
 use serde_json::json;
 use setupkey_operator::api::State;
 
-use crate::harness::{Cluster, condition, eventually, let_it_settle, operator_kubeconfig, says};
+use crate::{
+    harness::{Cluster, condition, let_it_settle, says},
+    process::Process,
+};
 
 /// Runs the real program, as it is run in production, with everything logged.
 #[tokio::test(flavor = "multi_thread")]
 async fn canary_leak() {
     let cluster = Cluster::for_test("canary").await;
     let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("operator.log");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut operator = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
-    let mut operator = tie_to_this_thread(&mut operator)
-        .args(["controller", "--log", "trace", "--namespace", &cluster.namespace])
-        .args(["--health-address", &format!("127.0.0.1:{port}")])
-        .env("KUBECONFIG", operator_kubeconfig(folder.path()))
-        .stdout(Stdio::from(File::create(folder.path().join("stdout")).unwrap()))
-        .stderr(Stdio::from(File::create(&log).unwrap()))
-        .spawn()
-        .unwrap();
+    let address = format!("127.0.0.1:{port}");
+    let flags = ["--log", "trace", "--health-address", &address];
+    let mut operator = Process::start(&cluster, folder.path(), "operator", &flags);
 
     let mut values = Vec::new();
     cluster.apply("office", "usageLimit: 1");
@@ -65,19 +56,11 @@ async fn canary_leak() {
         assert!(answer.starts_with("HTTP/1.0 200"), "{path}: {answer}");
     }
 
-    // SIGTERM ends it in good order.
-    let pid = operator.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let status = eventually("the operator to end", || {
-        let status = operator.try_wait().unwrap();
-        async move { status }
-    })
-    .await;
-    assert!(status.success(), "it ended with {status}");
+    operator.stop().await;
 
     let everything = [
-        ("log", std::fs::read_to_string(&log).unwrap()),
-        ("stdout", std::fs::read_to_string(folder.path().join("stdout")).unwrap()),
+        ("log", operator.log()),
+        ("stdout", operator.stdout()),
         ("SetupKeys", cluster.kubectl_ok(&["get", "sk", "-o", "json"], "")),
         ("table", cluster.kubectl_ok(&["get", "sk"], "")),
         ("events", cluster.kubectl_ok(&["get", "events", "-o", "json"], "")),

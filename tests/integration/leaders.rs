@@ -1,57 +1,24 @@
 //! Several processes, one of which leads.
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     time::{Duration, Instant},
 };
 
-use control_plane::tie_to_this_thread;
 use serde_json::json;
 
-use crate::harness::{Cluster, digest, eventually, operator_kubeconfig};
+use crate::{
+    harness::{Cluster, digest},
+    process::Process,
+};
 
-/// A process of the real program.
-struct Process {
-    child: Child,
-    log: PathBuf,
+fn start(cluster: &Cluster, folder: &Path, name: &str) -> Process {
+    let flags = ["--leader-elect", "--health-address", "127.0.0.1:0", "--log-format", "json"];
+    Process::start(cluster, folder, name, &flags)
 }
 
-impl Process {
-    fn start(cluster: &Cluster, folder: &Path, name: &str) -> Self {
-        let log = folder.join(format!("{name}.log"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
-        let child = tie_to_this_thread(&mut command)
-            .args(["controller", "--leader-elect", "--namespace", &cluster.namespace])
-            .args(["--health-address", "127.0.0.1:0", "--log-format", "json"])
-            .env("KUBECONFIG", operator_kubeconfig(folder))
-            .env("POD_NAME", name)
-            .stderr(Stdio::from(File::create(&log).unwrap()))
-            .spawn()
-            .unwrap();
-        Self { child, log }
-    }
-
-    fn has_logged(&self, text: &str) -> bool {
-        std::fs::read_to_string(&self.log).unwrap().contains(text)
-    }
-
-    async fn leads(&self) {
-        eventually("the process to lead", || async { self.has_logged("this process leads").then_some(()) }).await;
-    }
-
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
-    }
-
-    async fn ended(&mut self) -> std::process::ExitStatus {
-        eventually("the process to end", || {
-            let status = self.child.try_wait().unwrap();
-            async move { status }
-        })
-        .await
-    }
+async fn leads(process: &Process) {
+    process.logs("this process leads").await;
 }
 
 /// The Lease has one name, so this is one test and not three.
@@ -59,9 +26,9 @@ impl Process {
 async fn two_leaders() {
     let cluster = Cluster::for_test("two_leaders").await;
     let folder = tempfile::tempdir().unwrap();
-    let mut first = Process::start(&cluster, folder.path(), "first");
-    first.leads().await;
-    let second = Process::start(&cluster, folder.path(), "second");
+    let mut first = start(&cluster, folder.path(), "first");
+    leads(&first).await;
+    let second = start(&cluster, folder.path(), "second");
     cluster.apply("office", "");
     let issued = cluster.ready("office").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -71,7 +38,7 @@ async fn two_leaders() {
     // The leader is paused until its Lease has run out and another has taken over.
     first.signal("-STOP");
     let paused = Instant::now();
-    second.leads().await;
+    leads(&second).await;
     let took = paused.elapsed();
     assert!(took > Duration::from_secs(10) && took < Duration::from_secs(20), "taken over after {took:?}");
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
@@ -84,7 +51,7 @@ async fn two_leaders() {
     first.signal("-CONT");
     let status = first.ended().await;
     assert!(!status.success(), "a lost lease is an error");
-    assert!(std::fs::read_to_string(&first.log).unwrap().contains("lease was lost"));
+    assert!(first.has_logged("lease was lost"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(cluster.value("office", "setup-key").await, value);
     assert_eq!(cluster.ready("office").await.digest, again.digest);
@@ -93,17 +60,16 @@ async fn two_leaders() {
 
     // On SIGTERM the Lease is handed over.
     let mut second = second;
-    let third = Process::start(&cluster, folder.path(), "third");
-    eventually("the standby to be warm", || async { third.has_logged("the caches are filled").then_some(()) }).await;
+    let third = start(&cluster, folder.path(), "third");
+    third.logs("the caches are filled").await;
     second.signal("-TERM");
     let asked = Instant::now();
-    third.leads().await;
+    leads(&third).await;
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(5), "handed over after {took:?}");
     assert!(second.ended().await.success());
     cluster.apply("last", "");
     cluster.ready("last").await;
     let mut third = third;
-    third.signal("-TERM");
-    assert!(third.ended().await.success());
+    third.stop().await;
 }
