@@ -30,13 +30,14 @@ help: ## list the targets
 test: tools ## run every check: format, lints, licences, and the tests on a real control plane
 	cargo fmt --all --check
 	$(TOOLS)/actionlint -shellcheck= .github/workflows/*.yml
+	if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; fi
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	cargo build --quiet --locked --package control-plane
 	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
 
 .PHONY: tools
-tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
+tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
 
 .PHONY: mutants
 mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
@@ -79,6 +80,9 @@ $(TOOLS)/etcd: $(GO_TOOLS)/etcd/go.mod $(GO_TOOLS)/etcd/go.sum
 
 $(TOOLS)/helm: $(GO_TOOLS)/helm/go.mod $(GO_TOOLS)/helm/go.sum
 	$(call build-go,helm,helm.sh/helm/v4/cmd/helm)
+
+$(TOOLS)/helm3: $(GO_TOOLS)/helm3/go.mod $(GO_TOOLS)/helm3/go.sum
+	$(call build-go,helm3,helm.sh/helm/v3/cmd/helm)
 
 # Arguments: the folder of the module, which is the tool's name too; the package.
 define build-go

@@ -1,6 +1,7 @@
-//! The Helm chart, by the real helm on the real API server.
+//! The Helm chart, by the real helm on the real API server: Helm 4, and Helm 3 where it may differ.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
@@ -10,6 +11,7 @@ use kube::{
     Api, Client, Config, ResourceExt,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde::Deserialize;
 use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
@@ -23,10 +25,31 @@ fn chart() -> PathBuf {
     repository().join("charts/setupkey-operator")
 }
 
-fn helm() -> Command {
-    let mut command = Command::new(tool("helm"));
-    command.stdin(Stdio::null());
-    command
+#[derive(Clone, Copy, Debug)]
+enum Helm {
+    Three,
+    Four,
+}
+
+impl Helm {
+    fn command(self) -> Command {
+        let program = match self {
+            Self::Three => "helm3",
+            Self::Four => "helm",
+        };
+        let mut command = Command::new(tool(program));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// What an upgrade needs that changes objects which were there before the release. Helm 4 applies on the server,
+    /// where fields have owners; Helm 3 takes them over without being told to.
+    fn upgrade(self) -> &'static [&'static str] {
+        match self {
+            Self::Three => &["upgrade"],
+            Self::Four => &["upgrade", "--force-conflicts"],
+        }
+    }
 }
 
 fn ok(output: Output) -> String {
@@ -36,18 +59,22 @@ fn ok(output: Output) -> String {
 
 /// What the chart renders with these arguments.
 pub fn template_ok(arguments: &[&str]) -> String {
-    ok(template(arguments))
+    ok(template(Helm::Four, arguments))
 }
 
-fn template(arguments: &[&str]) -> Output {
-    let mut command = helm();
+fn template(helm: Helm, arguments: &[&str]) -> Output {
+    let mut command = helm.command();
     command.args(["template", "setupkey-operator"]).arg(chart()).args(["--namespace", "setupkey-system"]);
+    // The oldest Kubernetes that the chart is for; without it, Helm takes the one that was stamped in when it was built.
+    command.args(["--kube-version", "1.33.0"]);
     command.args(arguments).output().unwrap()
 }
 
 #[test]
 fn the_chart_passes_the_strict_linter() {
-    ok(helm().args(["lint", "--strict"]).arg(chart()).output().unwrap());
+    for helm in [Helm::Three, Helm::Four] {
+        ok(helm.command().args(["lint", "--strict"]).arg(chart()).output().unwrap());
+    }
 }
 
 #[test]
@@ -77,45 +104,85 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("metrics.prometheusRule.expiresSoonDays=0", "/metrics/prometheusRule/expiresSoonDays"),
         ("unheardOf=1", "unheardOf"),
     ] {
-        let output = template(&["--set", value]);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{value} was accepted");
-        assert!(error.contains(path), "{value}: {error}");
+        for helm in [Helm::Three, Helm::Four] {
+            let output = template(helm, &["--set", value]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success(), "{value} was accepted");
+            assert!(error.contains(path), "{value}: {error}");
+        }
+    }
+}
+
+/// Each value that can be set, by its path. An empty map is one: users fill it.
+fn leaves(value: &Value, path: &str) -> BTreeMap<String, Value> {
+    match value.as_object().filter(|fields| !fields.is_empty()) {
+        None => [(path.to_owned(), value.clone())].into(),
+        Some(fields) => fields.iter().flat_map(|(name, value)| leaves(value, &format!("{path}.{name}"))).collect(),
     }
 }
 
 #[test]
+fn the_readme_of_the_chart_lists_every_value_with_its_default() {
+    let values = std::fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let values = leaves(&serde_yaml::from_str(&values).unwrap(), "");
+    let readme = std::fs::read_to_string(chart().join("README.md")).unwrap();
+    let row = regex::Regex::new(r"(?m)^\| `([^`]+)` \| `([^`]+)` \| [^|]+ \|$").unwrap();
+    let listed =
+        row.captures_iter(&readme).map(|row| (format!(".{}", &row[1]), serde_yaml::from_str(&row[2]).unwrap()));
+    assert_eq!(listed.collect::<BTreeMap<String, Value>>(), values);
+}
+
+/// Values that the chart is rendered with, by name.
+const VALUES: [(&str, &[&str]); 3] = [
+    ("chart-default", &[]),
+    ("chart-namespaces", &["--set", "scope.namespaces={team-a,team-b}"]),
+    (
+        "chart-everything",
+        &[
+            "--set",
+            "metrics.serviceMonitor.enabled=true",
+            "--set",
+            "metrics.prometheusRule.enabled=true",
+            "--set",
+            "networkPolicy.enabled=true",
+            "--set",
+            "policies.maxExpiresIn=720h",
+            "--set",
+            "policies.requireUsageLimit=true",
+            "--set",
+            "policies.oneOffOnly=true",
+            "--set",
+            "policies.allowedGroupsLabel=setupkey.dev/allowed-groups",
+        ],
+    ),
+];
+
+#[test]
 fn the_chart_renders_as_it_did() {
-    let everything = [
-        "--set",
-        "metrics.serviceMonitor.enabled=true",
-        "--set",
-        "metrics.prometheusRule.enabled=true",
-        "--set",
-        "networkPolicy.enabled=true",
-        "--set",
-        "policies.maxExpiresIn=720h",
-        "--set",
-        "policies.requireUsageLimit=true",
-        "--set",
-        "policies.oneOffOnly=true",
-        "--set",
-        "policies.allowedGroupsLabel=setupkey.dev/allowed-groups",
-    ];
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("snapshots");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| {
-        for (name, arguments) in [
-            ("chart-default", &[][..]),
-            ("chart-namespaces", &["--set", "scope.namespaces={team-a,team-b}"][..]),
-            ("chart-everything", &everything[..]),
-        ] {
+        for (name, arguments) in VALUES {
             let rendered = template_ok(&[arguments, &["--set", "crds.enabled=false"]].concat());
             insta::assert_snapshot!(name, rendered);
         }
     });
+}
+
+/// The same objects in the same order: the two differ in empty lines.
+#[test]
+fn helm_3_renders_what_helm_4_renders() {
+    for (name, arguments) in VALUES {
+        let [three, four] = [Helm::Three, Helm::Four].map(|helm| documents(&ok(template(helm, arguments))));
+        assert!(three.len() > 5);
+        assert_eq!(three, four, "{name}");
+    }
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap()).collect()
 }
 
 /// What the chart says of its pods holds where Pod Security *restricted* is enforced, and no role gives Secrets away.
@@ -141,9 +208,18 @@ fn people_s_roles_give_no_right_on_secrets() {
     assert!(!rendered.contains("resources: [secrets]") && !rendered.contains("\"*\""));
 }
 
-/// Install, make a key, upgrade with a changed CRD, uninstall, install again: no key changes, no Secret is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrade_and_removal_change_no_key() {
+    upgrade_and_removal_with(Helm::Four).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrade_and_removal_with_helm_3_change_no_key() {
+    upgrade_and_removal_with(Helm::Three).await;
+}
+
+/// Install, make a key, upgrade with a changed CRD, uninstall, install again: no key changes, no Secret is written.
+async fn upgrade_and_removal_with(by: Helm) {
     // A release owns its CRDs, so this one has a control plane of its own. The garbage collector must know the CRDs
     // from its start, so they are there before it, with the marks by which Helm takes them over.
     let folder = tempfile::tempdir().unwrap();
@@ -155,7 +231,7 @@ async fn upgrade_and_removal_change_no_key() {
     std::fs::write(&file, serde_yaml::to_string(&crd).unwrap()).unwrap();
     let mut own = ControlPlane::start(Options { crds: vec![file], ..Options::default() }).unwrap();
     let helm = |arguments: &[&str], chart: Option<PathBuf>| {
-        let mut command = helm();
+        let mut command = by.command();
         command.arg("--kubeconfig").arg(own.kubeconfig()).args(["--namespace", "setupkey-system"]).args(arguments);
         ok(command.args(chart).output().unwrap())
     };
@@ -203,8 +279,7 @@ async fn upgrade_and_removal_change_no_key() {
     let carried = changed.join("files/crds/setupkey.dev_setupkeys.yaml");
     let crd = std::fs::read_to_string(&carried).unwrap();
     std::fs::write(&carried, crd.replace("- sk\n", "- sk\n    - nbkey\n")).unwrap();
-    // These CRDs were there before the chart, so it has to be told to take their fields over.
-    helm(&["upgrade", "--force-conflicts", "setupkey-operator"], Some(changed));
+    helm(&[by.upgrade(), &["setupkey-operator"]].concat(), Some(changed));
     assert!(
         kubectl(&["get", "crd", "setupkeys.setupkey.dev", "-o", "jsonpath={.spec.names.shortNames}"]).contains("nbkey")
     );
