@@ -43,4 +43,6 @@ cat >"$out/archive/manifest.json" <<JSON
 [{"Config":"config.json","RepoTags":["$image"],"Layers":["layer.tar"]}]
 JSON
 pack "$out/archive" "$out/image.tar" config.json layer.tar manifest.json
-echo "$image: binary $(stat -c %s "$out/root/setupkey-operator") bytes, image $(stat -c %s "$out/image.tar") bytes, $out/image.tar"
+mebibytes() { numfmt --to=iec-i --suffix=B --format=%.1f "$(stat -c %s "$1")"; }
+echo "binary: $(mebibytes "$out/root/setupkey-operator")  $out/root/setupkey-operator"
+echo "image:  $(mebibytes "$out/image.tar")  $out/image.tar, to be loaded as $image"

@@ -190,6 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn only_the_unowned_secret_of_a_key_of_this_name_is_orphaned() {
+        let key: SetupKey = serde_json::from_value(serde_json::json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
+            "metadata": { "name": "office", "uid": "new" }, "spec": {},
+        }))
+        .unwrap();
+        let owner = serde_json::json!([{ "apiVersion": "v1", "kind": "ConfigMap", "name": "office", "uid": "other" }]);
+        let id = "0123456789abcdefghij";
+        for (label, id, owners, orphaned) in [
+            ("office", id, serde_json::json!([]), true),
+            ("cameras", id, serde_json::json!([]), false),
+            ("office", "no id", serde_json::json!([]), false),
+            ("office", id, owner, false),
+        ] {
+            let metadata = serde_json::json!({
+                "labels": { KEY_LABEL: label }, "annotations": { ID_ANNOTATION: id }, "ownerReferences": owners,
+            });
+            let view = SecretView::not_owned(&serde_json::from_value(metadata.clone()).unwrap(), &key);
+            assert_eq!(matches!(view, SecretView::Orphaned), orphaned, "{metadata}");
+        }
+        assert!(matches!(SecretView::not_owned(&ObjectMeta::default(), &key), SecretView::Foreign));
+    }
+
+    #[test]
     fn managed_fields_tell_what_we_wrote() {
         let entries: Vec<ManagedFieldsEntry> = serde_json::from_value(serde_json::json!([
             { "manager": "setupkey-operator", "fieldsV1": { "f:metadata": { "f:labels": { ".": {}, "f:team": {} } } } },
