@@ -8,6 +8,7 @@ SHELL := bash
 GO_TOOLS   := tests/control-plane
 TOOLS      := target/tools
 KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubectl)
+NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 
@@ -61,8 +62,8 @@ control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-m
 $(TOOLS)/kube-%: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
 	$(call build-kube,kube-$*)
 
-$(TOOLS)/kubectl: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
-	$(call build-kube,kubectl)
+$(TOOLS)/kubectl $(TOOLS)/kubelet: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
+	$(call build-kube,$(@F))
 
 # kubectl refuses to talk about versions unless one is stamped in.
 define build-kube

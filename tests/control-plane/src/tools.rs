@@ -41,6 +41,20 @@ impl Tools {
     }
 }
 
+/// The programs that a node needs beside those of the control plane and of the system.
+#[derive(Debug)]
+pub struct NodeTools {
+    pub kubelet: PathBuf,
+    pub scheduler: PathBuf,
+    pub proxy: PathBuf,
+}
+
+impl NodeTools {
+    pub fn locate() -> Result<Self, Error> {
+        Ok(Self { kubelet: built("kubelet")?, scheduler: built("kube-scheduler")?, proxy: built("kube-proxy")? })
+    }
+}
+
 pub fn kubectl() -> Result<PathBuf, Error> {
     asset_or_built("kubectl")
 }
