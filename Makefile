@@ -25,7 +25,7 @@ GO_BUILD    := CGO_ENABLED=0 go build -trimpath
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: test
 test: tools ## run every check: format, lints, licences, and the tests on a real control plane
@@ -33,8 +33,22 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	$(TOOLS)/actionlint -shellcheck= .github/workflows/*.yml
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	cargo clippy --quiet --test e2e --locked -- -D warnings
 	cargo build --quiet --locked --package control-plane
 	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
+
+.PHONY: e2e
+ifdef E2E_KUBECONFIG
+e2e: $(TOOLS)/kubectl $(TOOLS)/helm
+else
+e2e: node
+endif
+e2e: ## run the chart's pods, and pods that use keys, on a real node (root on Linux); STORY=words chooses
+	@hack/e2e.sh
+
+.PHONY: node
+node: control-plane $(NODE_BINS) ## install and build what a node needs: containerd, kubelet and more
+	@hack/node-packages.sh
 
 .PHONY: tools
 tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need

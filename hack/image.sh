@@ -27,5 +27,5 @@ printed=$(unshare --map-root-user --mount sh -c '
 	exec chroot "$0" /setupkey-operator --version' "$PWD/$out/root")
 echo "from an empty, read-only root: $printed"
 
-pack_image "$image" '{"User":"65532:65532","Entrypoint":["/setupkey-operator"]}' "$out/root" "$out/image.tar"
+pack_image "$image" "$OPERATOR_CONFIG" "$out/root" "$out/image.tar"
 echo "$image: binary $(stat -c %s "$out/root/setupkey-operator") bytes, image $(stat -c %s "$out/image.tar") bytes, $out/image.tar"

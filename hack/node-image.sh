@@ -20,4 +20,4 @@ for applet in $("$busybox" --list); do
 done
 mkdir -p "$(dirname "$1")"
 # The name is that in tests/control-plane/src/node/config.rs. Without a command, it waits.
-pack_image localhost/setupkey-node:shell '{"User":"65532:65532","Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}' "$root" "$1"
+pack_image localhost/setupkey-node:shell '{"Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}' "$root" "$1"

@@ -1,6 +1,10 @@
 # Sourced by the scripts that build images: packs a folder into a docker-archive, without a container engine.
 # shellcheck shell=bash
 
+# What the operator's image runs, and as whom: as in the Dockerfile.
+# shellcheck disable=SC2034 # for those who source this
+OPERATOR_CONFIG='{"User":"65532:65532","Entrypoint":["/setupkey-operator"]}'
+
 # The same bytes for the same files, whenever and by whomever they are packed.
 pack() { tar --create --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory "$1" --file "$2" "${@:3}"; }
 

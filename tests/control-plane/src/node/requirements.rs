@@ -29,7 +29,7 @@ pub fn check() -> Result<(), Error> {
         |program: &&(&str, &str)| env::split_paths(SYSTEM_PATH).any(|folder| folder.join(program.0).is_file());
     let mut packages: Vec<_> = PROGRAMS.iter().filter(|program| !on_path(program)).map(|program| program.1).collect();
     let has_plugins = |folder: &&str| PLUGINS.iter().all(|plugin| Path::new(folder).join(plugin).is_file());
-    if !CNI_FOLDERS.iter().any(|folder| has_plugins(&folder)) {
+    if !CNI_FOLDERS.iter().any(has_plugins) {
         packages.push("containernetworking-plugins");
     }
     packages.dedup();
