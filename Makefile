@@ -8,7 +8,7 @@ SHELL := bash
 GO_TOOLS   := tests/control-plane
 TOOLS      := target/tools
 KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubectl)
-NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet)
+NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 
@@ -95,6 +95,9 @@ $(TOOLS)/etcd: $(GO_TOOLS)/etcd/go.mod $(GO_TOOLS)/etcd/go.sum
 $(TOOLS)/helm: $(GO_TOOLS)/helm/go.mod $(GO_TOOLS)/helm/go.sum
 	$(call build-go,helm,helm.sh/helm/v4/cmd/helm)
 
+$(TOOLS)/coredns: $(addprefix $(GO_TOOLS)/coredns/,go.mod go.sum main.go)
+	$(call build-go,coredns,.)
+
 # Arguments: the folder of the module, which is the tool's name too; the package.
 define build-go
 @echo "building $(1) from source"
@@ -125,10 +128,16 @@ $(CARGO_DENY):
 	cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 
 .PHONY: demo
-demo: control-plane ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C
+demo: $(if $(filter 1,$(NODE)),node,control-plane) ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
 	@cargo build --workspace --bins --target-dir target
+ifeq ($(NODE),1)
+	@hack/node-image.sh target/image/shell.tar
+	@echo "starting etcd, kube-apiserver, kube-controller-manager and a node, in a network of their own"
+	@target/debug/control-plane run --node --image target/image/shell.tar --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+else
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
 	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+endif
 
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)

@@ -22,3 +22,7 @@ export E2E_UPGRADE_IMAGE=setupkey-operator:$version-next
 target/debug/control-plane run --node --audit --logs target/e2e-logs \
 	--image target/image/shell.tar --image target/image/image.tar --image target/image/next.tar -- \
 	cargo test --quiet --locked --offline --test e2e -- "${words[@]}"
+if [[ ${#words[@]} -eq 0 ]]; then
+	echo "killed, interrupted and failed runs:"
+	cargo test --quiet --locked --package control-plane --test node -- --ignored --test-threads=1
+fi

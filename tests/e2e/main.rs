@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
     ]);
     suite.one_by_one(vec![
         story!(disturbance::a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown),
-        story!(disturbance::an_upgrade_rolls_and_changes_no_key),
+        story!(disturbance::an_upgrade_rolls_and_changes_no_key, Needs::AnotherImage),
         story!(disturbance::kubelet_and_api_server_restart_and_nothing_is_written, Needs::HandsOnTheNode),
         story!(installation::logs_are_read_with_kubectl_and_hold_no_key),
         story!(disturbance::uninstalled_and_installed_again_it_takes_up_every_key),

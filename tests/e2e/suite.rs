@@ -8,18 +8,31 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, variable};
 
 /// Two cores are busy with this many.
 const AT_A_TIME: usize = 4;
 
 type Run = fn(Arc<Cluster>) -> BoxFuture<'static, ()>;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub enum Needs {
     ACluster,
     /// Programs of the node are killed, so it has to be ours.
     HandsOnTheNode,
+    /// Another tag of the operator's image.
+    AnotherImage,
+}
+
+impl Needs {
+    /// Why the story cannot be told here.
+    fn missing(self, cluster: &Cluster) -> Option<&'static str> {
+        match self {
+            Needs::ACluster => None,
+            Needs::HandsOnTheNode => (!cluster.is_ours()).then_some("it kills programs of the node, which is not ours"),
+            Needs::AnotherImage => variable("E2E_UPGRADE_IMAGE").is_none().then_some("E2E_UPGRADE_IMAGE is not set"),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -115,8 +128,8 @@ impl Suite {
 /// Whether it went well, or could not be told here.
 async fn tell(story: Story, cluster: &Arc<Cluster>) -> bool {
     let name = story.name.replace('_', " ");
-    if story.needs == Needs::HandsOnTheNode && !cluster.is_ours() {
-        println!("skipped  {name}: it kills programs of the node, and this node is not ours");
+    if let Some(reason) = story.needs.missing(cluster) {
+        println!("skipped         {name}: {reason}");
         return true;
     }
     let started = Instant::now();

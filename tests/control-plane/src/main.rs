@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser};
 use control_plane::{
-    ControlPlane, Inside, KUBECONFIG_ENV, Machine, NodeOptions, Options, node_versions, tie_to_this_thread,
+    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, node_versions, tie_to_this_thread,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
@@ -79,7 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Cli::Run { node: false, settings } => run(settings, None),
         Cli::Run { node: true, .. } => run_in_a_machine(env::args_os().skip(2)),
         Cli::RunInside { cgroup, settings } => {
-            let _inside = Inside::furnish(&cgroup)?;
+            furnish(&cgroup)?;
             let node = NodeOptions { images: settings.images.clone(), cgroup };
             run(settings, Some(node))
         }
@@ -91,7 +91,11 @@ fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<Exit
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
     let mut machine = Machine::create()?;
     let inside = ["run-inside".into(), "--cgroup".into(), machine.name().to_owned()];
-    let args = args.filter(|arg| arg != "--node");
+    let mut args: Vec<_> = args.collect();
+    // The first one is ours; another may be the command's.
+    if let Some(ours) = args.iter().position(|arg| arg == "--node") {
+        args.remove(ours);
+    }
     let mut unshare = machine.run(inside.into_iter().chain(args))?;
     let mut deadline = None;
     let status = loop {

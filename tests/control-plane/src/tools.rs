@@ -47,11 +47,17 @@ pub struct NodeTools {
     pub kubelet: PathBuf,
     pub scheduler: PathBuf,
     pub proxy: PathBuf,
+    pub dns: PathBuf,
 }
 
 impl NodeTools {
     pub fn locate() -> Result<Self, Error> {
-        Ok(Self { kubelet: built("kubelet")?, scheduler: built("kube-scheduler")?, proxy: built("kube-proxy")? })
+        Ok(Self {
+            kubelet: built("kubelet")?,
+            scheduler: built("kube-scheduler")?,
+            proxy: built("kube-proxy")?,
+            dns: built("coredns")?,
+        })
     }
 }
 

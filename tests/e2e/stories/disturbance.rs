@@ -27,7 +27,7 @@ pub async fn a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown(cluste
     let release = Release::of(&cluster);
     release.settled().await;
     let (lease, leader) = release.leader().await;
-    let expires = Timestamp::from(Utc::now() + Duration::seconds(6));
+    let expires = Timestamp::from(Utc::now() + Duration::seconds(10));
     place.patch_status("office", json!({ "expires": expires })).await;
     if cluster.is_ours() {
         // As by the kernel, for want of memory: without a word to anybody.
@@ -62,7 +62,7 @@ pub async fn an_upgrade_rolls_and_changes_no_key(cluster: Arc<Cluster>) {
     let before: BTreeSet<_> = release.pods().await.iter().map(image).collect();
     let versions = cluster.versions().await;
 
-    let next = variable("E2E_UPGRADE_IMAGE").expect("E2E_UPGRADE_IMAGE, another tag of the operator's image");
+    let next = variable("E2E_UPGRADE_IMAGE").expect("another image");
     let fewest = async {
         let mut fewest = i32::MAX;
         loop {

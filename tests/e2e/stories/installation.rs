@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::{
@@ -33,20 +33,16 @@ pub async fn the_chart_installs_under_pod_security_restricted(cluster: Arc<Clust
     assert!(lease.spec.unwrap().renew_time.is_some());
 }
 
-/// Through the Service's address, as Prometheus would from a pod. One replica answers, and says whether it leads.
+/// By the Service's name, as Prometheus would from a pod.
 pub async fn metrics_are_scraped_through_the_service(cluster: Arc<Cluster>) {
     let place = cluster.namespace("metrics").await;
     place.apply_key("scraped", "usageLimit: 7");
     place.ready("scraped").await;
     let release = Release::of(&cluster);
-    let service = release.api::<Service>().get(&format!("{}-metrics", Release::NAME)).await.expect("the Service");
-    let address = service.spec.unwrap().cluster_ip.expect("an address");
-    // The leader alone has the keys' series, and the Service chooses.
+    let url = format!("http://{}-metrics.{}:8081/metrics", Release::NAME, release.namespace);
+    // The Service chooses a replica, and the leader alone has the keys' series.
     let script = format!(
-        "until wget -q -O /dev/stdout http://{address}:8081/metrics | grep -E '^setupkey_(usage_limit|leader)' >&2; do
-            sleep 1; done
-        until wget -q -O - http://{address}:8081/metrics | grep 'setupkey_usage_limit.*name=\"scraped\".* 7'; do
-            sleep 1; done
+        "until wget -q -O - {url} | grep 'setupkey_usage_limit.*name=\"scraped\".* 7'; do sleep 1; done
         echo scraped"
     );
     place.start(Script { name: "prometheus", script: &script, key: Key::None }).await;

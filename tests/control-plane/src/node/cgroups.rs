@@ -12,6 +12,11 @@ const FOLDER: &str = "/sys/fs/cgroup";
 
 /// Makes the group in which the kubelet makes all others.
 pub fn create(name: &str) -> Result<(), Error> {
+    // A kubelet wants these controllers in its group, which has those that the root hands down (v2).
+    // Where one cannot be had, the kubelet says so.
+    for controller in ["cpu", "cpuset", "hugetlb", "memory", "pids"] {
+        let _ = fs::write(Path::new(FOLDER).join("cgroup.subtree_control"), format!("+{controller}"));
+    }
     for path in trees().map(|tree| tree.join(name)) {
         match fs::create_dir(&path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

@@ -19,6 +19,7 @@ pub const CONTAINERD_SOCKET: &str = "/run/node/containerd.sock";
 pub const CNI_FOLDERS: &[&str] = &["/usr/lib/cni", "/opt/cni/bin"];
 
 mod name {
+    pub const COREFILE: &str = "Corefile";
     pub const CONTAINERD: &str = "containerd.toml";
     pub const CNI_FOLDER: &str = "cni";
     pub const CNI: &str = "cni/pods.conflist";
@@ -33,7 +34,8 @@ pub fn write(dir: &Path, cgroup: &str) -> Result<(), Error> {
         (name::CONTAINERD, containerd_toml(dir)),
         (name::CNI, cni_json()),
         (name::KUBELET, kubelet_yaml(dir, cgroup)),
-        // There is nobody to ask.
+        (name::COREFILE, corefile(dir)),
+        // There is nobody to ask about the names of others.
         (name::RESOLVER, String::new()),
     ] {
         let path = dir.join(name);
@@ -77,6 +79,28 @@ pub fn proxy(dir: &Path) -> Vec<String> {
         flag("--conntrack-max-per-core", 0),
         flag("--healthz-bind-address", "127.0.0.1:10256"),
     ]
+}
+
+pub fn dns(dir: &Path) -> Vec<String> {
+    vec!["-conf".to_owned(), dir.join(name::COREFILE).display().to_string()]
+}
+
+/// As the administrator: Kubernetes knows no role for it, unlike for the others.
+fn corefile(dir: &Path) -> String {
+    let kubeconfig = dir.join(file::KUBECONFIG);
+    format!(
+        "\
+.:53 {{
+    bind {ADDRESS}
+    errors
+    ready 127.0.0.1:8181
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {}
+    }}
+}}
+",
+        kubeconfig.display()
+    )
 }
 
 fn containerd_toml(dir: &Path) -> String {
@@ -130,6 +154,8 @@ authentication:
   x509: {{ clientCAFile: "{authority}" }}
 authorization: {{ mode: Webhook }}
 resolvConf: "{resolver}"
+clusterDNS: [{ADDRESS}]
+clusterDomain: cluster.local
 # All containers in one group, which goes when the machine goes; no group for the node's own programs.
 cgroupRoot: /{cgroup}
 cgroupDriver: cgroupfs

@@ -77,7 +77,8 @@ impl Machine {
         tie_to_this_thread(&mut command).spawn().map_err(|source| Error::Spawn { program: "unshare".into(), source })
     }
 
-    /// The process that is process 1 inside, by its number outside.
+    /// The process that is process 1 inside, by its number outside. What it has of its own is looked
+    /// for in the end.
     pub fn first_process(&mut self, unshare: &Child) -> Option<i32> {
         let id = unshare.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
@@ -94,16 +95,9 @@ impl Machine {
     }
 }
 
-/// The machine from inside.
-#[derive(Debug)]
-pub struct Inside(());
-
-impl Inside {
-    /// To be called by process 1, before anything else.
-    pub fn furnish(name: &str) -> Result<Self, Error> {
-        shield::raise()?;
-        network::set_up()?;
-        cgroups::create(name)?;
-        Ok(Self(()))
-    }
+/// Makes the machine from inside. To be called by process 1, before anything else.
+pub fn furnish(name: &str) -> Result<(), Error> {
+    shield::raise()?;
+    network::set_up()?;
+    cgroups::create(name)
 }

@@ -1,4 +1,5 @@
-//! A node for the cluster: containerd, kubelet, kube-scheduler and kube-proxy, so that pods run.
+//! A node for the cluster: containerd, kubelet, kube-scheduler, kube-proxy and CoreDNS, so that pods
+//! run.
 //!
 //! It works in a machine of its own, see [`machine`], which is what makes it safe to have: its
 //! network, its mounts and its processes are those of namespaces that end with the process that
@@ -27,7 +28,7 @@ use crate::{
     tools::NodeTools,
 };
 
-pub use machine::{Inside, Machine};
+pub use machine::{Machine, furnish};
 
 /// The node's own address. Nobody outside of its network can see it.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
@@ -56,6 +57,7 @@ pub struct Node {
     kubelet: Process,
     scheduler: Process,
     proxy: Process,
+    dns: Process,
     containerd: Process,
 }
 
@@ -73,6 +75,7 @@ impl Node {
         }
         let mut kubelet = start("kubelet", &tools.kubelet, config::kubelet(dir))?;
         let mut scheduler = start("kube-scheduler", &tools.scheduler, config::scheduler(dir))?;
+        let mut dns = start("coredns", &tools.dns, config::dns(dir))?;
         let mut proxy = start("kube-proxy", &tools.proxy, config::proxy(dir))?;
         let processes = &mut [&mut containerd, &mut scheduler, &mut proxy, &mut kubelet];
         let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
@@ -81,11 +84,13 @@ impl Node {
         })?;
         let processes = &mut [&mut containerd, &mut scheduler, &mut kubelet, &mut proxy];
         wait_for("kube-proxy to route Services", processes, network::services_are_routed)?;
-        Ok(Self { kubelet, scheduler, proxy, containerd })
+        let processes = &mut [&mut containerd, &mut scheduler, &mut kubelet, &mut proxy, &mut dns];
+        wait_for("CoreDNS to know the Services", processes, network::names_are_known)?;
+        Ok(Self { kubelet, scheduler, proxy, dns, containerd })
     }
 
-    pub(crate) fn processes(&mut self) -> [&mut Process; 4] {
-        [&mut self.containerd, &mut self.kubelet, &mut self.scheduler, &mut self.proxy]
+    pub(crate) fn processes(&mut self) -> [&mut Process; 5] {
+        [&mut self.containerd, &mut self.kubelet, &mut self.scheduler, &mut self.proxy, &mut self.dns]
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    io::{self, Write},
+    net::TcpStream,
     process::{Command, Stdio},
 };
 
@@ -34,6 +36,16 @@ pub fn set_up() -> Result<(), Error> {
 
 pub fn services_are_routed() -> bool {
     run("nft", &["list", "map", "ip", "kube-proxy", "service-ips"]).is_ok_and(|map| map.contains("10.96.0.1"))
+}
+
+/// By the answer of CoreDNS' plugin `ready`.
+pub fn names_are_known() -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", 8181))?;
+        stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n")?;
+        io::read_to_string(stream)
+    };
+    ask().is_ok_and(|answer: String| answer.split_whitespace().nth(1) == Some("200"))
 }
 
 pub(super) fn run(program: &str, args: &[&str]) -> Result<String, Error> {
