@@ -111,26 +111,34 @@ impl Suite {
     async fn tell(&self, cluster: &Arc<Cluster>) -> bool {
         let started = Instant::now();
         let first = self.first.expect("a story that the others build on");
-        if !tell(first, cluster).await {
+        if tell(first, cluster).await == Outcome::Failed {
             return false;
         }
         let together = stream::iter(&self.side_by_side).map(|story| tell(*story, cluster));
-        let mut outcomes: Vec<bool> = together.buffer_unordered(AT_A_TIME).collect().await;
+        let mut outcomes: Vec<Outcome> = together.buffer_unordered(AT_A_TIME).collect().await;
         for story in &self.one_by_one {
             outcomes.push(tell(*story, cluster).await);
         }
-        let failed = outcomes.iter().filter(|good| !**good).count();
-        println!("{} stories, {failed} failed, {:.0} s", outcomes.len() + 1, started.elapsed().as_secs_f64());
+        let count = |outcome| outcomes.iter().filter(|one| **one == outcome).count();
+        let (told, failed, skipped) = (count(Outcome::Good) + 1, count(Outcome::Failed), count(Outcome::Skipped));
+        println!("{told} stories ok, {failed} failed, {skipped} skipped, {:.0} s", started.elapsed().as_secs_f64());
         failed == 0
     }
 }
 
-/// Whether it went well, or could not be told here.
-async fn tell(story: Story, cluster: &Arc<Cluster>) -> bool {
+#[derive(Clone, Copy, PartialEq)]
+enum Outcome {
+    Good,
+    Failed,
+    /// It could not be told here.
+    Skipped,
+}
+
+async fn tell(story: Story, cluster: &Arc<Cluster>) -> Outcome {
     let name = story.name.replace('_', " ");
     if let Some(reason) = story.needs.missing(cluster) {
         println!("skipped         {name}: {reason}");
-        return true;
+        return Outcome::Skipped;
     }
     let started = Instant::now();
     // A panic has said on standard error what was wrong.
@@ -139,6 +147,7 @@ async fn tell(story: Story, cluster: &Arc<Cluster>) -> bool {
     println!("{} {seconds:6.1} s  {name}", if good { "ok    " } else { "FAILED" });
     if !good {
         cluster.tell_what_is_there(story.name);
+        return Outcome::Failed;
     }
-    good
+    Outcome::Good
 }
