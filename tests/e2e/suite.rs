@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures::{StreamExt, future::BoxFuture, stream};
+use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, variable};
 
@@ -141,8 +142,11 @@ async fn tell(story: Story, cluster: &Arc<Cluster>) -> Outcome {
         return Outcome::Skipped;
     }
     let started = Instant::now();
+    // A task of its own, which ends when nobody waits for it any more.
+    let mut task = JoinSet::new();
+    task.spawn((story.run)(Arc::clone(cluster)));
     // A panic has said on standard error what was wrong.
-    let good = tokio::spawn((story.run)(Arc::clone(cluster))).await.is_ok();
+    let good = task.join_next().await.is_some_and(|outcome| outcome.is_ok());
     let seconds = Duration::as_secs_f64(&started.elapsed());
     println!("{} {seconds:6.1} s  {name}", if good { "ok    " } else { "FAILED" });
     if !good {
