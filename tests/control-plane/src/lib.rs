@@ -28,6 +28,6 @@ mod tools;
 
 pub use control_plane::{ControlPlane, Options};
 pub use error::Error;
-pub use node::{Machine, NodeOptions, furnish, versions as node_versions};
+pub use node::{Machine, NodeOptions, furnish, missing_packages, versions as node_versions};
 pub use process::tie_to_this_thread;
 pub use shared::{Access, KUBECONFIG_ENV, shared};

@@ -19,7 +19,8 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser};
 use control_plane::{
-    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, node_versions, tie_to_this_thread,
+    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, missing_packages, node_versions,
+    tie_to_this_thread,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
@@ -42,6 +43,8 @@ enum Cli {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Print the Debian packages that `run --node` needs and this machine lacks.
+    MissingPackages,
     /// What `run --node` starts in the new namespaces.
     #[command(hide = true)]
     RunInside {
@@ -78,6 +81,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse() {
         Cli::Run { node: false, settings } => run(settings, None),
         Cli::Run { node: true, .. } => run_in_a_machine(env::args_os().skip(2)),
+        Cli::MissingPackages => {
+            missing_packages()?.iter().for_each(|package| println!("{package}"));
+            Ok(ExitCode::SUCCESS)
+        }
         Cli::RunInside { cgroup, settings } => {
             furnish(&cgroup)?;
             let node = NodeOptions { images: settings.images.clone(), cgroup };
@@ -135,7 +142,7 @@ fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode
     if let Some(early) = early {
         early.store(false, Ordering::SeqCst);
     }
-    let what = if has_node { format!("{} on a node", node_versions()) } else { "control plane".to_owned() };
+    let what = if has_node { format!("a node with {}", node_versions()) } else { "control plane".to_owned() };
     eprintln!("{what} ready in {:.1} s", started.elapsed().as_secs_f64());
 
     let mut child = spawn(&command, &control_plane)?;

@@ -50,6 +50,19 @@ fn a_failed_command_leaves_nothing_behind_but_its_exit_code() {
     machine.traces.are_gone();
 }
 
+/// Left where a janitor was killed, too.
+#[test]
+#[ignore = "needs root and a node; `make e2e` runs it"]
+fn the_next_run_removes_control_groups_of_a_machine_that_is_gone() {
+    let orphan = "setupkey-node-orphan";
+    for tree in trees() {
+        fs::create_dir_all(tree.join(orphan).join("kubepods")).unwrap();
+    }
+    let mut launcher = Machine::start(&WITH_A_POD.replace("exec sleep 600", "exit 0")).launcher;
+    assert!(launcher.wait().unwrap().success());
+    assert_eq!(cgroups(orphan), Vec::<PathBuf>::new());
+}
+
 struct Machine {
     launcher: Child,
     traces: Traces,
@@ -112,9 +125,15 @@ fn links() -> BTreeSet<PathBuf> {
 
 /// The control groups of this name, in all trees.
 fn cgroups(name: &str) -> Vec<PathBuf> {
-    let tree = Path::new("/sys/fs/cgroup");
-    let trees = fs::read_dir(tree).unwrap().map(|entry| entry.unwrap().path()).chain([tree.to_owned()]);
-    trees.map(|tree| tree.join(name)).filter(|group| group.exists()).collect()
+    trees().into_iter().map(|tree| tree.join(name)).filter(|group| group.exists()).collect()
+}
+
+/// One tree (v2), or one for each controller (v1).
+fn trees() -> Vec<PathBuf> {
+    let folder = Path::new("/sys/fs/cgroup");
+    let inner = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_tree = |path: &PathBuf| path.join("cgroup.procs").exists();
+    if is_tree(&folder.to_owned()) { vec![folder.to_owned()] } else { inner.filter(is_tree).collect() }
 }
 
 fn within_fifteen_seconds(promise: &str, holds: impl Fn() -> bool) {

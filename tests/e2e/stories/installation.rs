@@ -14,7 +14,10 @@ use crate::{
 
 /// Two replicas, both ready by their probes, and one of them leads.
 pub async fn the_chart_installs_under_pod_security_restricted(cluster: Arc<Cluster>) {
-    cluster.namespace("operator").await;
+    let place = cluster.namespace("operator").await;
+    let privileged = ["run", "intruder", "--image=none", "--privileged", "--dry-run=server"];
+    let refusal = place.try_kubectl(&privileged, "").expect_err("a privileged pod is let in");
+    assert!(refusal.contains("violates PodSecurity \"restricted"), "{refusal}");
     let release = Release::of(&cluster);
     release.install();
     release.settled().await;

@@ -28,6 +28,30 @@ pub fn create(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes groups of machines that are gone, which are left only where a janitor was killed, too. As
+/// long as it lives, it has the machine's name in its command line.
+pub fn remove_orphans(prefix: &str) {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let commands: Vec<_> = processes.filter_map(|process| fs::read(process.join("cmdline")).ok()).collect();
+    for group in uppermost() {
+        let Some(name) = group.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(prefix))
+        else {
+            continue;
+        };
+        if !commands.iter().any(|command| String::from_utf8_lossy(command).contains(name)) {
+            remove(&group);
+        }
+    }
+}
+
+/// Those that are in use stay.
+fn remove(group: &Path) {
+    for inner in folders(group) {
+        remove(&inner);
+    }
+    let _ = fs::remove_dir(group);
+}
+
 /// The uppermost groups of all trees.
 pub fn uppermost() -> BTreeSet<PathBuf> {
     trees().flat_map(|tree| folders(&tree)).collect()

@@ -23,18 +23,16 @@ use crate::{Error, janitor::Janitor, process::tie_to_this_thread};
 /// What the names of machines begin with.
 pub const PREFIX: &str = "setupkey-node-";
 
-/// Groups are busy until the kernel is done with their processes. Those of an earlier run are there
-/// only if its janitor was killed, and are removed, too, if they are empty.
+/// Groups are busy until the kernel is done with their processes.
 const REMOVE: &str = r#"
     name=$(basename -- "$0")
-    groups() { find /sys/fs/cgroup -depth -type d -path "*/$1*" 2>/dev/null; }
+    groups() { find /sys/fs/cgroup -depth -type d -path "*/$name*" 2>/dev/null; }
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
-        groups "$name" | while read -r group; do rmdir -- "$group"; done
+        groups | while read -r group; do rmdir -- "$group"; done
         rm -rf -- "$0"
-        [ -n "$(groups "$name")" ] || [ -e "$0" ] || break
+        [ -n "$(groups)" ] || [ -e "$0" ] || break
         sleep 1
-    done
-    groups setupkey-node- | while read -r group; do rmdir -- "$group"; done"#;
+    done"#;
 
 /// The machine from outside.
 #[derive(Debug)]
@@ -49,6 +47,7 @@ impl Machine {
     /// Fails with a sentence where a node cannot run.
     pub fn create() -> Result<Self, Error> {
         requirements::check()?;
+        cgroups::remove_orphans(PREFIX);
         let before = Before::look();
         let folder = tempfile::Builder::new()
             .prefix(PREFIX)

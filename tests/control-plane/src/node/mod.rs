@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub use machine::{Machine, furnish};
+pub use requirements::missing_packages;
 
 /// The node's own address. Nobody outside of its network can see it.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
