@@ -8,6 +8,7 @@ SHELL := bash
 GO_TOOLS   := tests/control-plane
 TOOLS      := target/tools
 KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubectl)
+NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 
@@ -24,7 +25,7 @@ GO_BUILD    := CGO_ENABLED=0 go build -trimpath
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: test
 test: tools ## run every check: format, lints, licences, and the tests on a real control plane
@@ -33,8 +34,22 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; fi
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	cargo clippy --quiet --test e2e --locked -- -D warnings
 	cargo build --quiet --locked --package control-plane
 	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
+
+.PHONY: e2e
+ifdef E2E_KUBECONFIG
+e2e: $(TOOLS)/kubectl $(TOOLS)/helm
+else
+e2e: node
+endif
+e2e: ## run the chart's pods, and pods that use keys, on a real node (root on Linux); STORY=words chooses
+	@hack/e2e.sh
+
+.PHONY: node
+node: control-plane $(NODE_BINS) ## install and build what a node needs: containerd, kubelet and more
+	@hack/node-packages.sh
 
 .PHONY: tools
 tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
@@ -62,8 +77,8 @@ control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-m
 $(TOOLS)/kube-%: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
 	$(call build-kube,kube-$*)
 
-$(TOOLS)/kubectl: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
-	$(call build-kube,kubectl)
+$(TOOLS)/kubectl $(TOOLS)/kubelet: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
+	$(call build-kube,$(@F))
 
 # kubectl refuses to talk about versions unless one is stamped in.
 define build-kube
@@ -83,6 +98,9 @@ $(TOOLS)/helm: $(GO_TOOLS)/helm/go.mod $(GO_TOOLS)/helm/go.sum
 
 $(TOOLS)/helm3: $(GO_TOOLS)/helm3/go.mod $(GO_TOOLS)/helm3/go.sum
 	$(call build-go,helm3,helm.sh/helm/v3/cmd/helm)
+
+$(TOOLS)/coredns: $(addprefix $(GO_TOOLS)/coredns/,go.mod go.sum main.go)
+	$(call build-go,coredns,.)
 
 # Arguments: the folder of the module, which is the tool's name too; the package.
 define build-go
@@ -114,10 +132,16 @@ $(CARGO_DENY):
 	cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 
 .PHONY: demo
-demo: control-plane ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C
+demo: $(if $(filter 1,$(NODE)),node,control-plane) ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
 	@cargo build --workspace --bins --target-dir target
+ifeq ($(NODE),1)
+	@hack/node-image.sh target/image/shell.tar
+	@echo "starting etcd, kube-apiserver, kube-controller-manager and a node, in a network of their own"
+	@target/debug/control-plane run --node --image target/image/shell.tar --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+else
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
 	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+endif
 
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)

@@ -2,7 +2,8 @@
 # The story of `make demo`: what a SetupKey does, told with kubectl on a control plane of its own.
 #
 # Every command is printed as it is run, and every claim about it is checked: the first that does not hold ends the demo
-# with exit code 1. KEEP=1 leaves control plane and operator up after the story, until Ctrl-C.
+# with exit code 1. KEEP=1 leaves control plane and operator up after the story, until Ctrl-C. With NODE=1 the cluster
+# has a node, and a pod of it reads a key.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,11 +17,13 @@ readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
 
 operator='' # its process id, once it runs
 keeping=''  # not empty once the story is over and only Ctrl-C is waited for
+number=0    # of the present chapter
 output=''   # what the last shown command printed
 bold='' accent='' plain=''
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then bold=$'\e[1m' accent=$'\e[36m' plain=$'\e[0m'; fi
 
 chapter() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+numbered() { chapter "$((++number)). $*"; }
 say() { printf '\n%s\n' "$*"; }
 fail() { printf '\nThe demo failed: %s.\n' "$*" >&2; exit 1; }
 
@@ -110,7 +113,7 @@ set_up() {
 }
 
 keys_from_manifests() {
-  chapter "1. A setup key is a resource"
+  numbered "A setup key is a resource"
   say "A key for up to 50 machines of an office, one for a single laptop, and one from a Kustomize overlay:"
   run "kubectl apply -f examples/setupkey.yaml -f examples/one-off.yaml"
   run "kubectl apply -k examples/kustomize/production"
@@ -121,7 +124,7 @@ keys_from_manifests() {
 
 the_secret() {
   local value="kubectl get secret office -o jsonpath='{.data.setup-key}' | base64 -d"
-  chapter "2. The key stands in a Secret, and nowhere else"
+  numbered "The key stands in a Secret, and nowhere else"
   say "Pods mount this Secret like any other:"
   run "kubectl describe secret office" 'setup-key: +36 bytes'
   say "Here the key is masked on its way to the screen:"
@@ -132,8 +135,34 @@ the_secret() {
   [[ $output == "$(office digest)" ]] || fail "the digest in the status is not that of the key in the Secret"
 }
 
+# On a node only: elsewhere a pod is accepted and never runs.
+a_pod_reads_it() {
+  numbered "A pod mounts the key"
+  say "A pod that may do nothing but read the file, and prints what it read, masked:"
+  run "kubectl apply -f - <<'YAML'
+apiVersion: v1
+kind: Pod
+metadata: {name: reader}
+spec:
+  restartPolicy: Never
+  securityContext: {runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: reader
+      image: localhost/setupkey-node:shell
+      command: [sed, -E, 's/^(.{5}).*/\\1****/', /etc/netbird/setup-key]
+      volumeMounts: [{name: key, mountPath: /etc/netbird, readOnly: true}]
+      securityContext:
+        {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
+  volumes: [{name: key, secret: {secretName: office, defaultMode: 0400}}]
+YAML"
+  run "$AWAIT --for=jsonpath='{.status.phase}'=Succeeded pod/reader"
+  run "kubectl logs reader" "^$(office key | tr -d '*')\*{4}\$"
+  say "That is the key whose mask the status has:"
+  run "kubectl get setupkey office -o jsonpath='{.status.key}'"
+}
+
 what_it_tells() {
-  chapter "3. Events tell what happened, and the schema explains itself"
+  numbered "Events tell what happened, and the schema explains itself"
   say "What happened to this key so far:"
   eventually "record an event" has_event Issued
   run "kubectl events --for setupkey/office" Issued
@@ -149,7 +178,7 @@ mistake() {
 }
 
 mistakes() {
-  chapter "4. A mistake is refused at once, with what to do"
+  numbered "A mistake is refused at once, with what to do"
   say "A lifetime in days:"
   mistake "expiresIn: 30d" '30 days are 720h'
   say "A one-off key for five machines:"
@@ -164,7 +193,7 @@ mistakes() {
 
 revocation() {
   local conditions='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'
-  chapter "5. A key can be revoked, and allowed again"
+  numbered "A key can be revoked, and allowed again"
   say "To withdraw a key without deleting it, set revoked:"
   run "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"revoked\": true}}'"
   run "$AWAIT --for=condition=Valid=false setupkey/office"
@@ -181,7 +210,7 @@ tampering() {
   local columns=ID:.status.id,KEY:.status.key,DIGEST:.status.digest id first second
   local look="kubectl get setupkey office -o custom-columns=$columns"
   id=$(office id) first=$(office digest)
-  chapter "6. Nobody else chooses a key"
+  numbered "Nobody else chooses a key"
   say "The key before:"
   run "$look" "$id"
   say "Somebody writes a value of their own into the Secret. A new key replaces it, under the same id:"
@@ -201,7 +230,7 @@ tampering() {
 
 conflict() {
   local ready='.status.conditions[?(@.type=="Ready")]'
-  chapter "7. A Secret of somebody else is left alone"
+  numbered "A Secret of somebody else is left alone"
   say "The name that the next SetupKey wants for its Secret is taken:"
   run "kubectl create secret generic cameras --from-literal=password=theirs"
   run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: cameras},
@@ -216,7 +245,7 @@ conflict() {
 }
 
 deletion() {
-  chapter "8. A deleted key takes its Secret along"
+  numbered "A deleted key takes its Secret along"
   say "The SetupKey owns the Secret, so Kubernetes collects it:"
   run "kubectl delete setupkey office"
   run "$AWAIT --for=delete secret/office"
@@ -227,6 +256,10 @@ deletion() {
 
 keep() {
   say "Control plane and operator stay up. For another terminal:"
+  if [[ ${NODE:-0} == 1 ]]; then
+    # The cluster has a network of its own, and this shell numbers of its own for processes.
+    printf '  nsenter --target "$(pgrep --full "^[^ ]*control-plane run-inside")" --mount --net --pid bash # as root\n'
+  fi
   printf '  export KUBECONFIG=%s\n' "$KUBECONFIG"
   printf "  export PATH=%s:\$PATH # for kubectl\n" "$(dirname "$(command -v kubectl)")"
   printf 'The log of the operator: %s\nCtrl-C here (or: kill %s) ends and removes all of it.\n' "$LOG" $$
@@ -244,6 +277,8 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM HUP
 
 set_up
-for part in keys_from_manifests the_secret what_it_tells mistakes revocation tampering conflict deletion; do $part; done
+parts=(keys_from_manifests the_secret)
+if [[ ${NODE:-0} == 1 ]]; then parts+=(a_pod_reads_it); fi
+for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion; do $part; done
 say "Everything was as told here, in $SECONDS seconds."
 if [[ ${KEEP:-0} == 1 ]]; then keep; fi

@@ -6,18 +6,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 image=${IMAGE:-setupkey-operator:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)}
-machine=$(uname -m)
-target=$machine-unknown-linux-gnu
-case $machine in
-x86_64) arch=amd64 ;;
-aarch64) arch=arm64 ;;
-*) echo "no image for the architecture $machine"; exit 1 ;;
-esac
+target=$(uname -m)-unknown-linux-gnu
+source hack/pack-image.sh
 
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" --bin setupkey-operator
 out=target/image
-rm -rf "$out"
-mkdir -p "$out/root" "$out/archive"
+rm -rf "$out/root"
+mkdir -p "$out/root"
 cp "target/$target/release/setupkey-operator" "$out/root/"
 
 if ldd "$out/root/setupkey-operator" 2>&1 | grep -q '=>'; then
@@ -32,17 +27,7 @@ printed=$(unshare --map-root-user --mount sh -c '
 	exec chroot "$0" /setupkey-operator --version' "$PWD/$out/root")
 echo "from an empty, read-only root: $printed"
 
-# The same bytes for the same binary, whenever and by whomever it is packed.
-pack() { tar --create --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory "$1" --file "$2" "${@:3}"; }
-pack "$out/root" "$out/archive/layer.tar" setupkey-operator
-layer=$(sha256sum "$out/archive/layer.tar" | cut -d' ' -f1)
-cat >"$out/archive/config.json" <<JSON
-{"architecture":"$arch","os":"linux","config":{"User":"65532:65532","Entrypoint":["/setupkey-operator"]},"rootfs":{"type":"layers","diff_ids":["sha256:$layer"]}}
-JSON
-cat >"$out/archive/manifest.json" <<JSON
-[{"Config":"config.json","RepoTags":["$image"],"Layers":["layer.tar"]}]
-JSON
-pack "$out/archive" "$out/image.tar" config.json layer.tar manifest.json
+pack_image "$image" "$OPERATOR_CONFIG" "$out/root" "$out/image.tar"
 mebibytes() { numfmt --to=iec-i --suffix=B --format=%.1f "$(stat -c %s "$1")"; }
 echo "binary: $(mebibytes "$out/root/setupkey-operator")  $out/root/setupkey-operator"
 echo "image:  $(mebibytes "$out/image.tar")  $out/image.tar, to be loaded as $image"

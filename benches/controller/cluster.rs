@@ -61,6 +61,7 @@ impl Cluster {
             crds: vec![repository.join("crds/setupkey.dev_setupkeys.yaml")],
             // One worker, the default, would take minutes to empty a namespace of ten thousand keys.
             api_server_args: vec!["--delete-collection-workers=16".to_owned()],
+            ..Options::default()
         })?;
         let kubectl = |arguments: &[&str]| kubectl(&control_plane, arguments);
         kubectl(&["apply", "--server-side", "-f", &repository.join("deploy/rbac.yaml").display().to_string()])?;

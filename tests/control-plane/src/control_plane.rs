@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,8 @@ use crate::{
     flags::{self, file},
     kubeconfig,
     kubectl::Kubectl,
-    process::{Process, Spawner},
+    node::{self, Node, NodeOptions},
+    process::{Process, Program, Spawner},
     tools::Tools,
 };
 
@@ -27,6 +28,15 @@ const ATTEMPTS: u32 = 3;
 
 const DEFAULT_SERVICE_ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/default";
 
+/// Someone whom the API server knows by a token.
+pub(crate) struct User {
+    pub name: &'static str,
+    pub group: &'static str,
+    pub kubeconfig: &'static str,
+}
+
+const ADMIN: User = User { name: "admin", group: "system:masters", kubeconfig: file::KUBECONFIG };
+
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Write each request's metadata to [`ControlPlane::audit_log`].
@@ -37,6 +47,8 @@ pub struct Options {
     pub crds: Vec<PathBuf>,
     /// Flags for kube-apiserver after our own; of a flag that is given twice, the last counts.
     pub api_server_args: Vec<String>,
+    /// Give the cluster a node.
+    pub node: Option<NodeOptions>,
 }
 
 /// A running control plane. Dropping it ends the programs and removes their files.
@@ -44,14 +56,14 @@ pub struct Options {
 /// The fields are dropped in this order: first what writes to the folder, then the folder.
 #[derive(Debug)]
 pub struct ControlPlane {
+    node: Option<Node>,
     controller_manager: Process,
     api_server: Process,
     etcd: Process,
     spawner: Spawner,
     dir: DataDir,
     tools: Tools,
-    api_server_port: u16,
-    api_server_flags: Vec<String>,
+    api_server_address: SocketAddr,
 }
 
 impl ControlPlane {
@@ -71,36 +83,43 @@ impl ControlPlane {
         let dir = DataDir::create()?;
         let spawner = Spawner::start();
         let [etcd_port, api_server_port] = free_ports().map_err(Error::Ports)?;
-        write_files(&dir, api_server_port)?;
+        let has_node = options.node.is_some();
+        let ip = if has_node { node::ADDRESS } else { Ipv4Addr::LOCALHOST };
+        let address = SocketAddr::from((ip, api_server_port));
+        write_files(&dir, address, has_node)?;
         let kubectl = Kubectl { program: &tools.kubectl, dir: dir.path() };
 
-        let mut etcd = Process::start(&spawner, dir.path(), "etcd", &tools.etcd, &flags::etcd(dir.path(), etcd_port))?;
-        wait_for("etcd to listen", &mut [&mut etcd], || listens(etcd_port))?;
+        let program = Program { name: "etcd", path: tools.etcd.clone(), args: flags::etcd(dir.path(), etcd_port) };
+        let mut etcd = Process::start(&spawner, dir.path(), program)?;
+        wait_for("etcd to listen", &mut [&mut etcd], || listens((Ipv4Addr::LOCALHOST, etcd_port).into()))?;
 
-        let mut api_server_flags = flags::api_server(dir.path(), api_server_port, etcd_port, options.audit_log);
-        api_server_flags.extend_from_slice(&options.api_server_args);
-        let mut api_server = start_api_server(&spawner, dir.path(), &tools, &api_server_flags)?;
-        wait_for("kube-apiserver to be ready", &mut [&mut etcd, &mut api_server], || {
-            is_ready(api_server_port, &kubectl)
-        })?;
+        let mut args = flags::api_server(dir.path(), address, etcd_port, has_node);
+        if options.audit_log {
+            args.extend(flags::audit(dir.path()));
+        }
+        args.extend_from_slice(&options.api_server_args);
+        let program = Program { name: "kube-apiserver", path: tools.api_server.clone(), args };
+        let mut api_server = Process::start(&spawner, dir.path(), program)?;
+        wait_for("kube-apiserver to be ready", &mut [&mut etcd, &mut api_server], || is_ready(address, &kubectl))?;
 
         kubectl.install_crds(&options.crds)?;
 
         // Only now, for it gives up on an API server that stays away for ten seconds.
-        let mut controller_manager = Process::start(
-            &spawner,
-            dir.path(),
-            "kube-controller-manager",
-            &tools.controller_manager,
-            &flags::controller_manager(dir.path()),
-        )?;
+        let program = Program {
+            name: "kube-controller-manager",
+            path: tools.controller_manager.clone(),
+            args: flags::controller_manager(dir.path(), has_node),
+        };
+        let mut controller_manager = Process::start(&spawner, dir.path(), program)?;
         wait_for(
             "the ServiceAccount default/default",
             &mut [&mut etcd, &mut api_server, &mut controller_manager],
             || kubectl.gets(DEFAULT_SERVICE_ACCOUNT),
         )?;
 
-        Ok(Self { controller_manager, api_server, etcd, spawner, dir, tools, api_server_port, api_server_flags })
+        let node = options.node.as_ref().map(|node| Node::start(&spawner, dir.path(), &kubectl, node)).transpose()?;
+
+        Ok(Self { node, controller_manager, api_server, etcd, spawner, dir, tools, api_server_address: address })
     }
 
     /// The folder with everything of this control plane, such as `kube-apiserver.log`.
@@ -122,7 +141,7 @@ impl ControlPlane {
 
     /// The API server's address, such as `https://127.0.0.1:34567`.
     pub fn url(&self) -> String {
-        url(self.api_server_port)
+        url(self.api_server_address)
     }
 
     /// The path of a kubectl that fits the API server.
@@ -141,35 +160,56 @@ impl ControlPlane {
     pub fn restart_api_server(&mut self) -> Result<(), Error> {
         let kubectl = Kubectl { program: &self.tools.kubectl, dir: self.dir.path() };
         self.api_server.kill();
-        self.api_server = start_api_server(&self.spawner, self.dir.path(), &self.tools, &self.api_server_flags)?;
+        self.api_server.revive(&self.spawner)?;
         wait_for(
             "kube-apiserver to be ready again",
             &mut [&mut self.etcd, &mut self.controller_manager, &mut self.api_server],
-            || is_ready(self.api_server_port, &kubectl),
+            || is_ready(self.api_server_address, &kubectl),
         )
+    }
+
+    /// Starts programs again that have ended, as the service manager of a machine does. So whoever
+    /// wants to see one restarted may kill it. Returns the names of those that had ended.
+    pub fn revive(&mut self) -> Result<Vec<&'static str>, Error> {
+        let mut processes = vec![&mut self.etcd, &mut self.api_server, &mut self.controller_manager];
+        processes.extend(self.node.iter_mut().flat_map(Node::processes));
+        let mut revived = Vec::new();
+        for process in processes {
+            if process.revive(&self.spawner)? {
+                revived.push(process.name());
+            }
+        }
+        Ok(revived)
     }
 
     /// Ends the programs. The files stay until the control plane is dropped.
     pub fn stop(&mut self) {
         // Their data is about to be thrown away, so there is no reason to be gentle.
+        self.node = None;
         self.controller_manager.kill();
         self.api_server.kill();
         self.etcd.kill();
     }
 }
 
-fn write_files(dir: &DataDir, api_server_port: u16) -> Result<(), Error> {
-    let certificates = Certificates::generate(flags::SERVICE_IP)?;
-    let token = format!("{:032x}", rand::random::<u128>());
-    let kubeconfig = kubeconfig::render(&url(api_server_port), &certificates.authority, &token);
+fn write_files(dir: &DataDir, address: SocketAddr, has_node: bool) -> Result<(), Error> {
+    let certificates = Certificates::generate(&[address.ip(), Ipv4Addr::LOCALHOST.into(), flags::SERVICE_IP.into()])?;
+    let mut tokens = String::new();
+    for user in node::USERS.iter().filter(|_| has_node).chain([&ADMIN]) {
+        let token = format!("{:032x}", rand::random::<u128>());
+        let kubeconfig = kubeconfig::render(&url(address), &certificates.authority, user.name, &token);
+        dir.write(user.kubeconfig, &kubeconfig)?;
+        tokens += &format!("{token},{0},{0},\"{1}\"\n", user.name, user.group);
+    }
     for (name, contents) in [
         (file::AUTHORITY, certificates.authority.as_str()),
         (file::API_SERVER, &certificates.api_server),
         (file::API_SERVER_KEY, &certificates.api_server_key),
+        (file::KUBELET_CLIENT, &certificates.kubelet_client),
+        (file::KUBELET_CLIENT_KEY, &certificates.kubelet_client_key),
         (file::SERVICE_ACCOUNT_KEY, &certificates.service_account_key),
         (file::SERVICE_ACCOUNT_PUBLIC_KEY, &certificates.service_account_public_key),
-        (file::ADMIN_TOKEN, &format!("{token},admin,admin,\"system:masters\"\n")),
-        (file::KUBECONFIG, &kubeconfig),
+        (file::TOKENS, &tokens),
         (file::AUDIT_POLICY, flags::AUDIT_POLICY),
     ] {
         dir.write(name, contents)?;
@@ -177,12 +217,12 @@ fn write_files(dir: &DataDir, api_server_port: u16) -> Result<(), Error> {
     Ok(())
 }
 
-fn start_api_server(spawner: &Spawner, dir: &Path, tools: &Tools, flags: &[String]) -> Result<Process, Error> {
-    Process::start(spawner, dir, "kube-apiserver", &tools.api_server, flags)
-}
-
 /// Waits while all `processes` live. The last of them is the one that is waited for.
-fn wait_for(awaited: &'static str, processes: &mut [&mut Process], ready: impl Fn() -> bool) -> Result<(), Error> {
+pub(crate) fn wait_for(
+    awaited: &'static str,
+    processes: &mut [&mut Process],
+    ready: impl Fn() -> bool,
+) -> Result<(), Error> {
     let deadline = Instant::now() + READY_LIMIT;
     loop {
         let is_ready = ready();
@@ -207,17 +247,17 @@ fn wait_for(awaited: &'static str, processes: &mut [&mut Process], ready: impl F
     }
 }
 
-fn is_ready(port: u16, kubectl: &Kubectl) -> bool {
+fn is_ready(address: SocketAddr, kubectl: &Kubectl) -> bool {
     // To knock is cheaper than to run kubectl while nobody is in.
-    listens(port) && kubectl.gets("/readyz")
+    listens(address) && kubectl.gets("/readyz")
 }
 
-fn listens(port: u16) -> bool {
-    TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
 }
 
-fn url(port: u16) -> String {
-    format!("https://127.0.0.1:{port}")
+fn url(address: SocketAddr) -> String {
+    format!("https://{address}")
 }
 
 /// Different ports that nobody listens on at this moment.

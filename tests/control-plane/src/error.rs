@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no {}: run `make control-plane`, which builds it", path.display())]
+    #[error("there is no {}: run `make control-plane`, or `make node` for a node, which builds it", path.display())]
     MissingTool { path: PathBuf },
 
     #[error(
@@ -22,6 +22,15 @@ pub enum Error {
 
     #[error("could not make the certificates of the control plane")]
     Certificates(#[from] rcgen::Error),
+
+    #[error("{0}")]
+    NoNode(String),
+
+    #[error("could not mount {} for the node", path.display())]
+    Mount { path: PathBuf, source: io::Error },
+
+    #[error("`{command}` failed: {stderr}")]
+    Command { command: String, stderr: String },
 
     #[error("could not run {}", program.display())]
     Spawn { program: PathBuf, source: io::Error },

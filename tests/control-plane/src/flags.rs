@@ -1,15 +1,19 @@
-//! What the programs are told. Everything listens on 127.0.0.1 only.
+//! What the programs are told. Everything listens on 127.0.0.1 only; with a node, which has a network of its own, the
+//! API server listens on the node's address, for pods have to reach it.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 /// The services' addresses, and the first of them, which kube-apiserver gives to the `kubernetes`
 /// Service.
-const SERVICE_RANGE: &str = "10.96.0.0/24";
+pub const SERVICE_RANGE: &str = "10.96.0.0/24";
 pub const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// Garbage collection, the life of a namespace, quotas and aggregated roles: what an operator and
 /// its users lean on. The controllers that would need a node, such as the one for Deployments, are
-/// left out.
+/// left out where there is none.
 const CONTROLLERS: &[&str] = &[
     "clusterrole-aggregation-controller",
     "garbage-collector-controller",
@@ -29,15 +33,20 @@ rules:
 
 /// Names of files in the data directory.
 pub mod file {
-    pub const ADMIN_TOKEN: &str = "tokens.csv";
     pub const API_SERVER: &str = "apiserver.crt";
     pub const API_SERVER_KEY: &str = "apiserver.key";
     pub const AUDIT_LOG: &str = "audit.log";
     pub const AUDIT_POLICY: &str = "audit-policy.yaml";
     pub const AUTHORITY: &str = "ca.crt";
     pub const KUBECONFIG: &str = "kubeconfig";
+    pub const KUBELET_CLIENT: &str = "kubelet-client.crt";
+    pub const KUBELET_CLIENT_KEY: &str = "kubelet-client.key";
+    pub const KUBELET_KUBECONFIG: &str = "kubelet.kubeconfig";
+    pub const PROXY_KUBECONFIG: &str = "kube-proxy.kubeconfig";
+    pub const SCHEDULER_KUBECONFIG: &str = "kube-scheduler.kubeconfig";
     pub const SERVICE_ACCOUNT_KEY: &str = "service-account.key";
     pub const SERVICE_ACCOUNT_PUBLIC_KEY: &str = "service-account.pub";
+    pub const TOKENS: &str = "tokens.csv";
 }
 
 pub fn etcd(dir: &Path, port: u16) -> Vec<String> {
@@ -56,41 +65,58 @@ pub fn etcd(dir: &Path, port: u16) -> Vec<String> {
     ]
 }
 
-pub fn api_server(dir: &Path, port: u16, etcd_port: u16, audit_log: bool) -> Vec<String> {
+pub fn api_server(dir: &Path, address: SocketAddr, etcd_port: u16, has_node: bool) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut flags = vec![
         flag("--etcd-servers", format!("http://127.0.0.1:{etcd_port}")),
-        flag("--bind-address", Ipv4Addr::LOCALHOST),
-        flag("--secure-port", port),
+        flag("--bind-address", address.ip()),
+        flag("--secure-port", address.port()),
         // Without it, kube-apiserver looks for an address that others can reach, and a machine may
-        // have none. It does not publish a loopback address as an endpoint, so there is nothing to
-        // reconcile.
-        flag("--advertise-address", Ipv4Addr::LOCALHOST),
-        flag("--endpoint-reconciler-type", "none"),
+        // have none.
+        flag("--advertise-address", address.ip()),
         flag("--tls-cert-file", file(file::API_SERVER)),
         flag("--tls-private-key-file", file(file::API_SERVER_KEY)),
-        flag("--token-auth-file", file(file::ADMIN_TOKEN)),
-        flag("--authorization-mode", "RBAC"),
+        flag("--token-auth-file", file(file::TOKENS)),
         flag("--service-account-issuer", "https://kubernetes.default.svc"),
         flag("--service-account-key-file", file(file::SERVICE_ACCOUNT_PUBLIC_KEY)),
         flag("--service-account-signing-key-file", file(file::SERVICE_ACCOUNT_KEY)),
         flag("--service-cluster-ip-range", SERVICE_RANGE),
         flag("--profiling", false),
     ];
-    if audit_log {
-        flags.push(flag("--audit-log-path", file(file::AUDIT_LOG)));
-        flags.push(flag("--audit-policy-file", file(file::AUDIT_POLICY)));
-        // One file without rotation, so that a reader can count on it.
-        flags.push(flag("--audit-log-maxsize", 0));
+    if has_node {
+        flags.extend([
+            // A kubelet sees the Secrets of its own pods and no others, as in every real cluster.
+            flag("--authorization-mode", "Node,RBAC"),
+            flag("--enable-admission-plugins", "NodeRestriction"),
+            // For the logs of pods, and to run commands in them.
+            flag("--kubelet-client-certificate", file(file::KUBELET_CLIENT)),
+            flag("--kubelet-client-key", file(file::KUBELET_CLIENT_KEY)),
+            flag("--kubelet-preferred-address-types", "InternalIP"),
+        ]);
+    } else {
+        flags.extend([
+            flag("--authorization-mode", "RBAC"),
+            // A loopback address is not published as an endpoint, so there is nothing to reconcile.
+            flag("--endpoint-reconciler-type", "none"),
+        ]);
     }
     flags
 }
 
-pub fn controller_manager(dir: &Path) -> Vec<String> {
+pub fn audit(dir: &Path) -> Vec<String> {
+    vec![
+        flag("--audit-log-path", dir.join(file::AUDIT_LOG).display()),
+        flag("--audit-policy-file", dir.join(file::AUDIT_POLICY).display()),
+        // One file without rotation, so that a reader can count on it.
+        flag("--audit-log-maxsize", 0),
+    ]
+}
+
+pub fn controller_manager(dir: &Path, has_node: bool) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     vec![
         flag("--kubeconfig", file(file::KUBECONFIG)),
-        flag("--controllers", CONTROLLERS.join(",")),
+        flag("--controllers", if has_node { "*".to_owned() } else { CONTROLLERS.join(",") }),
         flag("--service-account-private-key-file", file(file::SERVICE_ACCOUNT_KEY)),
         flag("--root-ca-file", file(file::AUTHORITY)),
         flag("--use-service-account-credentials", false),
@@ -102,6 +128,6 @@ pub fn controller_manager(dir: &Path) -> Vec<String> {
     ]
 }
 
-fn flag(name: &str, value: impl std::fmt::Display) -> String {
+pub fn flag(name: &str, value: impl std::fmt::Display) -> String {
     format!("{name}={value}")
 }

@@ -4,7 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 /// The authority is inside the file rather than beside it, so that a copy of the file works
 /// anywhere.
-pub fn render(url: &str, authority_pem: &str, token: &str) -> String {
+pub fn render(url: &str, authority_pem: &str, user: &str, token: &str) -> String {
     let authority = STANDARD.encode(authority_pem);
     format!(
         "\
@@ -16,14 +16,14 @@ clusters:
     server: {url}
     certificate-authority-data: {authority}
 users:
-- name: admin
+- name: {user}
   user:
     token: {token}
 contexts:
 - name: control-plane
   context:
     cluster: control-plane
-    user: admin
+    user: {user}
 current-context: control-plane
 "
     )

@@ -22,6 +22,12 @@ impl Kubectl<'_> {
             .is_ok_and(|output| output.status.success())
     }
 
+    /// What kubectl prints, if it succeeds.
+    pub fn prints(&self, args: &[&str]) -> Option<String> {
+        let output = self.run(args.iter().map(OsStr::new)).ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    }
+
     /// Returns when the API server serves what the files define.
     pub fn install_crds(&self, files: &[PathBuf]) -> Result<(), Error> {
         for path in files {

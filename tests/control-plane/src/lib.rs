@@ -2,8 +2,8 @@
 //!
 //! Tests that talk to a mock learn what the mock's author believed. This crate starts the real
 //! programs, in seconds and without a container engine, so that RBAC, admission, garbage collection
-//! and token requests are the ones that users will meet. There is no node: pods are accepted and
-//! never run.
+//! and token requests are the ones that users will meet. Without a node, pods are accepted and never
+//! run; `control-plane run --node` has one, for which it needs root on Linux: see `node/`.
 //!
 //! - A test binary calls [`shared`] and gets the one control plane of its process, or the one that
 //!   `control-plane run -- cargo test` has started for several of them.
@@ -11,20 +11,23 @@
 //!   [`ControlPlane::restart_api_server`].
 //!
 //! On Linux, nothing outlives the process that started it, whichever way that process ends: see
-//! `process.rs` for the programs and `data_dir.rs` for the files.
+//! `process.rs` for the programs and `janitor.rs` for the files.
 
 mod certificates;
 mod control_plane;
 mod data_dir;
 mod error;
 mod flags;
+mod janitor;
 mod kubeconfig;
 mod kubectl;
+mod node;
 mod process;
 mod shared;
 mod tools;
 
 pub use control_plane::{ControlPlane, Options};
 pub use error::Error;
+pub use node::{Machine, NodeOptions, furnish, missing_packages, versions as node_versions};
 pub use process::tie_to_this_thread;
 pub use shared::{Access, KUBECONFIG_ENV, shared};

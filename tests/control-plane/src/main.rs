@@ -3,17 +3,25 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{self, IsTerminal},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use clap::Parser;
-use control_plane::{ControlPlane, KUBECONFIG_ENV, Options, tie_to_this_thread};
+use clap::{Args, Parser};
+use control_plane::{
+    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, missing_packages, node_versions,
+    tie_to_this_thread,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -28,32 +36,122 @@ const COMMAND_GRACE: Duration = Duration::from_secs(10);
 enum Cli {
     /// Run a command with KUBECONFIG pointing to a new control plane, and end both together.
     Run {
-        /// After the command has succeeded, keep the control plane until Ctrl-C.
+        /// Give the cluster a node, in namespaces of its own; needs root on Linux. The command runs
+        /// in them, too, for nothing of the cluster can be reached from outside.
         #[arg(long)]
-        keep: bool,
-        /// Write each request's metadata to $CONTROL_PLANE_DIR/audit.log.
+        node: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Print the Debian packages that `run --node` needs and this machine lacks.
+    MissingPackages,
+    /// What `run --node` starts in the new namespaces.
+    #[command(hide = true)]
+    RunInside {
         #[arg(long)]
-        audit: bool,
-        /// Install the CustomResourceDefinitions of this file first; may be repeated.
-        #[arg(long, value_name = "FILE")]
-        crds: Vec<PathBuf>,
-        /// The command and its arguments.
-        #[arg(last = true, required = true, value_name = "CMD")]
-        command: Vec<OsString>,
+        cgroup: String,
+        #[command(flatten)]
+        settings: Settings,
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let Cli::Run { keep, audit, crds, command } = Cli::parse();
+#[derive(Args)]
+struct Settings {
+    /// After the command has succeeded, keep the control plane until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// Write each request's metadata to $CONTROL_PLANE_DIR/audit.log.
+    #[arg(long)]
+    audit: bool,
+    /// Install the CustomResourceDefinitions of this file first; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    crds: Vec<PathBuf>,
+    /// Import this image archive into the node; may be repeated.
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// Copy the logs of all programs into this folder when the command fails.
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
 
-    let started = Instant::now();
-    // A signal during the start ends us in the ordinary way, and the programs and files with us.
-    let control_plane = ControlPlane::start(Options { audit_log: audit, crds, ..Options::default() })?;
+fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse() {
+        Cli::Run { node: false, settings } => run(settings, None),
+        Cli::Run { node: true, .. } => run_in_a_machine(env::args_os().skip(2)),
+        Cli::MissingPackages => {
+            missing_packages()?.iter().for_each(|package| println!("{package}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Cli::RunInside { cgroup, settings } => {
+            furnish(&cgroup)?;
+            let node = NodeOptions { images: settings.images.clone(), cgroup };
+            run(settings, Some(node))
+        }
+    }
+}
+
+/// Starts this program once more, in a machine of its own, and cleans up after it.
+fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
-    eprintln!("control plane ready in {:.1} s", started.elapsed().as_secs_f64());
+    let mut machine = Machine::create()?;
+    let inside = ["run-inside".into(), "--cgroup".into(), machine.name().to_owned()];
+    let mut args: Vec<_> = args.collect();
+    // The first one is ours; another may be the command's.
+    if let Some(ours) = args.iter().position(|arg| arg == "--node") {
+        args.remove(ours);
+    }
+    let mut unshare = machine.run(inside.into_iter().chain(args))?;
+    let mut deadline = None;
+    let status = loop {
+        if let Some(status) = unshare.try_wait().context("could not wait for the machine")? {
+            break status;
+        }
+        let first = machine.first_process(&unshare).and_then(Pid::from_raw);
+        for signal in signals.pending() {
+            // It gives its command time to end, and then needs some itself.
+            deadline.get_or_insert_with(|| Instant::now() + COMMAND_GRACE * 2);
+            if let Some(first) = first {
+                pass_on(signal, first);
+            }
+        }
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            unshare.kill().context("could not end the machine")?;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let left = machine.remove();
+    if !left.is_empty() {
+        anyhow::bail!("left behind:\n{}", left.join("\n"));
+    }
+    eprintln!("nothing left behind");
+    Ok(exit_code(status))
+}
+
+fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode> {
+    let Settings { keep, audit, crds, logs, command, .. } = settings;
+    let started = Instant::now();
+    let has_node = node.is_some();
+    // A signal during the start ends us in the ordinary way, and the programs and files with us.
+    // But the kernel gives process 1 only the signals that it asks for.
+    let early = if has_node { Some(end_on_signals()?) } else { None };
+    let mut control_plane = ControlPlane::start(Options { audit_log: audit, crds, node, ..Options::default() })?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
+    if let Some(early) = early {
+        early.store(false, Ordering::SeqCst);
+    }
+    let what = if has_node { format!("a node with {}", node_versions()) } else { "control plane".to_owned() };
+    eprintln!("{what} ready in {:.1} s", started.elapsed().as_secs_f64());
 
     let mut child = spawn(&command, &control_plane)?;
-    let (status, interrupted) = wait(&mut child, &mut signals).context("could not wait for the command")?;
+    let supervise = || if has_node { revive(&mut control_plane) } else { Ok(()) };
+    let (status, interrupted) = wait(&mut child, &mut signals, supervise).context("could not wait for the command")?;
+    if let Some(logs) = logs.filter(|_| !status.success()) {
+        copy_logs(control_plane.dir(), &logs).with_context(|| format!("could not write to {}", logs.display()))?;
+        eprintln!("the logs of all programs are in {}", logs.display());
+    }
     if keep && status.success() && !interrupted {
         println!("export KUBECONFIG={}", control_plane.kubeconfig().display());
         signals.forever().next();
@@ -81,15 +179,20 @@ fn spawn(command: &[OsString], control_plane: &ControlPlane) -> anyhow::Result<C
 }
 
 /// Waits for the command and passes signals on to it. Also says whether there were any.
-fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<(ExitStatus, bool)> {
+fn wait(
+    child: &mut Child,
+    signals: &mut Signals,
+    mut meanwhile: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<(ExitStatus, bool)> {
     let mut deadline = None;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok((status, deadline.is_some()));
         }
+        meanwhile()?;
         for signal in signals.pending() {
             deadline.get_or_insert_with(|| Instant::now() + COMMAND_GRACE);
-            pass_on(signal, child);
+            pass_on(signal, Pid::from_child(child));
         }
         if deadline.is_some_and(|deadline| Instant::now() > deadline) {
             child.kill()?;
@@ -98,15 +201,43 @@ fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<(ExitStatus, boo
     }
 }
 
-fn pass_on(signal: i32, child: &Child) {
+fn revive(control_plane: &mut ControlPlane) -> anyhow::Result<()> {
+    for name in control_plane.revive()? {
+        eprintln!("{name} ended and was started again");
+    }
+    Ok(())
+}
+
+/// Ends this process on a signal, for as long as the flag says so.
+fn end_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let armed = Arc::new(AtomicBool::new(true));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&armed))
+            .context("could not listen for signals")?;
+    }
+    Ok(armed)
+}
+
+fn copy_logs(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|extension| extension == "log")) {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn pass_on(signal: i32, process: Pid) {
     // Ctrl-C in a terminal has reached the command already, and many programs take a second one as
     // "give up at once".
     if signal == SIGINT && io::stdin().is_terminal() {
         return;
     }
     if let Some(signal) = Signal::from_named_raw(signal) {
-        // Fails only for a command that has just ended.
-        let _ = kill_process(Pid::from_child(child), signal);
+        // Fails only for a process that has just ended.
+        let _ = kill_process(process, signal);
     }
 }
 

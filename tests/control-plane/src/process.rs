@@ -24,6 +24,9 @@ use crate::Error;
 
 const LOG_TAIL_LINES: usize = 20;
 
+/// Where a system has its programs.
+pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Makes the child die as soon as the **calling thread** ends, which must be the one that then
 /// spawns the child.
 pub fn tie_to_this_thread(command: &mut Command) -> &mut Command {
@@ -67,60 +70,52 @@ impl Spawner {
     }
 }
 
+/// What to run, and how it is called in messages and in the name of its log.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub name: &'static str,
+    pub path: PathBuf,
+    pub args: Vec<String>,
+}
+
 /// A running program with a log file; dropping it kills the program.
 #[derive(Debug)]
 pub struct Process {
-    name: &'static str,
-    log: PathBuf,
+    program: Program,
+    dir: PathBuf,
     child: Child,
 }
 
 impl Process {
     /// Output is appended to `<dir>/<name>.log`, so that the log tells of a restart, too.
-    pub fn start(
-        spawner: &Spawner,
-        dir: &Path,
-        name: &'static str,
-        program: &Path,
-        args: &[String],
-    ) -> Result<Self, Error> {
-        let log = dir.join(format!("{name}.log"));
-        let (stdout, stderr) = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .and_then(|file| Ok((file.try_clone()?, file)))
-            .map_err(|source| Error::Write { path: log.clone(), source })?;
-        let mut command = Command::new(program);
-        command
-            .args(args)
-            .current_dir(dir)
-            // etcd takes each of its settings from the environment, too; ours come from here alone.
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr)
-            // Ctrl-C in a terminal reaches its whole process group. A test that is interrupted may
-            // still clean up, for which it needs the API server.
-            .process_group(0);
-        let child = spawner.spawn(command).map_err(|source| Error::Spawn { program: program.to_owned(), source })?;
-        Ok(Self { name, log, child })
+    pub fn start(spawner: &Spawner, dir: &Path, program: Program) -> Result<Self, Error> {
+        let child = spawn(spawner, dir, &program)?;
+        Ok(Self { program, dir: dir.to_owned(), child })
+    }
+
+    /// Starts the program again if it has ended. Says whether it did.
+    pub fn revive(&mut self, spawner: &Spawner) -> Result<bool, Error> {
+        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        if ended {
+            self.child = spawn(spawner, &self.dir, &self.program)?;
+        }
+        Ok(ended)
     }
 
     pub fn name(&self) -> &'static str {
-        self.name
+        self.program.name
     }
 
     /// Fails when the program has ended.
     pub fn check(&mut self) -> Result<(), Error> {
         match self.child.try_wait() {
-            Ok(Some(status)) => Err(Error::Ended { name: self.name, status, log_tail: self.log_tail() }),
+            Ok(Some(status)) => Err(Error::Ended { name: self.name(), status, log_tail: self.log_tail() }),
             _ => Ok(()),
         }
     }
 
     pub fn log_tail(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
+        let log = fs::read(log_file(&self.dir, self.name())).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
@@ -137,4 +132,33 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn log_file(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.log"))
+}
+
+fn spawn(spawner: &Spawner, dir: &Path, program: &Program) -> Result<Child, Error> {
+    let log = log_file(dir, program.name);
+    let (stdout, stderr) = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .and_then(|file| Ok((file.try_clone()?, file)))
+        .map_err(|source| Error::Write { path: log, source })?;
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.args)
+        .current_dir(dir)
+        // etcd takes each of its settings from the environment, too; ours come from here alone.
+        .env_clear()
+        // Those of a node run others, such as runc and nft.
+        .env("PATH", SYSTEM_PATH)
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        // Ctrl-C in a terminal reaches its whole process group. A test that is interrupted may
+        // still clean up, for which it needs the API server.
+        .process_group(0);
+    spawner.spawn(command).map_err(|source| Error::Spawn { program: program.path.clone(), source })
 }

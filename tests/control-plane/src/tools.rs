@@ -41,6 +41,26 @@ impl Tools {
     }
 }
 
+/// The programs that a node needs beside those of the control plane and of the system.
+#[derive(Debug)]
+pub struct NodeTools {
+    pub kubelet: PathBuf,
+    pub scheduler: PathBuf,
+    pub proxy: PathBuf,
+    pub dns: PathBuf,
+}
+
+impl NodeTools {
+    pub fn locate() -> Result<Self, Error> {
+        Ok(Self {
+            kubelet: built("kubelet")?,
+            scheduler: built("kube-scheduler")?,
+            proxy: built("kube-proxy")?,
+            dns: built("coredns")?,
+        })
+    }
+}
+
 pub fn kubectl() -> Result<PathBuf, Error> {
     asset_or_built("kubectl")
 }

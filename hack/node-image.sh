@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Packs the image that our node's pods are made of: a static busybox, as their shell and as what holds a pod open.
+# Usage: hack/node-image.sh ARCHIVE
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source hack/pack-image.sh
+
+busybox=$(PATH=$PATH:/usr/local/bin:/usr/bin:/bin command -v busybox) || { echo "busybox is needed and not installed"; exit 1; }
+if ldd "$busybox" 2>&1 | grep -q '=>'; then
+	echo "$busybox is not static: Debian's package busybox-static has one that is"
+	exit 1
+fi
+root=$(mktemp -d)
+trap 'rm -r "$root"' EXIT
+chmod 755 "$root"
+mkdir "$root/bin" "$root/tmp"
+cp "$busybox" "$root/bin/busybox"
+for applet in $("$busybox" --list); do
+	[[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
+done
+mkdir -p "$(dirname "$1")"
+# The name is that in tests/control-plane/src/node/config.rs. Without a command, it waits.
+pack_image localhost/setupkey-node:shell '{"Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}' "$root" "$1"

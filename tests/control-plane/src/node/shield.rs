@@ -1,0 +1,61 @@
+//! The folders that a kubelet and containerd insist on, in memory and for this machine alone.
+
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+use rustix::mount::{MountFlags, mount, mount_bind_recursive};
+
+use crate::Error;
+
+/// To be called in the new mount namespace: nothing that is mounted here is seen outside of it.
+pub fn raise() -> Result<(), Error> {
+    // Sockets of containerd's shims, network namespaces of pods, and a machine's own sockets, which
+    // are none of a pod's business.
+    in_memory("/run")?;
+    // Logs of pods.
+    in_memory("/var/log")?;
+    spare("/var/lib", &["kubelet", "cni"])
+}
+
+fn in_memory(path: impl AsRef<Path>) -> Result<(), Error> {
+    let path = path.as_ref();
+    mount("tmpfs", path, "tmpfs", MountFlags::empty(), c"mode=0755").map_err(|error| failed(path, error.into()))
+}
+
+/// Puts a folder in memory in the place of this one, with the same things in it, but for `ours`.
+/// They cannot be mounted over where they are: they may be missing, and would then stay.
+fn spare(folder: &str, ours: &[&str]) -> Result<(), Error> {
+    let (folder, original) = (Path::new(folder), Path::new("/run/original"));
+    fs::create_dir(original).map_err(|source| failed(original, source))?;
+    mount_bind_recursive(folder, original).map_err(|error| failed(original, error.into()))?;
+    in_memory(folder)?;
+    for entry in fs::read_dir(original).map_err(|source| failed(original, source))? {
+        let entry = entry.map_err(|source| failed(original, source))?;
+        if !ours.iter().any(|name| entry.file_name() == *name) {
+            stand_in(&entry, &folder.join(entry.file_name()))?;
+        }
+    }
+    for path in ours.iter().map(|name| folder.join(name)) {
+        fs::create_dir(&path).map_err(|source| failed(&path, source))?;
+    }
+    Ok(())
+}
+
+fn stand_in(original: &fs::DirEntry, path: &Path) -> Result<(), Error> {
+    let make = || {
+        let kind = original.file_type()?;
+        if kind.is_symlink() {
+            return symlink(fs::read_link(original.path())?, path);
+        }
+        if kind.is_dir() {
+            fs::create_dir(path)?
+        } else {
+            fs::write(path, "")?
+        }
+        Ok(mount_bind_recursive(original.path(), path)?)
+    };
+    make().map_err(|source| failed(path, source))
+}
+
+fn failed(path: &Path, source: std::io::Error) -> Error {
+    Error::Mount { path: path.to_owned(), source }
+}

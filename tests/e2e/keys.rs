@@ -1,0 +1,63 @@
+//! What stories do with SetupKeys.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::{Value, json};
+use setupkey_operator::api::{SetupKey, SetupKeyStatus, State};
+
+use crate::cluster::{Place, eventually};
+
+impl Place<'_> {
+    /// Applies a `SetupKey` of this name and spec (YAML in flow style, without braces).
+    pub fn apply_key(&self, name: &str, spec: &str) {
+        let manifest = format!(
+            "{{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {{name: {name}}}, spec: {{{spec}}}}}"
+        );
+        self.kubectl(&["apply", "-f", "-"], &manifest);
+    }
+
+    /// Waits until the status is about the present spec and as described, and returns it.
+    pub async fn status_when(&self, name: &str, what: &str, holds: impl Fn(&SetupKeyStatus) -> bool) -> SetupKeyStatus {
+        eventually(&format!("SetupKey {}/{name} to be {what}", self.namespace), || async {
+            let key = self.api::<SetupKey>().get(name).await.ok()?;
+            let status = key.status?;
+            (status.observed_generation == key.metadata.generation && holds(&status)).then_some(status)
+        })
+        .await
+    }
+
+    pub async fn ready(&self, name: &str) -> SetupKeyStatus {
+        let is_ready = |status: &SetupKeyStatus| {
+            status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        };
+        self.status_when(name, "ready", is_ready).await
+    }
+
+    pub async fn in_state(&self, name: &str, state: State) -> SetupKeyStatus {
+        self.status_when(name, state.as_str(), |status| status.state == Some(state)).await
+    }
+
+    pub async fn patch_spec(&self, name: &str, spec: Value) {
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        self.api::<SetupKey>().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
+    }
+
+    pub async fn patch_status(&self, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.api::<SetupKey>().patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
+    }
+
+    /// Deletes the Secret, and waits for the key to be issued anew.
+    pub async fn replace_secret(&self, name: &str, before: &SetupKeyStatus) -> SetupKeyStatus {
+        let secret = before.secret.as_ref().expect("a Secret").name.clone();
+        self.api::<Secret>().delete(&secret, &DeleteParams::default()).await.expect("a deleted Secret");
+        self.status_when(name, "issued anew", |status| status.digest != before.digest).await
+    }
+}
+
+/// The digest of the key as `sha256sum` prints it: how a pod says which key it has without saying the key.
+pub fn sha256sum(status: &SetupKeyStatus) -> String {
+    let digest = BASE64_STANDARD.decode(status.digest.as_ref().expect("a digest")).expect("base64");
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,7 @@
+//! One promise each.
+
+pub mod disturbance;
+pub mod examples;
+pub mod installation;
+pub mod keys;
+pub mod mounting;
