@@ -258,6 +258,7 @@ keep() {
   say "Control plane and operator stay up. For another terminal:"
   if [[ ${NODE:-0} == 1 ]]; then
     # The cluster has a network of its own, and this shell numbers of its own for processes.
+    # shellcheck disable=SC2016 # for the reader's shell
     printf '  nsenter --target "$(pgrep --full "^[^ ]*control-plane run-inside")" --mount --net --pid bash # as root\n'
   fi
   printf '  export KUBECONFIG=%s\n' "$KUBECONFIG"

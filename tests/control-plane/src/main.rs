@@ -31,7 +31,7 @@ use signal_hook::{
 /// How long the command may take to end after a signal before it is killed.
 const COMMAND_GRACE: Duration = Duration::from_secs(10);
 
-/// Start a real Kubernetes control plane on loopback.
+/// Start a real Kubernetes control plane, on loopback or with a node in a network of its own.
 #[derive(Parser)]
 enum Cli {
     /// Run a command with KUBECONFIG pointing to a new control plane, and end both together.
