@@ -36,7 +36,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
 
 .PHONY: tools
-tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
+tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/netbird-client $(TOOLS)/actionlint ## build everything that the tests need
 
 .PHONY: mutants
 mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
@@ -91,6 +91,10 @@ endef
 $(TOOLS)/kstatus: tests/kstatus/go.mod tests/kstatus/go.sum tests/kstatus/main.go
 	@echo "building kstatus from source"
 	@cd tests/kstatus && $(GO_BUILD) -o $(CURDIR)/$@ .
+
+$(TOOLS)/netbird-client: tests/netbird-client/go.mod tests/netbird-client/go.sum tests/netbird-client/main.go
+	@echo "building a client of NetBird's REST API from source"
+	@cd tests/netbird-client && $(GO_BUILD) -o $(CURDIR)/$@ .
 
 $(TOOLS)/actionlint: tests/actionlint/go.mod tests/actionlint/go.sum
 	@echo "building actionlint from source"

@@ -1,6 +1,13 @@
 //! `/healthz` and `/readyz`, for the kubelet, and `/metrics`, for Prometheus.
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -32,6 +39,24 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(expose).with_state(metrics));
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+/// Not ready until something that the process depends on was reached once. From then on, a dependency that is gone is told
+/// to clients: were all replicas to turn unready with it, clients would find nobody to tell them.
+pub fn once_reached<F: Future<Output = bool> + Send>(
+    attempt: impl Fn() -> F + Send + 'static,
+) -> impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static {
+    let reached = Arc::new(AtomicBool::new(false));
+    tokio::spawn({
+        let reached = Arc::clone(&reached);
+        async move {
+            while !attempt().await {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            reached.store(true, Ordering::Release);
+        }
+    });
+    move || (!reached.load(Ordering::Acquire)).then_some("the Kubernetes API has not been reached yet")
 }
 
 async fn expose(State(metrics): State<Arc<Registry>>) -> Result<([(HeaderName, &'static str); 1], String), StatusCode> {
