@@ -1,4 +1,4 @@
-//! The controller on a real control plane: each test has a namespace of its own and shows one promise.
+//! The controller and the services on a real control plane: each test has a namespace of its own and shows one promise.
 
 mod acto_lite;
 mod admission;
@@ -19,6 +19,7 @@ mod metrics;
 mod observability;
 mod operator_faults;
 mod requests;
+mod rest;
 mod revocation;
 mod secret;
 mod settled;
