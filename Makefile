@@ -122,3 +122,7 @@ demo: control-plane ## tell the product's story on a real control plane; KEEP=1 
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)
 	cargo bench --locked --bench controller
+
+.PHONY: bench-rest
+bench-rest: control-plane ## measure the REST API with 1,000 keys, next to kubectl; see docs/rest-api.md (a minute)
+	cargo bench --locked --bench rest

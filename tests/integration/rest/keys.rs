@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use kube::{
-    Config,
-    api::{Patch, PatchParams},
-};
+use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -227,14 +224,4 @@ async fn a_change_that_gitops_will_put_back_comes_with_a_warning() {
     let warning = "299 setupkey-operator \"Flux manages SetupKey office and will create it again, with another key; delete it in Git\"";
     assert_eq!(deleted.warning(), warning);
     operator.stop().await;
-}
-
-#[tokio::test]
-async fn an_api_server_that_is_away_is_told_to_the_client() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = Config::new(format!("http://{free}").parse().unwrap());
-    let rest = Rest::at(&config, "default", PATIENCE);
-    let answer = rest.ask("any", "GET /api/setup-keys", Value::Null).await;
-    let sentence = "could not list SetupKeys of namespace default: kubernetes cannot be reached";
-    assert_eq!(answer.refused(503), sentence);
 }

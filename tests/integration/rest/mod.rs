@@ -4,6 +4,7 @@ mod callers;
 mod contract;
 mod keys;
 mod netbird_client;
+mod outages;
 mod tokens;
 
 use std::time::Duration;
