@@ -261,7 +261,7 @@ rest_api() {
     \"usage_limit\": 5, \"auto_groups\": [\"office\"]}' | $mask" '"state":"valid"'
   id=$(grep -oE '"id":"[0-9a-v]{20}"' <<<"$output" | cut -d '"' -f 4)
   say "The list has it beside those that were applied:"
-  run "$call $API | tr '{' '\n' | grep -oE '\"(name|state)\":\"[^\"]*\"' | paste - -" 'Office, 2nd floor' laptop-ada
+  run "$call $API | tr '{' '\n' | grep -oE '\"(name|state)\":\"[^\"]*\"' | paste - -" 'Office, 2nd floor' "Ada's laptop"
   say "Revoked over REST:"
   run "$call $API/$id --request PUT --data '{\"revoked\": true, \"auto_groups\": [\"office\"]}'" '"state":"revoked"'
   say "kubectl shows the same:"

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kube::core::Status;
-use serde_json::json;
+use serde::Serialize;
 
 /// Why a request was not granted. The texts are NetBird's where it has one.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,12 @@ fn netbirds_name(field: &str) -> Option<&'static str> {
 
 /// An error in NetBird's form.
 pub fn answer(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "message": message, "code": status.as_u16() }))).into_response()
+    #[derive(Serialize)]
+    struct ErrorResponse<'a> {
+        message: &'a str,
+        code: u16,
+    }
+    (status, Json(ErrorResponse { message, code: status.as_u16() })).into_response()
 }
 
 impl From<BytesRejection> for Refusal {
@@ -162,6 +167,8 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn status(answer: serde_json::Value) -> Box<Status> {

@@ -55,6 +55,42 @@ async fn an_api_server_that_asks_for_patience_gets_it_from_the_client() {
 }
 
 #[tokio::test]
+async fn a_key_that_cannot_be_read_hides_no_other() {
+    let key = |name: &str, key_type: &str| {
+        json!({
+            "metadata": { "name": name }, "spec": { "type": key_type }, "status": { "id": "dc2dqmtqmd2tbgsp86m0" },
+        })
+    };
+    let keys = json!({ "metadata": {}, "items": [key("future", "from-the-future"), key("present", "reusable")] });
+    let rest = on(Router::new().route(KEYS, get(|| async { Json(keys) })), PATIENCE).await;
+    let listed = rest.ask("any", "GET /api/setup-keys", Value::Null).await.granted();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["name"]), (1, &json!("present")));
+}
+
+#[tokio::test]
+async fn who_turns_out_not_to_see_the_key_is_told_where_it_is() {
+    let forbidden = |what: &str| {
+        let status = json!({ "kind": "Status", "code": 403, "message": format!("{what} is forbidden") });
+        move || async { (axum::http::StatusCode::FORBIDDEN, Json(status)) }
+    };
+    let key = json!({
+        "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
+        "metadata": { "name": "office-x7k2p", "namespace": "default", "uid": "u" }, "spec": {},
+        "status": { "digest": "d" },
+    });
+    let found = key.clone();
+    // Nobody may ask what they may do, so it shows only at the end.
+    let api_server = Router::new()
+        .route(REVIEWS, post(forbidden("the review")))
+        .route(KEYS, post(|| async { Json(key) }))
+        .route(&format!("{KEYS}/office-x7k2p"), get(|| async { Json(found) }))
+        .route("/api/v1/namespaces/default/secrets/office-x7k2p", get(forbidden("the Secret")));
+    let answer = on(api_server, PATIENCE).await.ask("any", "POST /api/setup-keys", a_key("office")).await;
+    let sentence = "the setup key was created as SetupKey default/office-x7k2p, do not create it again; permission denied: the Secret is forbidden; once the SetupKey is ready, Secret default/office-x7k2p holds the key";
+    assert_eq!(answer.refused(403), sentence);
+}
+
+#[tokio::test]
 async fn an_api_server_that_falls_silent_after_a_creation_costs_no_more_than_the_wait() {
     let created = json!({
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
