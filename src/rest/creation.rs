@@ -110,9 +110,8 @@ impl Keys {
         if let Some(reason) = stalled(&key) {
             return Look::Stuck(place.not_to_be_issued(reason));
         }
-        let Some(digest) = key.status.as_ref().and_then(|status| status.digest.clone()) else {
-            return Look::NotYet(place.not_issued_yet());
-        };
+        let digest = key.status.as_ref().and_then(|status| status.id.as_ref().and(status.digest.clone()));
+        let Some(digest) = digest else { return Look::NotYet(place.not_issued_yet()) };
         match self.value(&key).await {
             Ok(Some(value)) if Digest::of(value.expose()).as_str() == digest => Look::Issued(Box::new((key, value))),
             // The Secret was changed after the status was written; the controller is about to mend it.

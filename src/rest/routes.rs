@@ -78,7 +78,8 @@ async fn create(
 ) -> Result<Response, Refusal> {
     let key = translate::created(wire::read(&body?)?)?;
     let (key, value) = service.keys_of(&caller).create(&key, service.patience).await?;
-    let mut answer = translate::answer(&key, Utc::now()).ok_or_else(|| Refusal::NotFound(String::new()))?;
+    let name = key.metadata.name.clone().unwrap_or_default();
+    let mut answer = translate::answer(&key, Utc::now()).ok_or(Refusal::NotFound(name))?;
     value.expose().clone_into(&mut answer.key);
     Ok(Json(answer).into_response())
 }

@@ -94,6 +94,9 @@ async fn the_state_in_the_answer_waits_for_nobody() {
     assert_eq!((&revoked["state"], &revoked["valid"]), (&json!("revoked"), &json!(false)));
     cluster.patch_status("office", json!({ "expires": "2026-01-01T00:00:00Z" })).await;
     assert_eq!(client.get(&id).await["state"], "expired");
+    // An expired key can be changed, to no effect on its state.
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
+    assert_eq!((&changed["state"], &changed["auto_groups"]), (&json!("expired"), &json!(["a"])));
     assert_eq!(cluster.keys().get("office").await.unwrap().status.unwrap().state.unwrap().as_str(), "valid");
 }
 

@@ -76,7 +76,7 @@ async fn who_turns_out_not_to_see_the_key_is_told_where_it_is() {
     let key = json!({
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
         "metadata": { "name": "office-x7k2p", "namespace": "default", "uid": "u" }, "spec": {},
-        "status": { "digest": "d" },
+        "status": { "digest": "d", "id": "dc2dqmtqmd2tbgsp86m0" },
     });
     let found = key.clone();
     // Nobody may ask what they may do, so it shows only at the end.
