@@ -141,7 +141,7 @@ async fn no_more_connections_are_served_at_a_time_than_allowed() {
     let server = serve(Router::new().route("/", get(busy)), Limits { connections: 2, ..Limits::default() }).await;
     let answers = futures::future::join_all((0..6).map(|_| server.answer_to(REQUEST))).await;
     assert!(answers.iter().all(|answer| answer.ends_with("done")), "{answers:?}");
-    assert_eq!(observed.load(Ordering::SeqCst), 2);
+    assert!(observed.load(Ordering::SeqCst) <= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
