@@ -52,7 +52,7 @@ node: control-plane $(NODE_BINS) ## install and build what a node needs: contain
 	@hack/node-packages.sh
 
 .PHONY: tools
-tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
+tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool kstatus netbird-client actionlint) ## build everything that the tests need
 
 .PHONY: mutants
 mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
@@ -114,6 +114,10 @@ $(TOOLS)/kstatus: tests/kstatus/go.mod tests/kstatus/go.sum tests/kstatus/main.g
 	@echo "building kstatus from source"
 	@cd tests/kstatus && $(GO_BUILD) -o $(CURDIR)/$@ .
 
+$(TOOLS)/netbird-client: tests/netbird-client/go.mod tests/netbird-client/go.sum tests/netbird-client/main.go
+	@echo "building a client of NetBird's REST API from source"
+	@cd tests/netbird-client && $(GO_BUILD) -o $(CURDIR)/$@ .
+
 $(TOOLS)/actionlint: tests/actionlint/go.mod tests/actionlint/go.sum
 	@echo "building actionlint from source"
 	@cd tests/actionlint && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ github.com/rhysd/actionlint/cmd/actionlint
@@ -146,3 +150,7 @@ endif
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)
 	cargo bench --locked --bench controller
+
+.PHONY: bench-rest
+bench-rest: control-plane ## measure the REST API with 1,000 keys, next to kubectl; see docs/rest-api.md (a minute)
+	cargo bench --locked --bench rest

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 # The launcher removes its folder however it ends, and ours with it: no token outlives the demo.
 readonly WORK=${CONTROL_PLANE_DIR:?is not set: run make demo, which starts a control plane first}/demo
 readonly LOG=$WORK/operator.log OPERATOR_KUBECONFIG=$WORK/operator.kubeconfig
-readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system
+readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system CALLER=terraform
 # Longer than anything that is waited for takes, even on a busy machine.
 readonly PATIENCE=30
 readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
@@ -68,6 +68,13 @@ has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]
 has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
 answers_ready() { kubectl --kubeconfig=/dev/null --server="http://$1" get --raw /readyz; }
 
+# Below the ports that the system hands out, so that no connection takes it before the one that is started next.
+free_port() {
+  local port
+  while port=$((20000 + RANDOM % 12000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+  printf '%s\n' "$port"
+}
+
 # The operator's kubeconfig has its own token in the place of the administrator's. The token goes from file to file, for
 # everybody on this machine can read command lines.
 start_operator() {
@@ -75,8 +82,7 @@ start_operator() {
   kubectl create token "$ACCOUNT" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$WORK/operator.token"
   sed -e "s|^\( *\)token: .*|\1tokenFile: $WORK/operator.token|" -e "s|: admin\$|: $ACCOUNT|" \
     "$KUBECONFIG" >"$OPERATOR_KUBECONFIG"
-  # Below the ports that the system hands out, so that no connection takes it before the operator does.
-  while port=$((20000 + RANDOM % 12000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+  port=$(free_port)
   # Namespaces from the caller's environment would narrow what it looks at; colours do not belong into a file.
   env -u SETUPKEY_NAMESPACES NO_COLOR=1 KUBECONFIG="$OPERATOR_KUBECONFIG" \
     target/debug/setupkey-operator controller --health-address "127.0.0.1:$port" >"$LOG" 2>&1 &
@@ -254,6 +260,45 @@ deletion() {
   run "kubectl get setupkeys,secrets" setupkey.setupkey.dev/laptop-ada secret/laptop-ada
 }
 
+# The token goes by way of a file, for everybody on this machine can read command lines.
+start_rest_api() {
+  local port health
+  kubectl create token "$CALLER" --duration 1h | sed 's/^/Authorization: Token /' >"$WORK/authorization"
+  port=$(free_port) health=$(free_port)
+  env NO_COLOR=1 target/debug/setupkey-operator api --namespace default --address "127.0.0.1:$port" \
+    --health-address "127.0.0.1:$health" >"$WORK/api.log" 2>&1 &
+  API=http://127.0.0.1:$port/api/setup-keys
+  eventually "see the REST API become ready" answers_ready "127.0.0.1:$health"
+}
+
+rest_api() {
+  local call="curl --silent --show-error --header @$WORK/authorization" account=default:$CALLER
+  local id name
+  local mask="sed -E 's/(\"key\":\".{5})[^\"]*/\\1****/'"
+  chapter "9. NetBird's clients need only another URL"
+  say "The REST API has no rights of its own. Whoever calls it brings a token, here that of a ServiceAccount:"
+  run "kubectl create serviceaccount $CALLER"
+  run "kubectl create role setup-keys --verb=list,get,create,patch,delete --resource=setupkeys.setupkey.dev"
+  run "kubectl create role setup-keys-secrets --verb=get --resource=secrets"
+  run "kubectl create rolebinding setup-keys --role=setup-keys --serviceaccount=$account"
+  run "kubectl create rolebinding setup-keys-secrets --role=setup-keys-secrets --serviceaccount=$account"
+  start_rest_api
+  say "Without a token, nothing:"
+  run "curl --silent $API" '"code":401'
+  say "A new key, as NetBird's clients ask for it. The answer shows the key, which is masked here:"
+  run "$call $API --data '{\"name\": \"Office, 2nd floor\", \"type\": \"reusable\", \"expires_in\": 86400,
+    \"usage_limit\": 5, \"auto_groups\": [\"office\"]}' | $mask" '"state":"valid"'
+  id=$(grep -oE '"id":"[0-9a-v]{20}"' <<<"$output" | cut -d '"' -f 4)
+  say "The list has it beside those that were applied:"
+  run "$call $API | tr '{' '\n' | grep -oE '\"(name|state)\":\"[^\"]*\"' | paste - -" 'Office, 2nd floor' "Ada's laptop"
+  say "Revoked over REST:"
+  run "$call $API/$id --request PUT --data '{\"revoked\": true, \"auto_groups\": [\"office\"]}'" '"state":"revoked"'
+  say "kubectl shows the same:"
+  name=$(kubectl get setupkeys --field-selector "status.id=$id" -o jsonpath='{.items[0].metadata.name}')
+  run "$AWAIT --for=condition=Valid=false setupkey/$name"
+  run "kubectl get setupkeys" "$name +reusable +revoked .* True" 'laptop-ada +one-off +valid'
+}
+
 keep() {
   say "Control plane and operator stay up. For another terminal:"
   if [[ ${NODE:-0} == 1 ]]; then
@@ -269,7 +314,9 @@ keep() {
   fail "the operator ended by itself"
 }
 
-command -v openssl >/dev/null || fail "openssl is needed and not installed"
+for needed in openssl curl; do
+  command -v "$needed" >/dev/null || fail "$needed is needed and not installed"
+done
 umask 077 # the token and the kubeconfig are for nobody else to read
 mkdir "$WORK"
 export KUBECACHEDIR=$WORK/cache # and not in the caller's home
@@ -280,6 +327,6 @@ trap 'interrupted 143' TERM HUP
 set_up
 parts=(keys_from_manifests the_secret)
 if [[ ${NODE:-0} == 1 ]]; then parts+=(a_pod_reads_it); fi
-for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion; do $part; done
+for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion rest_api; do $part; done
 say "Everything was as told here, in $SECONDS seconds."
 if [[ ${KEEP:-0} == 1 ]]; then keep; fi

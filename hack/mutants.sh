@@ -36,6 +36,13 @@ transition-told-twice        | each_transition_is_one_json_line | src/key/transi
 conflict-told-twice          | each_transition_is_one_json_line | src/key/transition.rs | s/before\.reason == now\.reason/false/
 orphan-adopted               | a_restored_backup | src/key/secret.rs | s/\.any(|owner| owner\.uid == uid)/.any(|owner| owner.uid == uid) || metadata.annotations.as_ref().is_some_and(|found| found.contains_key(ID_ANNOTATION))/
 writes-while-being-deleted   | a_key_that_is_being_deleted_gets_no_new_secret | src/controller/observe.rs | s/if key\.metadata\.deletion_timestamp\.is_some()/if false/
+rest-own-credentials         | the_service_lends_its_own_credentials_to_nobody | src/rest/caller.rs | s/ClientBuilder::try_from(anonymous)/{ let _ = anonymous; ClientBuilder::try_from(config.clone()) }/
+rest-update-with-version     | of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key | src/rest/keys.rs | s/"uid": key\.metadata\.uid }/"uid": key.metadata.uid, "resourceVersion": key.metadata.resource_version }/
+rest-created-unseen          | who_may_not_see_the_key_creates_none | src/rest/creation.rs | s/if !self\.may_read_secrets()\.await?/if false/
+rest-state-as-reported       | the_state_in_the_answer_waits_for_nobody | src/rest/translate.rs | s/    Some(SetupKeyAnswer {/    let state = status.state.unwrap_or(state); Some(SetupKeyAnswer {/
+rest-id-selects              | every_row_of_the_contract_holds | src/rest/keys.rs | s/escaped(id))/id)/
+certificate-not-followed     | a_renewed_certificate_is_served_without_a_restart | src/serve/tls.rs | s/self\.config\.reload_from_config(Arc::new(self\.files\.parse(&found)?));/self.files.parse(\&found)?;/
+slow-headers-waited-for      | a_client_that_does_not_finish_its_headers_is_cut | src/serve/mod.rs | s/header_read_timeout(self\.limits\.headers)/header_read_timeout(None)/
 LIST
 )
 

@@ -1,19 +1,22 @@
 //! The command line: flags and wiring.
 
-use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc};
+use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use futures::future::Either;
 use kube::{Client, client::ClientBuilder};
+use prometheus_client::registry::Registry;
 use setupkey_operator::{
     api::{self, metadata::MANAGER},
     controller::{
         self, Clock, Environment, Scope, SystemClock,
         election::{Candidate, Leadership},
-        health,
+        health::Readiness,
         metrics::Metrics,
     },
+    rest,
+    serve::{self, Limits, health},
 };
 use tokio::{
     net::TcpListener,
@@ -36,6 +39,10 @@ enum Command {
     ///
     /// The cluster is the one of KUBECONFIG, or the one that the process runs in.
     Controller(ControllerFlags),
+    /// Serve NetBird's REST API for setup keys over the SetupKeys of one namespace.
+    ///
+    /// It has no rights of its own: each request is made with the token that the client sends.
+    Api(ApiFlags),
     /// Print the CustomResourceDefinitions as YAML.
     Crds,
 }
@@ -62,6 +69,29 @@ struct ControllerFlags {
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system")]
     leader_election_namespace: String,
 
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+#[derive(clap::Args)]
+struct ApiFlags {
+    /// Namespace whose SetupKeys are served. Default: the one of the kubeconfig, or of the pod.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    namespace: Option<String>,
+
+    /// How many seconds the answer to a creation may wait for the controller to issue the key.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
+    issue_timeout: u64,
+
+    #[command(flatten)]
+    serve: serve::Flags,
+
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+#[derive(clap::Args)]
+struct LogFlags {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -82,6 +112,7 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Controller(flags) => run_controller(flags),
+        Command::Api(flags) => run_api(flags),
         Command::Crds => {
             print!("{}", api::crd_manifest());
             Ok(())
@@ -91,13 +122,11 @@ fn main() -> anyhow::Result<()> {
 
 #[tokio::main]
 async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
-    start_logging(&flags.log, flags.log_format)?;
+    flags.log.start()?;
     let listener = TcpListener::bind(flags.health_address)
         .await
         .with_context(|| format!("--health-address {} cannot be listened on", flags.health_address))?;
-    let config = kube::Config::infer().await.context(
-        "no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount",
-    )?;
+    let config = find_cluster().await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new(Arc::clone(&clock), flags.metrics_max_keys);
     let client = ClientBuilder::try_from(controller::tuned(config)).context("the way to the cluster cannot be used")?;
@@ -111,8 +140,12 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let (resign, probes) = (CancellationToken::new(), CancellationToken::new());
     let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
-    let readiness = Arc::new(health::Readiness::default());
-    let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), metrics.clone(), probes.clone()));
+    let readiness = Arc::new(Readiness::default());
+    let not_ready = {
+        let readiness = Arc::clone(&readiness);
+        move || readiness.missing()
+    };
+    let health = tokio::spawn(health::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
     let environment = Environment { client, clock, leadership, readiness, metrics };
@@ -129,6 +162,48 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     health.await.context("the probe server panicked")?.context("the probe server failed")?;
     tracing::info!("the controller has ended");
     Ok(())
+}
+
+#[tokio::main]
+async fn run_api(flags: ApiFlags) -> anyhow::Result<()> {
+    flags.log.start()?;
+    let patience = Duration::from_secs(flags.issue_timeout);
+    let limits = Limits::default();
+    // The wait for the controller comes on top of what any call may take.
+    let limits = Limits { request: limits.request + patience, shutdown: limits.shutdown + patience, ..limits };
+    let probes = flags.serve.listen_for_probes().await?;
+    let server = flags.serve.listen(limits.clone()).await?;
+    let config = find_cluster().await?;
+    let namespace = flags.namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let cluster =
+        rest::Cluster::without_identity(&config, namespace).context("the way to the cluster cannot be used")?;
+    let (mut registry, requests) = (Registry::default(), serve::metrics::Requests::default());
+    requests.register(&mut registry);
+
+    let (shutdown, end_of_probes) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(cancel_on_signal(shutdown.clone())?);
+    let reached = health::once_reached({
+        let cluster = cluster.clone();
+        move || {
+            let cluster = cluster.clone();
+            async move { cluster.is_reached().await }
+        }
+    });
+    let health = tokio::spawn(health::serve(probes, reached, Arc::new(registry), end_of_probes.clone()));
+
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "the REST API starts");
+    let router = rest::router(rest::Service { cluster, patience, requests }, &limits);
+    server.run(router, shutdown).await.context("the REST API failed")?;
+    end_of_probes.cancel();
+    health.await.context("the probe server panicked")?.context("the probe server failed")?;
+    tracing::info!("the REST API has ended");
+    Ok(())
+}
+
+async fn find_cluster() -> anyhow::Result<kube::Config> {
+    kube::Config::infer()
+        .await
+        .context("no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount")
 }
 
 /// The candidacy runs while the returned future is polled. Without election, it waits to resign.
@@ -152,15 +227,18 @@ fn stand_for_election(
     )
 }
 
-fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a log filter"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let builder = builder.with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+impl LogFlags {
+    fn start(&self) -> anyhow::Result<()> {
+        let filter =
+            EnvFilter::try_new(&self.log).with_context(|| format!("--log {:?} is not a log filter", self.log))?;
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = builder.with_ansi(std::io::stderr().is_terminal());
+        match self.log_format {
+            LogFormat::Text => builder.init(),
+            LogFormat::Json => builder.json().flatten_event(true).init(),
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The handlers are in place when this returns; the future waits for a signal.
@@ -169,7 +247,7 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<O
     let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
     Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("shutting down: passes under way are finished");
+        tracing::info!("shutting down: what is under way is finished");
         shutdown.cancel();
     })
 }

@@ -16,6 +16,11 @@ impl Lifetime {
         Self(Duration::from_secs(hours * 60 * 60))
     }
 
+    /// A lifetime of so many seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
     /// The lifetime in whole seconds; a fraction is dropped.
     pub const fn as_secs(self) -> u64 {
         self.0.as_secs()

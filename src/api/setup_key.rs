@@ -31,6 +31,7 @@ use super::{Lifetime, SetupKeyStatus, rules};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     selectable = ".spec.type",
     selectable = ".status.state",
+    selectable = ".status.id",
     validation = rules::name_fits_a_label(),
     validation = rules::immutable_defaulting_to_name(&["name"]),
     validation = rules::immutable_defaulting_to_name(&["secret", "name"]),

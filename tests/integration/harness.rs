@@ -344,6 +344,16 @@ fn control_plane() -> &'static control_plane::Access {
     })
 }
 
+/// The folder with the files of the control plane.
+pub fn control_plane_folder() -> &'static Path {
+    control_plane().dir()
+}
+
+/// The kubeconfig of the administrator.
+pub fn admin_kubeconfig() -> &'static Path {
+    control_plane().kubeconfig()
+}
+
 /// kubectl as the administrator.
 pub fn kubectl() -> Command {
     let access = control_plane();

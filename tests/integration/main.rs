@@ -1,4 +1,4 @@
-//! The controller on a real control plane: each test has a namespace of its own and shows one promise.
+//! The controller and the services on a real control plane: each test has a namespace of its own and shows one promise.
 
 mod acto_lite;
 mod admission;
@@ -21,6 +21,7 @@ mod observability;
 mod operator_faults;
 mod process;
 mod requests;
+mod rest;
 mod restore;
 mod revocation;
 mod secret;

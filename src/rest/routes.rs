@@ -1,0 +1,145 @@
+//! The five calls, and what is said to any other.
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, Request, State, rejection::BytesRejection},
+    http::{
+        HeaderName, HeaderValue, Method, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+    },
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use chrono::Utc;
+use serde_json::json;
+
+use super::{
+    caller::{Caller, Cluster},
+    gitops,
+    keys::Keys,
+    refusal::{self, Refusal},
+    translate, wire,
+};
+use crate::{
+    api::SetupKey,
+    serve::{Limits, metrics::Requests},
+};
+
+const WARNING: HeaderName = HeaderName::from_static("warning");
+
+/// What the calls are answered from.
+#[derive(Clone)]
+pub struct Service {
+    /// The way to the keys.
+    pub cluster: Cluster,
+    /// How long a creation waits for the controller.
+    pub patience: Duration,
+    /// Where calls are counted.
+    pub requests: Requests,
+}
+
+/// The API, within these limits.
+pub fn router(service: Service, limits: &Limits) -> Router {
+    let requests = service.requests.clone();
+    let calls = Router::new()
+        .route("/api/setup-keys", get(list).post(create))
+        .route("/api/setup-keys/{id}", get(read).put(update).delete(remove))
+        .method_not_allowed_fallback(page_not_found)
+        .fallback(page_not_found)
+        .with_state(service);
+    limits.apply(calls).layer(from_fn(in_netbirds_form)).layer(from_fn_with_state(requests, Requests::count))
+}
+
+impl Service {
+    fn keys_of(&self, caller: &Caller) -> Keys {
+        Keys::new(self.cluster.client_of(caller), self.cluster.namespace())
+    }
+}
+
+async fn list(State(service): State<Service>, caller: Caller) -> Result<Response, Refusal> {
+    let (keys, now) = (service.keys_of(&caller).list().await?, Utc::now());
+    let answers: Vec<_> = keys.iter().filter_map(|key| translate::answer(key, now)).collect();
+    Ok(Json(answers).into_response())
+}
+
+async fn read(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let key = service.keys_of(&caller).find(&id).await?;
+    answer(&key, &id)
+}
+
+async fn create(
+    State(service): State<Service>,
+    caller: Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let key = translate::created(wire::read(&body?)?)?;
+    let (key, value) = service.keys_of(&caller).create(&key, service.patience).await?;
+    let name = key.metadata.name.clone().unwrap_or_default();
+    let mut answer = translate::answer(&key, Utc::now()).ok_or(Refusal::NotFound(name))?;
+    value.expose().clone_into(&mut answer.key);
+    Ok(Json(answer).into_response())
+}
+
+async fn update(
+    State(service): State<Service>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let change = translate::changed(wire::read(&body?)?)?;
+    let changed = service.keys_of(&caller).change(&id, &change).await?;
+    Ok(with_warning(answer(&changed, &id)?, &changed, "will put revoked and auto_groups back; change them in Git"))
+}
+
+async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let deleted = service.keys_of(&caller).delete(&id).await?;
+    let response = Json(json!({})).into_response();
+    Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))
+}
+
+fn answer(key: &SetupKey, id: &str) -> Result<Response, Refusal> {
+    let answer = translate::answer(key, Utc::now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
+    Ok(Json(answer).into_response())
+}
+
+/// Says so if what was just done is going to be undone.
+fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response {
+    if let Some(tool) = gitops::managed_by(&key.metadata) {
+        let name = key.metadata.name.as_deref().unwrap_or_default();
+        let warning = format!("299 setupkey-operator \"{tool} manages SetupKey {name} and {what}\"");
+        if let Ok(warning) = HeaderValue::try_from(warning) {
+            response.headers_mut().insert(WARNING, warning);
+        }
+    }
+    response
+}
+
+/// As Go's router says it.
+async fn page_not_found() -> Response {
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+}
+
+/// The last touch: no HEAD, as with NetBird; no answer in anybody's cache; every error in one form, those of the limits
+/// included.
+async fn in_netbirds_form(request: Request, next: Next) -> Response {
+    if request.method() == Method::HEAD {
+        return page_not_found().await;
+    }
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let formed = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if (status.is_client_error() || status.is_server_error()) && !formed && status != StatusCode::NOT_FOUND {
+        let reason = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => "the request body is too large",
+            StatusCode::SERVICE_UNAVAILABLE => "the request took too long",
+            _ => status.canonical_reason().unwrap_or("the request cannot be answered"),
+        };
+        response = refusal::answer(status, reason);
+    }
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,152 @@
+//! A `SetupKey` as NetBird's clients see it, and what they ask for as a `SetupKey`: values in, values out.
+
+use chrono::{DateTime, Utc};
+use kube::{Resource, api::ObjectMeta};
+
+use super::{
+    refusal::Refusal,
+    wire::{CreateRequest, Moment, SetupKeyAnswer, UpdateRequest},
+};
+use crate::{
+    api::{KeyType, Lifetime, SetupKey, SetupKeySpec, State, Timestamp},
+    key::{Ledger, state},
+};
+
+/// NetBird documents this range and does not enforce it; our CRD does.
+const LIFETIME_SECONDS: std::ops::RangeInclusive<i64> = 86_400..=31_536_000;
+
+/// The longest name that the API server makes of a prefix is 63 characters, of which it draws 5.
+const PREFIX_LENGTH: usize = 58;
+
+/// What may change.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    pub revoked: bool,
+    pub auto_groups: Vec<String>,
+}
+
+/// The key as it is at this moment, or `None` while it has no id: nothing can be asked about it by id then.
+pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
+    let status = key.status.as_ref()?;
+    let id = status.id.clone()?;
+    // A key without an expiry never expires.
+    let expires = status.expires.unwrap_or(DateTime::<Utc>::MAX_UTC.into());
+    let state = state(&key.spec, Ledger { expires, used_times: status.used_times }, now);
+    Some(SetupKeyAnswer {
+        allow_extra_dns_labels: key.spec.allow_extra_dns_labels,
+        auto_groups: key.spec.auto_groups.clone(),
+        ephemeral: key.spec.ephemeral,
+        expires: Moment(status.expires),
+        id,
+        key: status.key.clone().unwrap_or_default(),
+        last_used: Moment(status.last_used),
+        name: key.spec.name.clone().or_else(|| key.metadata.name.clone()).unwrap_or_default(),
+        revoked: key.spec.revoked,
+        state,
+        key_type: key.spec.key_type,
+        updated_at: Moment(Some(updated_at(key, now))),
+        usage_limit: key.spec.effective_usage_limit().unwrap_or(0),
+        used_times: status.used_times,
+        // Without a digest no Secret of ours holds the key, so nobody can present it.
+        valid: state == State::Valid && status.digest.is_some(),
+    })
+}
+
+/// When the spec last changed: now, if that is so fresh that the controller has not noted it yet.
+fn updated_at(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
+    let status = key.status.as_ref();
+    let noted = status.is_some_and(|status| status.observed_generation == key.metadata.generation);
+    let created = || key.metadata.creation_timestamp.as_ref().map(Timestamp::from);
+    if noted { status.and_then(|status| status.updated_at).or_else(created) } else { None }.unwrap_or(now.into())
+}
+
+/// The `SetupKey` that a request asks for. Its object gets a name that begins like the key's.
+///
+/// The order of the checks is NetBird's. What is not checked here, the API server does.
+pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
+    let refuse = |sentence: String| Err(Refusal::Invalid(sentence));
+    let name = request.name.unwrap_or_default();
+    if name.is_empty() {
+        return refuse("setup key name shouldn't be empty".to_owned());
+    }
+    let key_type = match request.key_type.unwrap_or_default().as_str() {
+        "reusable" => KeyType::Reusable,
+        "one-off" => KeyType::OneOff,
+        other => return refuse(format!("unknown setup key type {}", other.to_lowercase())),
+    };
+    let limit = request.usage_limit.unwrap_or(0);
+    if key_type == KeyType::OneOff && limit > 1 {
+        return refuse(format!(
+            "usage_limit {limit} is not valid for a one-off setup key, which can be used once; use type reusable for more"
+        ));
+    }
+    let seconds = request.expires_in.unwrap_or(0);
+    if seconds < 0 {
+        return refuse("expiresin can not be in the past".to_owned());
+    }
+    if !LIFETIME_SECONDS.contains(&seconds) {
+        return refuse(format!(
+            "expires_in must be from {} to {} seconds, which is one day to 365 days; a key that never expires is not offered",
+            LIFETIME_SECONDS.start(),
+            LIFETIME_SECONDS.end(),
+        ));
+    }
+    let Ok(usage_limit) = u32::try_from(limit).and_then(i32::try_from) else {
+        return refuse(format!("usage_limit must be from 0, which is any number, to {}", i32::MAX));
+    };
+    let spec = SetupKeySpec {
+        key_type,
+        expires_in: Lifetime::seconds(seconds.unsigned_abs()),
+        auto_groups: without_repetition(request.auto_groups.unwrap_or_default()),
+        usage_limit,
+        ephemeral: request.ephemeral.unwrap_or(false),
+        allow_extra_dns_labels: request.allow_extra_dns_labels.unwrap_or(false),
+        revoked: false,
+        secret: None,
+        name: Some(name),
+    };
+    let prefix = prefix(spec.name.as_deref().unwrap_or_default());
+    let metadata = ObjectMeta { generate_name: Some(prefix), ..ObjectMeta::default() };
+    let mut key = SetupKey::new("", spec);
+    *key.meta_mut() = metadata;
+    Ok(key)
+}
+
+/// What a request changes. A client that leaves `revoked` out has always meant false.
+pub fn changed(request: UpdateRequest) -> Result<Change, Refusal> {
+    let auto_groups = request.auto_groups;
+    let auto_groups =
+        auto_groups.ok_or_else(|| Refusal::Invalid("setup key autogroups field is invalid".to_owned()))?;
+    Ok(Change { revoked: request.revoked.unwrap_or(false), auto_groups: without_repetition(auto_groups) })
+}
+
+/// NetBird keeps a group that is named twice, to no effect; our resource has a set.
+fn without_repetition(groups: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::with_capacity(groups.len());
+    for group in groups {
+        if !kept.contains(&group) {
+            kept.push(group);
+        }
+    }
+    kept
+}
+
+/// The beginning of an object's name, made of free text; the API server draws the end of it.
+fn prefix(text: &str) -> String {
+    let mut prefix = String::new();
+    for character in text.chars().map(|character| character.to_ascii_lowercase()) {
+        if character.is_ascii_alphanumeric() {
+            prefix.push(character);
+        } else if !prefix.is_empty() && !prefix.ends_with('-') {
+            prefix.push('-');
+        }
+        if prefix.len() == PREFIX_LENGTH - 1 {
+            break;
+        }
+    }
+    let name = prefix.trim_end_matches('-');
+    if name.is_empty() { "key-".to_owned() } else { format!("{name}-") }
+}
+
+#[cfg(test)]
+mod tests;

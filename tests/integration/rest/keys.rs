@@ -1,0 +1,228 @@
+//! One key, seen through both doors: NetBird's API and Kubernetes'.
+
+use std::time::Duration;
+
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Answer, Rest, a_change, a_key, path,
+    tokens::{EVERYTHING, token_of},
+};
+use crate::harness::{Cluster, digest, eventually};
+
+struct Client {
+    rest: Rest,
+    token: String,
+}
+
+impl Client {
+    async fn of(cluster: &Cluster) -> Self {
+        Self { rest: Rest::of(cluster).await, token: token_of(cluster, "user", EVERYTHING) }
+    }
+
+    async fn ask(&self, call: &str, body: Value) -> Answer {
+        self.rest.ask(&self.token, call, body).await
+    }
+
+    async fn get(&self, id: &Value) -> Value {
+        self.ask(&format!("GET {}", path(id)), Value::Null).await.granted()
+    }
+
+    async fn list(&self) -> Vec<Value> {
+        let listed = self.ask("GET /api/setup-keys", Value::Null).await.granted();
+        listed.as_array().expect("a list").clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_in_the_answer_is_the_one_in_the_secret_and_is_shown_once() {
+    let cluster = Cluster::for_test("rest_create").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    let answer = client.ask("POST /api/setup-keys", a_key("Office, 2nd floor")).await;
+    assert_eq!(answer.headers["Cache-Control"], "no-store");
+    let created = answer.granted();
+    let object = cluster.keys().list(&Default::default()).await.unwrap().items.remove(0);
+    let name = object.metadata.name.clone().unwrap();
+    assert!(name.starts_with("office-2nd-floor-"), "{name}");
+    assert_eq!(object.spec.name.as_deref(), Some("Office, 2nd floor"));
+    let key = created["key"].as_str().unwrap();
+    assert_eq!(key, cluster.value(&name, "setup-key").await);
+    assert_eq!(object.status.unwrap().digest, Some(digest(key)));
+
+    let masked = json!(format!("{}****", &key[..5]));
+    let changed = client.ask(&format!("PUT {}", path(&created["id"])), a_change(true, &[])).await.granted();
+    for later in [client.get(&created["id"]).await, client.list().await.remove(0), changed] {
+        assert_eq!(later["key"], masked);
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_applied_is_listed_updated_and_deleted_alike() {
+    let cluster = Cluster::for_test("rest_applied").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.apply("office", "autoGroups: [a], usageLimit: 3, expiresIn: 24h");
+    let id = json!(cluster.ready("office").await.id);
+    let listed = client.list().await;
+    assert_eq!((listed.len(), &listed[0]["name"], &listed[0]["usage_limit"]), (1, &json!("office"), &json!(3)));
+
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(true, &["b"])).await;
+    assert_eq!(changed.warning(), "");
+    assert_eq!(changed.granted()["state"], "revoked");
+    let spec = cluster.keys().get("office").await.unwrap().spec;
+    assert_eq!((spec.revoked, spec.auto_groups), (true, vec!["b".to_owned()]));
+
+    client.ask(&format!("DELETE {}", path(&id)), Value::Null).await.granted();
+    assert!(cluster.keys().get_opt("office").await.unwrap().is_none());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_in_the_answer_waits_for_nobody() {
+    let cluster = Cluster::for_test("rest_state").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.apply("office", "");
+    let id = json!(cluster.ready("office").await.id);
+    // Nobody is there to bring the status up to date.
+    operator.stop().await;
+    let revoked = client.ask(&format!("PUT {}", path(&id)), a_change(true, &[])).await.granted();
+    assert_eq!((&revoked["state"], &revoked["valid"]), (&json!("revoked"), &json!(false)));
+    cluster.patch_status("office", json!({ "expires": "2026-01-01T00:00:00Z" })).await;
+    assert_eq!(client.get(&id).await["state"], "expired");
+    // An expired key can be changed, to no effect on its state.
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
+    assert_eq!((&changed["state"], &changed["auto_groups"]), (&json!("expired"), &json!(["a"])));
+    assert_eq!(cluster.keys().get("office").await.unwrap().status.unwrap().state.unwrap().as_str(), "valid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_without_an_id_is_not_listed_and_one_that_is_being_deleted_is_gone() {
+    let cluster = Cluster::for_test("rest_listed").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.apply("going", "");
+    let id = json!(cluster.ready("going").await.id);
+    operator.stop().await;
+    cluster.apply("waiting", "");
+    let names: Vec<_> = client.list().await.iter().map(|key| key["name"].clone()).collect();
+    assert_eq!(names, ["going"]);
+
+    let finalizer = json!({ "metadata": { "finalizers": ["example.com/hold"] } });
+    cluster.keys().patch("going", &PatchParams::default(), &Patch::Merge(finalizer)).await.unwrap();
+    let call = format!("DELETE {}", path(&id));
+    client.ask(&call, Value::Null).await.granted();
+    assert!(cluster.keys().get("going").await.unwrap().metadata.deletion_timestamp.is_some());
+    assert_eq!(client.ask(&call, Value::Null).await.status, 404);
+    assert!(client.list().await.is_empty());
+    let released = json!({ "metadata": { "finalizers": null } });
+    cluster.keys().patch("going", &PatchParams::default(), &Patch::Merge(released)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
+    let cluster = Cluster::for_test("rest_concurrent").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.apply("office", "");
+    let id = json!(cluster.ready("office").await.id);
+    operator.stop().await;
+
+    // As enrollments do, somebody writes the status all the time.
+    let done = CancellationToken::new();
+    let busy = tokio::spawn({
+        let (keys, done) = (cluster.keys(), done.clone());
+        async move {
+            for used in 0.. {
+                let status = json!({ "status": { "usedTimes": used } });
+                keys.patch_status("office", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+                if done.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    });
+    let call = format!("PUT {}", path(&id));
+    for _ in 0..25 {
+        let (first, second) = tokio::join!(
+            client.ask(&call, a_change(true, &["first"])),
+            client.ask(&call, a_change(false, &["second"])),
+        );
+        for (answer, revoked, group) in [(first, true, "first"), (second, false, "second")] {
+            let answer = answer.granted();
+            assert_eq!((&answer["revoked"], &answer["auto_groups"]), (&json!(revoked), &json!([group])));
+        }
+        let spec = cluster.keys().get("office").await.unwrap().spec;
+        let kept = (spec.revoked, spec.auto_groups[0].as_str());
+        assert!([(true, "first"), (false, "second")].contains(&kept), "{kept:?}");
+    }
+    done.cancel();
+    busy.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_nobody_answers_loses_nothing() {
+    let cluster = Cluster::for_test("rest_no_controller").await;
+    let rest = Rest::with_patience(&cluster, Duration::from_millis(300)).await;
+    let token = token_of(&cluster, "user", EVERYTHING);
+    let answer = rest.ask(&token, "POST /api/setup-keys", a_key("office")).await;
+    let name = cluster.keys().list(&Default::default()).await.unwrap().items[0].metadata.name.clone().unwrap();
+    let namespace = &cluster.namespace;
+    let sentence = format!(
+        "the setup key was created as SetupKey {namespace}/{name}, do not create it again; it is not issued yet; once the SetupKey is ready, Secret {namespace}/{name} holds the key"
+    );
+    assert_eq!(answer.refused(504), sentence);
+
+    let operator = cluster.start_operator().await;
+    let status = cluster.ready(&name).await;
+    assert_eq!(status.digest, Some(digest(&cluster.value(&name, "setup-key").await)));
+    let listed = rest.ask(&token, "GET /api/setup-keys", Value::Null).await.granted();
+    assert_eq!(listed[0]["id"], json!(status.id));
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_cannot_be_issued_says_why() {
+    let cluster = Cluster::for_test("rest_quota").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
+    // A quota holds once it has been counted.
+    eventually("the quota to be counted", || async {
+        let used = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.used.secrets}"], "");
+        (!used.is_empty()).then_some(())
+    })
+    .await;
+    let answer = client.ask("POST /api/setup-keys", a_key("office")).await;
+    let said = answer.refused(504);
+    assert!(
+        said.contains("do not create it again; it cannot be issued: ") && said.contains("exceeded quota"),
+        "{said}"
+    );
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_gitops_will_put_back_comes_with_a_warning() {
+    let cluster = Cluster::for_test("rest_gitops").await;
+    let operator = cluster.start_operator().await;
+    let client = Client::of(&cluster).await;
+    cluster.apply("office", "");
+    let id = json!(cluster.ready("office").await.id);
+    let tracked = "argocd.argoproj.io/tracking-id=network:setupkey.dev/SetupKey:n/office";
+    cluster.kubectl_ok(&["annotate", "sk", "office", tracked], "");
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(true, &[])).await;
+    let warning = "299 setupkey-operator \"Argo CD manages SetupKey office and will put revoked and auto_groups back; change them in Git\"";
+    assert_eq!(changed.warning(), warning);
+    assert_eq!(changed.granted()["revoked"], true);
+    cluster.kubectl_ok(&["annotate", "sk", "office", "argocd.argoproj.io/tracking-id-"], "");
+    cluster.kubectl_ok(&["label", "sk", "office", "kustomize.toolkit.fluxcd.io/name=network"], "");
+    let deleted = client.ask(&format!("DELETE {}", path(&id)), Value::Null).await;
+    let warning = "299 setupkey-operator \"Flux manages SetupKey office and will create it again, with another key; delete it in Git\"";
+    assert_eq!(deleted.warning(), warning);
+    operator.stop().await;
+}

@@ -1,0 +1,112 @@
+//! NetBird's REST API over SetupKeys, on a real control plane.
+
+mod callers;
+mod contract;
+mod keys;
+mod netbird_client;
+mod outages;
+mod tokens;
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, StatusCode},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use setupkey_operator::{
+    rest::{self, Service},
+    serve::Limits,
+};
+use tower::ServiceExt;
+
+use crate::harness::{Cluster, admin_config};
+
+/// Longer than a creation takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The service for the namespace of a test. It is started with the administrator's configuration, so that a request that
+/// was made with the service's own credentials would be granted everything.
+struct Rest {
+    router: Router,
+}
+
+/// What a client gets.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    /// JSON, or else text.
+    body: Value,
+}
+
+impl Rest {
+    async fn of(cluster: &Cluster) -> Self {
+        Self::with_patience(cluster, PATIENCE).await
+    }
+
+    async fn with_patience(cluster: &Cluster, patience: Duration) -> Self {
+        let config = admin_config().await;
+        assert!(config.auth_info.token.is_some(), "there is nothing that could be lent");
+        Self::at(&config, &cluster.namespace, patience)
+    }
+
+    fn at(config: &kube::Config, namespace: &str, patience: Duration) -> Self {
+        let cluster = rest::Cluster::without_identity(config, namespace.to_owned()).unwrap();
+        let limits = Limits { request: PATIENCE * 2, ..Limits::default() };
+        Self { router: rest::router(Service { cluster, patience, requests: Default::default() }, &limits) }
+    }
+
+    /// Asks as the owner of a token.
+    async fn ask(&self, token: &str, call: &str, body: Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(Some(&format!("Bearer {token}")), call, &body).await
+    }
+
+    /// Sends a request as it stands. The call is method and path.
+    async fn send(&self, authorization: Option<&str>, call: &str, body: &str) -> Answer {
+        let (method, path) = call.split_once(' ').expect("a method and a path");
+        let request = Request::builder().method(method).uri(path);
+        let request = authorization.into_iter().fold(request, |request, value| request.header("Authorization", value));
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into());
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+}
+
+impl Answer {
+    /// The body of an answer that must be a success.
+    fn granted(self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.body);
+        self.body
+    }
+
+    /// The message of an error, which must be in NetBird's form and have this code.
+    fn refused(&self, code: u16) -> &str {
+        assert_eq!((self.status.as_u16(), &self.body["code"]), (code, &json!(code)), "{}", self.body);
+        assert_eq!(self.body.as_object().map(|fields| fields.len()), Some(2), "{}", self.body);
+        self.body["message"].as_str().expect("a message")
+    }
+
+    fn warning(&self) -> &str {
+        self.headers.get("Warning").map(|warning| warning.to_str().unwrap()).unwrap_or_default()
+    }
+}
+
+/// A request to create a key that is fine.
+fn a_key(name: &str) -> Value {
+    json!({ "name": name, "type": "reusable", "expires_in": 86400, "auto_groups": [], "usage_limit": 0 })
+}
+
+/// A request to change a key.
+fn a_change(revoked: bool, groups: &[&str]) -> Value {
+    json!({ "revoked": revoked, "auto_groups": groups })
+}
+
+fn path(id: &Value) -> String {
+    format!("/api/setup-keys/{}", id.as_str().expect("an id"))
+}
