@@ -1,7 +1,7 @@
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use super::SetupKey;
+use super::{Peer, SetupKey};
 
 /// Every CRD of the project as a manifest, as it is kept in `crds/`.
 ///
@@ -12,7 +12,9 @@ fn crds() -> Vec<Value> {
     for version in setup_keys["spec"]["versions"].as_array_mut().into_iter().flatten() {
         describe_status(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
     }
-    vec![setup_keys]
+    let mut peers = serde_json::to_value(Peer::crd()).expect("a CRD is plain data");
+    tidy(&mut peers);
+    vec![setup_keys, peers]
 }
 
 /// The CRDs as one YAML file.

@@ -4,6 +4,8 @@
 
 mod digest;
 mod id;
+pub mod ledger;
+pub mod peer;
 pub mod plan;
 pub mod report;
 pub mod secret;
@@ -13,5 +15,6 @@ mod value;
 
 pub use digest::Digest;
 pub use id::KeyId;
+pub use peer::{PeerName, PublicKey};
 pub use state::{Ledger, state};
 pub use value::{Fingerprint, KeyValue};
