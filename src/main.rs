@@ -7,13 +7,14 @@ use clap::{Parser, Subcommand, ValueEnum};
 use futures::future::Either;
 use kube::{Client, client::ClientBuilder};
 use setupkey_operator::{
-    api::{self, metadata::MANAGER},
+    api::{self, Lifetime, metadata::MANAGER},
     controller::{
         self, Clock, Environment, Scope, SystemClock,
         election::{Candidate, Leadership},
         health,
         metrics::Metrics,
     },
+    key::ledger,
 };
 use tokio::{
     net::TcpListener,
@@ -58,6 +59,11 @@ struct ControllerFlags {
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     metrics_max_keys: usize,
 
+    /// How long a peer may not be seen before it is taken for gone, from 1m: ephemeral peers are removed, others read as
+    /// not connected. The enrollment service must be told the same.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    peer_lifetime: Lifetime,
+
     /// Let one of several processes work and the others stand by, by a Lease.
     #[arg(long)]
     leader_elect: bool,
@@ -81,6 +87,15 @@ enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// A lifetime of a minute at least: `lastSeen` is in whole seconds, and written once per third.
+fn peer_lifetime(text: &str) -> Result<Lifetime, String> {
+    let lifetime: Lifetime = text.parse()?;
+    if lifetime < Lifetime::minutes(1) {
+        return Err(format!("{lifetime} is shorter than 1m"));
+    }
+    Ok(lifetime)
 }
 
 fn main() -> anyhow::Result<()> {
@@ -123,7 +138,8 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), metrics.clone(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    let environment = Environment { client, clock, leadership, readiness, metrics };
+    let (peer_lifetime, orphan_age) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
+    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, orphan_age };
     let mut election = pin!(election);
     tokio::select! {
         // What is under way must not go on beside another leader, so nothing is finished here.
