@@ -371,7 +371,7 @@ impl Enrollment {
     fn swap(&self, world: &mut World, at: usize, reply: Reply) -> Option<()> {
         let (swap, verdicts, recorded) = self.judge(&world.replicas[at])?;
         let Judging { batch, basis, .. } = world.replicas[at].judging.take()?;
-        let Some(basis) = basis else { return None };
+        let basis = basis?;
         if swap.is_none() && reply == Reply::Lost {
             return None; // nothing is sent
         }
