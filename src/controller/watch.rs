@@ -93,6 +93,8 @@ pub struct WatchedPeers {
     pub filled: Filled,
     /// Each peer that changed.
     pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
+    /// One item when the cache of peers was filled anew: until then, a pass sees what was there before.
+    pub relists: BoxStream<'static, ()>,
 }
 
 /// Sets up the watches; they run while the streams are polled.
@@ -108,6 +110,8 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let key_events = watch(scoped(client, namespace), everything, keys_writer, signals.clone());
     let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals.clone());
     let (peers, peers_writer) = reflector::store();
+    let (relisted, peer_relists) = mpsc::channel(1);
+    let signals = Signals { relisted, ..signals };
     let peer_events = watch(scoped(client, namespace), watcher::Config::default(), peers_writer, signals);
     let filled = Filled(filled);
     Watched {
@@ -116,6 +120,7 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
             keys: keys.clone(),
             filled: filled.clone(),
             changes: peer_events.applied_objects().boxed(),
+            relists: peer_relists.boxed(),
         },
         keys,
         secrets,

@@ -28,6 +28,7 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
     let context = Arc::new(Context::new(environment, &watched));
     let forgetful = Arc::clone(&context);
     Controller::for_stream(watched.changes, watched.peers)
+        .reconcile_all_on(watched.relists)
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
