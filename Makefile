@@ -36,7 +36,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	cargo clippy --quiet --test e2e --locked -- -D warnings
 	cargo build --quiet --locked --package control-plane
-	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
+	target/debug/control-plane run --audit --crds crds -- hack/test.sh
 
 .PHONY: e2e
 ifdef E2E_KUBECONFIG
@@ -64,8 +64,8 @@ image: ## build the image without a container engine, as target/image/image.tar
 
 .PHONY: crds
 crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the chart
-	cargo run --quiet -- crds > crds/setupkey.dev_setupkeys.yaml
-	cp crds/setupkey.dev_setupkeys.yaml charts/setupkey-operator/files/crds/
+	cargo run --quiet -- crds --folder crds
+	cp crds/*.yaml charts/setupkey-operator/files/crds/
 	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.' \
 		'apiVersion: v1' 'kind: Namespace' 'metadata:' '  name: setupkey-system'; \
 		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
@@ -141,10 +141,10 @@ demo: $(if $(filter 1,$(NODE)),node,control-plane) ## tell the product's story o
 ifeq ($(NODE),1)
 	@hack/node-image.sh target/image/shell.tar
 	@echo "starting etcd, kube-apiserver, kube-controller-manager and a node, in a network of their own"
-	@target/debug/control-plane run --node --image target/image/shell.tar --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+	@target/debug/control-plane run --node --image target/image/shell.tar --crds crds -- hack/demo.sh
 else
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
-	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+	@target/debug/control-plane run --crds crds -- hack/demo.sh
 endif
 
 .PHONY: bench

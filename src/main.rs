@@ -1,6 +1,6 @@
 //! The command line: flags and wiring.
 
-use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -8,13 +8,14 @@ use futures::future::Either;
 use kube::{Client, client::ClientBuilder};
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
-    api::{self, metadata::MANAGER},
+    api::{self, Lifetime, metadata::MANAGER},
     controller::{
         self, Clock, Environment, Scope, SystemClock,
         election::{Candidate, Leadership},
         health::Readiness,
         metrics::Metrics,
     },
+    key::ledger,
     rest,
     serve::{self, Limits, health},
 };
@@ -44,7 +45,11 @@ enum Command {
     /// It has no rights of its own: each request is made with the token that the client sends.
     Api(ApiFlags),
     /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds {
+        /// Write each to a file of its own in this folder instead.
+        #[arg(long, value_name = "PATH")]
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -60,6 +65,11 @@ struct ControllerFlags {
     /// How many SetupKeys have series of their own in /metrics; bounds what Prometheus must keep.
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     metrics_max_keys: usize,
+
+    /// How long a peer may not be seen before it is taken for gone, from 1m: ephemeral peers are removed, others read as
+    /// not connected. The enrollment service must be told the same.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    peer_lifetime: Lifetime,
 
     /// Let one of several processes work and the others stand by, by a Lease.
     #[arg(long)]
@@ -109,14 +119,27 @@ enum LogFormat {
     Json,
 }
 
+/// A lifetime of a minute at least: `lastSeen` is in whole seconds, and written once per third.
+fn peer_lifetime(text: &str) -> Result<Lifetime, String> {
+    let lifetime: Lifetime = text.parse()?;
+    if lifetime < Lifetime::minutes(1) {
+        return Err(format!("{lifetime} is shorter than 1m"));
+    }
+    Ok(lifetime)
+}
+
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Controller(flags) => run_controller(flags),
         Command::Api(flags) => run_api(flags),
-        Command::Crds => {
-            print!("{}", api::crd_manifest());
+        Command::Crds { folder: None } => {
+            api::crd_manifests().iter().for_each(|crd| print!("{}", crd.text));
             Ok(())
         }
+        Command::Crds { folder: Some(folder) } => api::crd_manifests().iter().try_for_each(|crd| {
+            let path = folder.join(&crd.file);
+            std::fs::write(&path, &crd.text).with_context(|| format!("{} cannot be written", path.display()))
+        }),
     }
 }
 
@@ -148,7 +171,8 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     let health = tokio::spawn(health::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    let environment = Environment { client, clock, leadership, readiness, metrics };
+    let (peer_lifetime, orphan_age) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
+    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, orphan_age };
     let mut election = pin!(election);
     tokio::select! {
         // What is under way must not go on beside another leader, so nothing is finished here.

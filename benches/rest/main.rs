@@ -24,6 +24,7 @@ use serde_json::json;
 use setupkey_operator::{
     api::SetupKey,
     controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    key::ledger,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ const ROUNDS: usize = 21;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let crds = vec![repository.join("crds/setupkey.dev_setupkeys.yaml")];
+    let crds = vec![repository.join("crds")];
     let control_plane = ControlPlane::start(Options { crds, ..Options::default() })?;
     let kubeconfig = Kubeconfig::read_from(control_plane.kubeconfig())?;
     let token = kubeconfig.auth_infos[0].auth_info.as_ref().and_then(|user| user.token.clone());
@@ -97,6 +98,8 @@ async fn issue(client: &Client) -> anyhow::Result<()> {
         leadership: Leadership::alone(),
         readiness: Arc::new(Readiness::default()),
         metrics: Metrics::new(Arc::new(SystemClock), KEYS),
+        peer_lifetime: Duration::from_secs(600),
+        orphan_age: ledger::ORPHAN_AGE,
     };
     let controller = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     let begun = Instant::now();

@@ -2,6 +2,16 @@
 
 /// Label on everything made for a key: the name of its `SetupKey`.
 pub const KEY_LABEL: &str = "setupkey.dev/key";
+/// Label on a Peer: the public id of the key that it joined with.
+pub const KEY_ID_LABEL: &str = "setupkey.dev/key-id";
+
+/// Prefix of the labels on a Peer that name its groups; the values are empty.
+pub const GROUP_LABEL_PREFIX: &str = "group.setupkey.dev/";
+
+/// Finalizer on a Peer while its key may still have it in `status.pending`: a peer that is deleted in that time must not
+/// be created once more from there.
+pub const PENDING_FINALIZER: &str = "setupkey.dev/pending";
+
 /// Annotation on the Secret: the public id of the key it holds.
 pub const ID_ANNOTATION: &str = "setupkey.dev/id";
 /// Annotation on the Secret: when the key expires, RFC 3339.

@@ -6,15 +6,17 @@
 mod crd;
 mod lifetime;
 pub mod metadata;
+mod peer;
 mod rules;
 mod setup_key;
 mod status;
 mod timestamp;
 
-pub use crd::crd_manifest;
+pub use crd::{CrdManifest, crd_manifests};
 pub use lifetime::Lifetime;
+pub use peer::{Peer, PeerSpec, PeerStatus, SetupKeyReference};
 pub use setup_key::{KeyType, SecretTemplate, SetupKey, SetupKeySpec};
-pub use status::{SecretReference, SetupKeyStatus, State};
+pub use status::{PendingPeer, SecretReference, SetupKeyStatus, State};
 pub use timestamp::Timestamp;
 
 /// The API group of every resource and the prefix of every label and annotation of this project.

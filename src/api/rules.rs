@@ -73,6 +73,13 @@ pub fn one_off_is_used_once() -> Rule {
         .reason(Reason::FieldValueInvalid)
 }
 
+/// What a peer joined with is history.
+pub fn peer_is_immutable() -> Rule {
+    Rule::new("self == oldSelf")
+        .message("the spec of a Peer cannot be changed; delete the Peer and let the machine join again")
+        .reason(Reason::FieldValueForbidden)
+}
+
 /// The name of the Secret.
 pub fn dns_subdomain() -> Rule {
     Rule::new("!format.dns1123Subdomain().validate(self).hasValue()")

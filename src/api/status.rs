@@ -61,6 +61,12 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
 
+    /// Peers that were admitted, are counted in usedTimes, and have no Peer object yet. It is empty but for moments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub pending: Vec<PendingPeer>,
+
     /// Ready: the cluster matches the spec. Valid: the key admits peers. Stalled: a person must act; present only
     /// while that is so. A revoked or expired key is Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -79,6 +85,34 @@ pub struct SecretReference {
     pub key: String,
     /// The version of the Secret in which the digest was last compared with the data.
     pub resource_version: String,
+}
+
+/// A peer that was admitted and is about to become a Peer object.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingPeer {
+    /// Which use of the key this is: what usedTimes was raised to. No other entry of this key ever has the same, so an
+    /// entry is not taken for a later one of the same machine.
+    #[schemars(range(min = 1))]
+    pub number: i64,
+    /// The name that the Peer will have.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// As in the Peer.
+    #[schemars(length(max = 44))]
+    pub public_key: String,
+    /// As in the Peer.
+    #[schemars(length(max = 253))]
+    pub hostname: String,
+    /// As in the Peer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    pub extra_dns_labels: Vec<String>,
+    /// As in the Peer.
+    #[schemars(length(max = 44))]
+    pub token_digest: String,
+    /// When it was admitted.
+    pub since: Timestamp,
 }
 
 /// Whether a key admits peers.

@@ -1,7 +1,8 @@
-//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them.
+//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them, and looks after the
+//! peers that joined ([`peers`]).
 //!
-//! Two watches fill two caches: the `SetupKey`s, and the metadata of the Secrets that carry our label. Any change of
-//! either, and any moment that a key waits for, leads to one pass over one key ([`reconcile`]). A pass asks
+//! Watches fill caches: the `SetupKey`s, the metadata of the Secrets that carry our label, and what is decided from of the
+//! peers. Any change of a key or its Secret, and any moment that a key waits for, leads to one pass over one key ([`reconcile`]). A pass asks
 //! [`plan`](crate::key::plan) what to do, does it, and asks again, until there is nothing to do but wait. A settled key
 //! costs no request: both caches together tell that it is settled.
 //!
@@ -16,6 +17,8 @@ pub mod health;
 pub mod metrics;
 mod notify;
 mod observe;
+mod orphans;
+mod peers;
 mod reconcile;
 mod retry;
 mod unseen;
@@ -72,6 +75,11 @@ pub struct Environment {
     pub readiness: Arc<Readiness>,
     /// What is counted and shown.
     pub metrics: Metrics,
+    /// How long a peer may not be seen.
+    pub peer_lifetime: Duration,
+    /// How long a pending entry is left to the replica that committed it: [`ORPHAN_AGE`](crate::key::ledger::ORPHAN_AGE),
+    /// unless replicas work to other times too.
+    pub orphan_age: Duration,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -104,7 +112,7 @@ async fn watch_and_reconcile(
 ) {
     let watched = watch::start(&environment.client, namespace.as_deref());
     let filled = tokio::spawn({
-        let (filled, readiness) = (watched.filled.clone(), Arc::clone(&environment.readiness));
+        let (filled, readiness) = (watched.peers.filled.clone(), Arc::clone(&environment.readiness));
         async move {
             if filled.wait().await {
                 readiness.reached();
@@ -119,10 +127,13 @@ async fn watch_and_reconcile(
         future::ready(leads.then_some(()))
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let context = Arc::new(Context::new(environment, notifier, &watched));
+    let context = Arc::new(Context::new(environment.clone(), notifier, &watched));
     let forgetful = Arc::clone(&context);
+    let peers = peers::run(environment, watched.peers, shutdown.clone());
 
-    Controller::for_stream(watched.key_changes, watched.keys)
+    let caches = watched.filled.clone();
+    let idle = shutdown.clone();
+    let keys = Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
         .reconcile_all_on(watched.relists)
         .reconcile_all_on(taken_up)
@@ -138,7 +149,10 @@ async fn watch_and_reconcile(
                 tracing::debug!(%error, "pass not made");
             }
             future::ready(())
-        })
-        .await;
+        });
+    let keys = async {
+        tokio::select! { () = keys => {}, () = caches.shut_down_before(&idle) => {} }
+    };
+    future::join(keys, peers).await;
     filled.abort();
 }

@@ -1,4 +1,4 @@
-//! The two watches, the caches they fill, and what they set off.
+//! The watches, the caches they fill, and what they set off.
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
@@ -18,8 +18,10 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    peers::WatchedPeer,
     retry::exponential,
     unseen::{Kind, Unseen},
 };
@@ -35,13 +37,28 @@ pub type SecretMetadata = PartialObjectMeta<Secret>;
 ///
 /// Not the caches' own `wait_until_ready`: of several that wait for one cache, it wakes only the last.
 #[derive(Clone)]
-pub struct Filled(tokio::sync::watch::Receiver<HashSet<Kind>>);
+pub struct Filled {
+    filled: tokio::sync::watch::Receiver<HashSet<Kind>>,
+    needed: &'static [Kind],
+}
 
 impl Filled {
-    /// Waits until both caches are filled; false when they never will be, because the watches have ended.
+    /// Waits until the caches that are needed are filled; false when they never will be, because the watches have ended.
     pub async fn wait(&self) -> bool {
-        let both = |filled: &HashSet<Kind>| filled.contains(&Kind::SetupKey) && filled.contains(&Kind::Secret);
-        self.0.clone().wait_for(both).await.is_ok()
+        self.filled.clone().wait_for(|filled| self.is_enough(filled)).await.is_ok()
+    }
+
+    /// Waits for a shutdown that comes before the caches are filled. A controller that has not begun for want of its cache
+    /// would not end by itself.
+    pub async fn shut_down_before(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        if self.is_enough(&self.filled.borrow()) {
+            future::pending().await
+        }
+    }
+
+    fn is_enough(&self, filled: &HashSet<Kind>) -> bool {
+        self.needed.iter().all(|kind| filled.contains(kind))
     }
 }
 
@@ -69,9 +86,25 @@ pub struct Watched {
     pub secret_changes: BoxStream<'static, Result<SecretMetadata, watcher::Error>>,
     /// One item when a cache was filled anew.
     pub relists: BoxStream<'static, ()>,
+    /// What is to be known for looking after peers.
+    pub peers: WatchedPeers,
 }
 
-/// Sets up both watches; they run while the streams are polled.
+/// What the watches of one scope give of peers.
+pub struct WatchedPeers {
+    /// The cache of peers, as far as they are decided about.
+    pub peers: Store<WatchedPeer>,
+    /// The cache of `SetupKey`s.
+    pub keys: Store<WatchedKey>,
+    /// Which caches are filled.
+    pub filled: Filled,
+    /// Each peer that changed.
+    pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
+    /// One item when the cache of peers was filled anew: until then, a pass sees what was there before.
+    pub relists: BoxStream<'static, ()>,
+}
+
+/// Sets up the watches; they run while the streams are polled.
 pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let unseen = Arc::new(Unseen::default());
     let (relisted, relists) = mpsc::channel(1);
@@ -82,11 +115,22 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let everything = watcher::Config::default();
     let ours = watcher::Config::default().labels(KEY_LABEL);
     let key_events = watch(scoped(client, namespace), everything, keys_writer, signals.clone());
-    let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals);
+    let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals.clone());
+    let (peers, peers_writer) = reflector::store();
+    let (relisted, peer_relists) = mpsc::channel(1);
+    let signals = Signals { relisted, ..signals };
+    let peer_events = watch(scoped(client, namespace), watcher::Config::default(), peers_writer, signals);
     Watched {
+        peers: WatchedPeers {
+            peers,
+            keys: keys.clone(),
+            filled: Filled { filled: filled.clone(), needed: &[Kind::SetupKey, Kind::Secret, Kind::Peer] },
+            changes: peer_events.applied_objects().boxed(),
+            relists: peer_relists.boxed(),
+        },
         keys,
         secrets,
-        filled: Filled(filled),
+        filled: Filled { filled, needed: &[Kind::SetupKey, Kind::Secret] },
         unseen,
         key_changes: key_events.applied_objects().boxed(),
         secret_changes: secret_events.touched_objects().boxed(),

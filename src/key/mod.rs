@@ -4,7 +4,10 @@
 
 mod digest;
 mod id;
+pub mod ledger;
+pub mod peer;
 pub mod plan;
+pub mod presence;
 pub mod report;
 pub mod secret;
 mod state;
@@ -13,5 +16,6 @@ mod value;
 
 pub use digest::Digest;
 pub use id::KeyId;
+pub use peer::{PeerName, PublicKey};
 pub use state::{Ledger, state};
 pub use value::{Fingerprint, KeyValue};

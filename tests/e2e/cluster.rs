@@ -25,7 +25,7 @@ use crate::release::Release;
 /// Longer than anything that is waited for takes: a kubelet may try a mount again only after two minutes.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-const CRD: &str = "setupkeys.setupkey.dev";
+const CRDS: [&str; 2] = ["setupkeys.setupkey.dev", "peers.setupkey.dev"];
 
 /// Where chart, examples and tools are.
 pub fn repository() -> &'static Path {
@@ -57,8 +57,10 @@ impl Cluster {
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
         let client = Client::try_from(config).expect("a client");
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let present = crds.get_opt(CRD).await.expect("an answer of the API server");
-        assert!(present.is_none(), "this cluster has SetupKeys already; use one that has not");
+        for crd in CRDS {
+            let present = crds.get_opt(crd).await.expect("an answer of the API server");
+            assert!(present.is_none(), "this cluster has the CRD {crd} already; use one that has not");
+        }
         let suffix = format!("{:06x}", rand::random::<u32>() >> 8);
         Self {
             client,
@@ -183,9 +185,11 @@ impl Cluster {
             left.iter().all(|namespace| !namespaces.contains(&namespace.name_any())).then_some(())
         })
         .await;
-        // There was none before.
+        // There were none before.
         let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        let _ = crds.delete(CRD, &DeleteParams::default()).await;
+        for crd in CRDS {
+            let _ = crds.delete(crd, &DeleteParams::default()).await;
+        }
     }
 }
 

@@ -25,8 +25,9 @@ use kube::{
 };
 use serde_json::Value;
 use setupkey_operator::{
-    api::{SetupKey, SetupKeyStatus},
+    api::{Peer, SetupKey, SetupKeyStatus},
     controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness, metrics::Metrics},
+    key::ledger,
 };
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -50,9 +51,14 @@ pub fn tool(name: &str) -> PathBuf {
     tool
 }
 
-/// The CRDs as users install them.
-pub fn crd_file() -> PathBuf {
-    repository().join("crds/setupkey.dev_setupkeys.yaml")
+/// The folder of the CRDs as users install them.
+pub fn crds() -> PathBuf {
+    repository().join("crds")
+}
+
+/// The CRD of the SetupKey.
+pub fn setup_key_crd() -> PathBuf {
+    crds().join("setupkey.dev_setupkeys.yaml")
 }
 
 /// A namespace of its own for one test.
@@ -109,6 +115,8 @@ impl Cluster {
             leadership: Leadership::alone(),
             readiness: Arc::clone(&readiness),
             metrics: metrics.clone(),
+            peer_lifetime: setup.peer_lifetime,
+            orphan_age: setup.orphan_age,
         };
         let scope = Scope::Namespaces(vec![self.namespace.clone()]);
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
@@ -119,6 +127,10 @@ impl Cluster {
     }
 
     pub fn keys(&self) -> Api<SetupKey> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn peers(&self) -> Api<Peer> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -227,6 +239,8 @@ pub struct Setup {
     pub token: Option<String>,
     pub wait_until_ready: bool,
     pub metrics_max_keys: usize,
+    pub peer_lifetime: Duration,
+    pub orphan_age: Duration,
 }
 
 impl Default for Setup {
@@ -237,6 +251,8 @@ impl Default for Setup {
             token: None,
             wait_until_ready: true,
             metrics_max_keys: 100,
+            peer_lifetime: Duration::from_secs(600),
+            orphan_age: ledger::ORPHAN_AGE,
         }
     }
 }
@@ -334,11 +350,11 @@ pub async fn let_it_settle() {
 fn control_plane() -> &'static control_plane::Access {
     static SHARED: OnceLock<control_plane::Access> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let options = control_plane::Options { crds: vec![crd_file()], ..Default::default() };
+        let options = control_plane::Options { crds: vec![crds()], ..Default::default() };
         let access = control_plane::shared(options).unwrap_or_else(|error| panic!("{error}"));
         let mut apply = Command::new(access.kubectl());
         apply.arg("--kubeconfig").arg(access.kubeconfig()).args(["apply", "--server-side", "-f"]);
-        let applied = run_to_end(apply.arg(crd_file()).arg("-f").arg(repository().join("deploy/rbac.yaml")));
+        let applied = run_to_end(apply.arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml")));
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         access
     })

@@ -19,6 +19,7 @@ mod log_lines;
 mod metrics;
 mod observability;
 mod operator_faults;
+mod peers;
 mod process;
 mod requests;
 mod rest;
