@@ -11,9 +11,10 @@ use setupkey_operator::{
     controller::{
         self, Clock, Environment, Scope, SystemClock,
         election::{Candidate, Leadership},
-        health,
+        health::Readiness,
         metrics::Metrics,
     },
+    serve::health,
 };
 use tokio::{
     net::TcpListener,
@@ -111,8 +112,12 @@ async fn run_controller(flags: ControllerFlags) -> anyhow::Result<()> {
     tokio::spawn(cancel_on_signal(shutdown.clone())?);
     let (resign, probes) = (CancellationToken::new(), CancellationToken::new());
     let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
-    let readiness = Arc::new(health::Readiness::default());
-    let health = tokio::spawn(health::serve(listener, Arc::clone(&readiness), metrics.clone(), probes.clone()));
+    let readiness = Arc::new(Readiness::default());
+    let not_ready = {
+        let readiness = Arc::clone(&readiness);
+        move || readiness.missing()
+    };
+    let health = tokio::spawn(health::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
     let environment = Environment { client, clock, leadership, readiness, metrics };

@@ -11,7 +11,7 @@ use std::{
 
 use kube::runtime::reflector::Store;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::EncodeLabelSet,
     metrics::{
         counter::Counter,
         family::Family,
@@ -22,12 +22,10 @@ use prometheus_client::{
 };
 
 use super::{Clock, watch::WatchedKey};
+use crate::serve::health::text_of;
 use keys::Keys;
 pub use requests::CountRequests;
 use requests::Requests;
-
-/// The content type of [`Metrics::expose`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The metrics of one process. Cheap to clone.
 #[derive(Clone)]
@@ -104,10 +102,13 @@ impl Metrics {
         self.requests.layer()
     }
 
+    /// All of them, to be served.
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.registry)
+    }
+
     /// The metrics as text.
     pub fn expose(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        text_of(&self.registry)
     }
 }
