@@ -47,6 +47,7 @@ impl Default for Requests {
 }
 
 impl Requests {
+    /// Shows the counters.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "setupkey_api_requests",
@@ -60,6 +61,7 @@ impl Requests {
         );
     }
 
+    /// Counts what passes through it.
     pub fn layer(&self) -> CountRequests {
         CountRequests(self.clone())
     }
@@ -115,12 +117,13 @@ where
 
 /// The resource that a path is about, and whether it names an object.
 fn resource(path: &str) -> (&'static str, bool) {
-    const KNOWN: [&str; 4] = ["setupkeys", "secrets", "events", "leases"];
+    const KNOWN: [&str; 5] = ["setupkeys", "peers", "secrets", "events", "leases"];
     let mut parts = path.split('/');
     let found = parts.find_map(|part| KNOWN.into_iter().find(|known| *known == part));
     let named = parts.next().is_some();
     match (found, parts.next()) {
         (Some("setupkeys"), Some("status")) => ("setupkeys/status", named),
+        (Some("peers"), Some("status")) => ("peers/status", named),
         (Some(found), _) => (found, named),
         (None, _) => ("other", false),
     }
