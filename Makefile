@@ -33,7 +33,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	cargo build --quiet --locked --package control-plane
-	target/debug/control-plane run --audit --crds crds/setupkey.dev_setupkeys.yaml -- hack/test.sh
+	target/debug/control-plane run --audit --crds crds -- hack/test.sh
 
 .PHONY: tools
 tools: control-plane $(CARGO_DENY) $(TOOLS)/promtool $(TOOLS)/kstatus $(TOOLS)/actionlint ## build everything that the tests need
@@ -48,8 +48,8 @@ image: ## build the image without a container engine, as target/image/image.tar
 
 .PHONY: crds
 crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the chart
-	cargo run --quiet -- crds > crds/setupkey.dev_setupkeys.yaml
-	cp crds/setupkey.dev_setupkeys.yaml charts/setupkey-operator/files/crds/
+	cargo run --quiet -- crds --folder crds
+	cp crds/*.yaml charts/setupkey-operator/files/crds/
 	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.' \
 		'apiVersion: v1' 'kind: Namespace' 'metadata:' '  name: setupkey-system'; \
 		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
@@ -113,7 +113,7 @@ $(CARGO_DENY):
 demo: control-plane ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C
 	@cargo build --workspace --bins --target-dir target
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1"
-	@target/debug/control-plane run --crds crds/setupkey.dev_setupkeys.yaml -- hack/demo.sh
+	@target/debug/control-plane run --crds crds -- hack/demo.sh
 
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)

@@ -1,6 +1,6 @@
 //! The command line: flags and wiring.
 
-use std::{io::IsTerminal, net::SocketAddr, pin::pin, sync::Arc};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -38,7 +38,11 @@ enum Command {
     /// The cluster is the one of KUBECONFIG, or the one that the process runs in.
     Controller(ControllerFlags),
     /// Print the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds {
+        /// Write each to a file of its own in this folder instead.
+        #[arg(long, value_name = "PATH")]
+        folder: Option<PathBuf>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -83,10 +87,14 @@ enum LogFormat {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Controller(flags) => run_controller(flags),
-        Command::Crds => {
-            print!("{}", api::crd_manifest());
+        Command::Crds { folder: None } => {
+            api::crd_manifests().iter().for_each(|crd| print!("{}", crd.text));
             Ok(())
         }
+        Command::Crds { folder: Some(folder) } => api::crd_manifests().iter().try_for_each(|crd| {
+            let path = folder.join(&crd.file);
+            std::fs::write(&path, &crd.text).with_context(|| format!("{} cannot be written", path.display()))
+        }),
     }
 }
 

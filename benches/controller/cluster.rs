@@ -58,7 +58,7 @@ impl Cluster {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         let control_plane = ControlPlane::start(Options {
             audit_log: true,
-            crds: vec![repository.join("crds/setupkey.dev_setupkeys.yaml")],
+            crds: vec![repository.join("crds")],
             // One worker, the default, would take minutes to empty a namespace of ten thousand keys.
             api_server_args: vec!["--delete-collection-workers=16".to_owned()],
         })?;

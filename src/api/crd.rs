@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::{Peer, SetupKey};
 
-/// Every CRD of the project as a manifest, as it is kept in `crds/`.
+/// Every CRD of the project.
 ///
 /// Returned as plain JSON because the typed CRD cannot say all of it: its bounds are floating-point numbers.
 fn crds() -> Vec<Value> {
@@ -17,11 +17,24 @@ fn crds() -> Vec<Value> {
     vec![setup_keys, peers]
 }
 
-/// The CRDs as one YAML file.
-pub fn crd_manifest() -> String {
-    let documents = crds().into_iter().map(|crd| serde_yaml::to_string(&crd).expect("a CRD is plain data"));
-    let documents: String = documents.map(|document| format!("---\n{document}")).collect();
-    format!("# Generated from the code by `make crds`. Do not edit.\n{documents}")
+/// A CRD as it is kept in `crds/`.
+pub struct CrdManifest {
+    /// The name of the file.
+    pub file: String,
+    /// What is in it, as YAML.
+    pub text: String,
+}
+
+/// The CRDs, each as a YAML file.
+pub fn crd_manifests() -> Vec<CrdManifest> {
+    let manifest = |crd: Value| {
+        let names = (crd["spec"]["group"].as_str(), crd["spec"]["names"]["plural"].as_str());
+        let (Some(group), Some(plural)) = names else { unreachable!("a CRD has a group and a plural") };
+        let document = serde_yaml::to_string(&crd).expect("a CRD is plain data");
+        let text = format!("# Generated from the code by `make crds`. Do not edit.\n---\n{document}");
+        CrdManifest { file: format!("{group}_{plural}.yaml"), text }
+    };
+    crds().into_iter().map(manifest).collect()
 }
 
 /// Writes the schema as Kubernetes' own generator would.

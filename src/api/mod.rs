@@ -12,7 +12,7 @@ mod setup_key;
 mod status;
 mod timestamp;
 
-pub use crd::crd_manifest;
+pub use crd::{CrdManifest, crd_manifests};
 pub use lifetime::Lifetime;
 pub use peer::{Peer, PeerSpec, PeerStatus, SetupKeyReference};
 pub use setup_key::{KeyType, SecretTemplate, SetupKey, SetupKeySpec};

@@ -62,7 +62,7 @@ use super::{Timestamp, rules};
 pub struct PeerSpec {
     /// The public key of the machine: the base64 of 32 bytes, as WireGuard writes it. metadata.name is made from it, so a
     /// machine cannot join twice.
-    #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{43}=$"))]
+    #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"))]
     pub public_key: String,
 
     /// How the machine calls itself: 1 to 253 characters.
@@ -90,7 +90,7 @@ pub struct PeerSpec {
     pub setup_key_ref: SetupKeyReference,
 
     /// The base64 of the SHA-256 of the token by which the machine proves who it is.
-    #[schemars(length(min = 44, max = 44))]
+    #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"))]
     pub token_digest: String,
 }
 

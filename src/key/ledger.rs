@@ -92,9 +92,12 @@ pub fn admit(
     recorded: &BTreeSet<PeerName>,
     now: DateTime<Utc>,
 ) -> (Option<Swap>, Vec<Verdict>) {
+    // An applicant whose entry is cleared by this very swap may have been looked up before its Peer was there. So the
+    // entries to be cleared speak too, or such a machine would be counted twice.
+    let before = unchanged(key).pending;
     let mut swap = clear(key, recorded).unwrap_or_else(|| unchanged(key));
     let verdicts: Vec<_> =
-        applicants.iter().map(|(applicant, found)| judge(key, &mut swap, applicant, found, now)).collect();
+        applicants.iter().map(|(applicant, found)| judge(key, &before, &mut swap, applicant, found, now)).collect();
     ((swap != unchanged(key)).then_some(swap), verdicts)
 }
 
@@ -125,9 +128,16 @@ fn admits_after(key: &SetupKey, presented: &Digest, used_times: i64, now: DateTi
         && state(&key.spec, Ledger { expires, used_times }, now) == State::Valid
 }
 
-fn judge(key: &SetupKey, swap: &mut Swap, applicant: &Applicant, found: &OnRecord, now: DateTime<Utc>) -> Verdict {
+fn judge(
+    key: &SetupKey,
+    before: &[PendingPeer],
+    swap: &mut Swap,
+    applicant: &Applicant,
+    found: &OnRecord,
+    now: DateTime<Utc>,
+) -> Verdict {
     let name = PeerName::of(&applicant.public_key);
-    let pending = swap.pending.iter().find(|entry| entry.name == name.as_str());
+    let pending = before.iter().chain(&swap.pending).find(|entry| entry.name == name.as_str());
     let admits = |used_times| admits_after(key, &applicant.key, used_times, now);
     // A machine that is known is let in on its token alone. One that is not learns nothing without a key that admits it.
     match (found, pending) {
@@ -153,3 +163,6 @@ fn judge(key: &SetupKey, swap: &mut Swap, applicant: &Applicant, found: &OnRecor
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

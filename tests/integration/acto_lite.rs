@@ -23,7 +23,7 @@ use rand::{RngExt, SeedableRng, prelude::IndexedRandom, rngs::SmallRng};
 use serde_json::{Value, json};
 use setupkey_operator::api::{SetupKey, Timestamp};
 
-use crate::harness::{Cluster, crd_file, digest, eventually};
+use crate::harness::{Cluster, digest, eventually, setup_key_crd};
 
 /// At most 26, for each sequence names its key by a letter.
 const SEQUENCES: u64 = 20;
@@ -306,7 +306,7 @@ struct Sequence<'a> {
 
 impl<'a> Sequence<'a> {
     fn of(seed: u64, cluster: &'a Cluster, fresh: &'a Cluster) -> Self {
-        let crd: Value = serde_yaml::from_reader(std::fs::File::open(crd_file()).expect("the CRD")).expect("YAML");
+        let crd: Value = serde_yaml::from_reader(std::fs::File::open(setup_key_crd()).expect("the CRD")).expect("YAML");
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let name = char::from(b'a' + (seed % 26) as u8).to_string();
         let mut rng = SmallRng::seed_from_u64(seed);

@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use serde_json::{Value, json};
+
 use crate::harness::{Cluster, manifest};
 
 fn refusal(output: &Output) -> String {
@@ -141,5 +143,70 @@ async fn unusual_but_right_manifests_are_accepted() {
     .enumerate()
     {
         cluster.apply(&format!("key-{number}"), spec);
+    }
+}
+
+/// A Peer as the enrollment service makes it, changed by a JSON merge patch.
+fn peer(change: Value) -> String {
+    let digest = format!("{}A=", "A".repeat(42));
+    let mut peer = json!({
+        "apiVersion": "setupkey.dev/v1alpha1", "kind": "Peer", "metadata": { "name": "peer-a" },
+        "spec": {
+            "publicKey": digest, "hostname": "laptop", "groups": ["office"], "extraDnsLabels": ["db"],
+            "setupKeyRef": { "name": "office", "uid": "u", "id": "0123456789abcdefghij" }, "tokenDigest": digest,
+        },
+    });
+    json_patch::merge(&mut peer, &change);
+    peer.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_is_what_was_agreed_and_stays_it() {
+    let cluster = Cluster::for_test("peer_admission").await;
+    let key = |text: &str| json!({ "spec": { "publicKey": text } });
+    let many = |count: usize| (0..count).map(|number| format!("l{number}")).collect::<Vec<_>>();
+    for (change, message) in [
+        (key("abc"), "spec.publicKey: Invalid value: \"abc\""),
+        (key(&"A".repeat(44)), "spec.publicKey in body should match"),
+        // Another spelling of the same 32 bytes would be another name for the same machine.
+        (key(&format!("{}B=", "A".repeat(42))), "spec.publicKey in body should match"),
+        (json!({ "spec": { "tokenDigest": "abc" } }), "spec.tokenDigest"),
+        (json!({ "spec": { "hostname": "" } }), "spec.hostname in body should be at least 1 chars long"),
+        (json!({ "spec": { "hostname": "a".repeat(254) } }), "spec.hostname: Too long"),
+        (json!({ "spec": { "groups": many(65) } }), "spec.groups: Too many: 65: must have at most 64 items"),
+        (json!({ "spec": { "groups": ["a", "a"] } }), "spec.groups[1]: Duplicate value"),
+        (json!({ "spec": { "extraDnsLabels": many(33) } }), "spec.extraDnsLabels: Too many: 33"),
+        (json!({ "spec": { "extraDnsLabels": ["a".repeat(64)] } }), "spec.extraDnsLabels[0]: Too long"),
+        (json!({ "spec": { "setupKeyRef": { "id": "short" } } }), "spec.setupKeyRef.id"),
+        (json!({ "spec": { "setupKeyRef": null } }), "spec.setupKeyRef: Required value"),
+    ] {
+        let error = refusal(&cluster.kubectl(&["create", "-f", "-"], &peer(change.clone())));
+        assert!(error.contains(message), "{change}\nsaid: {error}\nnot: {message}");
+    }
+    cluster.kubectl_ok(&["create", "-f", "-"], &peer(json!({})));
+    for change in [
+        json!({ "spec": { "hostname": "other" } }),
+        json!({ "spec": { "groups": [] } }),
+        json!({ "spec": { "ephemeral": true } }),
+        json!({ "spec": { "setupKeyRef": { "uid": "v" } } }),
+        key(&format!("{}E=", "A".repeat(42))),
+    ] {
+        let patch = change.to_string();
+        let error = refusal(&cluster.kubectl(&["patch", "peer", "peer-a", "--type=merge", "-p", &patch], ""));
+        assert!(error.contains("the spec of a Peer cannot be changed; delete the Peer"), "{change}: {error}");
+    }
+    // What is found out about a peer, and what people hang onto it, may change.
+    cluster.kubectl_ok(&["label", "peer", "peer-a", "team=a"], "");
+    let status = r#"{"status":{"connected":true,"lastSeen":"2026-11-24T06:00:00Z"}}"#;
+    cluster.kubectl_ok(&["patch", "peer", "peer-a", "--subresource=status", "--type=merge", "-p", status], "");
+    let table = cluster.kubectl_ok(&["get", "peers"], "");
+    let columns: Vec<_> = table.lines().next().unwrap().split("  ").map(str::trim).filter(|c| !c.is_empty()).collect();
+    let wanted = ["NAME", "HOSTNAME", "GROUPS", "EPHEMERAL", "CONNECTED", "LAST SEEN", "KEY", "AGE"];
+    assert_eq!(columns, wanted, "{table}");
+    let selected = cluster.kubectl_ok(&["get", "peers", "--field-selector", "spec.ephemeral=false", "-o", "name"], "");
+    assert_eq!(selected, "peer.setupkey.dev/peer-a\n");
+    for explained in ["publicKey", "setupKeyRef.uid", "tokenDigest", "extraDnsLabels"] {
+        let told = cluster.kubectl_ok(&["explain", &format!("peers.spec.{explained}")], "");
+        assert!(told.contains("DESCRIPTION:\n    The"), "{told}");
     }
 }

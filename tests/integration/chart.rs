@@ -1,6 +1,7 @@
 //! The Helm chart, by the real helm on the real API server.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     process::{Command, Output, Stdio},
 };
@@ -17,7 +18,7 @@ use setupkey_operator::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Cluster, condition, crd_file, eventually, kubectl, repository, tool};
+use crate::harness::{Cluster, condition, crds, eventually, kubectl, repository, tool};
 
 fn chart() -> PathBuf {
     repository().join("charts/setupkey-operator")
@@ -52,9 +53,12 @@ fn the_chart_passes_the_strict_linter() {
 
 #[test]
 fn the_chart_carries_the_crds_of_the_code() {
-    let carried = chart().join("files/crds/setupkey.dev_setupkeys.yaml");
-    let kept = std::fs::read_to_string(crd_file()).unwrap();
-    assert!(std::fs::read_to_string(carried).unwrap() == kept, "run `make crds`");
+    let files = |folder: PathBuf| {
+        let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let read = |path: PathBuf| (path.file_name().unwrap().to_owned(), std::fs::read_to_string(path).unwrap());
+        files.map(read).collect::<BTreeMap<_, _>>()
+    };
+    assert!(files(chart().join("files/crds")) == files(crds()), "run `make crds`");
 }
 
 #[test]
@@ -147,12 +151,17 @@ async fn upgrade_and_removal_change_no_key() {
     // A release owns its CRDs, so this one has a control plane of its own. The garbage collector must know the CRDs
     // from its start, so they are there before it, with the marks by which Helm takes them over.
     let folder = tempfile::tempdir().unwrap();
-    let crds = template_ok(&["--show-only", "templates/crds.yaml"]);
-    let mut crd: Value = serde_yaml::from_str(&crds).unwrap();
-    crd["metadata"]["annotations"]["meta.helm.sh/release-name"] = "setupkey-operator".into();
-    crd["metadata"]["annotations"]["meta.helm.sh/release-namespace"] = "setupkey-system".into();
+    let marked = template_ok(&["--show-only", "templates/crds.yaml"])
+        .split("\n---\n")
+        .map(|document| {
+            let mut crd: Value = serde_yaml::from_str(document).unwrap();
+            crd["metadata"]["annotations"]["meta.helm.sh/release-name"] = "setupkey-operator".into();
+            crd["metadata"]["annotations"]["meta.helm.sh/release-namespace"] = "setupkey-system".into();
+            serde_yaml::to_string(&crd).unwrap()
+        })
+        .collect::<Vec<_>>();
     let file = folder.path().join("crds.yaml");
-    std::fs::write(&file, serde_yaml::to_string(&crd).unwrap()).unwrap();
+    std::fs::write(&file, marked.join("---\n")).unwrap();
     let mut own = ControlPlane::start(Options { crds: vec![file], ..Options::default() }).unwrap();
     let helm = |arguments: &[&str], chart: Option<PathBuf>| {
         let mut command = helm();
@@ -230,7 +239,7 @@ async fn upgrade_and_removal_change_no_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_refuse_with_a_message() {
     // A policy holds for the whole cluster, so this one has a control plane of its own.
-    let mut own = ControlPlane::start(Options { crds: vec![crd_file()], ..Options::default() }).unwrap();
+    let mut own = ControlPlane::start(Options { crds: vec![crds()], ..Options::default() }).unwrap();
     let run = |arguments: &[&str], input: &str| {
         let file = own.dir().join("manifest.yaml");
         std::fs::write(&file, input).unwrap();

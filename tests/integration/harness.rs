@@ -50,9 +50,14 @@ pub fn tool(name: &str) -> PathBuf {
     tool
 }
 
-/// The CRDs as users install them.
-pub fn crd_file() -> PathBuf {
-    repository().join("crds/setupkey.dev_setupkeys.yaml")
+/// The folder of the CRDs as users install them.
+pub fn crds() -> PathBuf {
+    repository().join("crds")
+}
+
+/// The CRD of the SetupKey.
+pub fn setup_key_crd() -> PathBuf {
+    crds().join("setupkey.dev_setupkeys.yaml")
 }
 
 /// A namespace of its own for one test.
@@ -334,11 +339,11 @@ pub async fn let_it_settle() {
 fn control_plane() -> &'static control_plane::Access {
     static SHARED: OnceLock<control_plane::Access> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let options = control_plane::Options { crds: vec![crd_file()], ..Default::default() };
+        let options = control_plane::Options { crds: vec![crds()], ..Default::default() };
         let access = control_plane::shared(options).unwrap_or_else(|error| panic!("{error}"));
         let mut apply = Command::new(access.kubectl());
         apply.arg("--kubeconfig").arg(access.kubeconfig()).args(["apply", "--server-side", "-f"]);
-        let applied = run_to_end(apply.arg(crd_file()).arg("-f").arg(repository().join("deploy/rbac.yaml")));
+        let applied = run_to_end(apply.arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml")));
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         access
     })

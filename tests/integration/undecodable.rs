@@ -13,11 +13,11 @@ use setupkey_operator::{
 use std::{process::Command, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{crd_file, eventually, says};
+use crate::harness::{crds, eventually, says, setup_key_crd};
 
 /// The CRD as a later version might have it: with a kind of key that this one does not know.
 fn loosened_crd() -> Value {
-    let mut crd: Value = serde_yaml::from_str(&std::fs::read_to_string(crd_file()).unwrap()).unwrap();
+    let mut crd: Value = serde_yaml::from_str(&std::fs::read_to_string(setup_key_crd()).unwrap()).unwrap();
     let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
     spec["properties"]["type"]["enum"] = json!(["reusable", "one-off", "from-the-future"]);
     crd
@@ -28,7 +28,7 @@ async fn an_undecodable_object_stops_nobody() {
     // The CRD belongs to the whole control plane, so this test has one of its own.
     let file = std::env::temp_dir().join(format!("setupkey-loosened-{}.yaml", std::process::id()));
     std::fs::write(&file, serde_yaml::to_string(&loosened_crd()).unwrap()).unwrap();
-    let mut own = ControlPlane::start(Options { crds: vec![file.clone()], ..Default::default() }).unwrap();
+    let mut own = ControlPlane::start(Options { crds: vec![crds(), file.clone()], ..Default::default() }).unwrap();
     std::fs::remove_file(file).unwrap();
     let apply = |name: &str, key_type: &str| {
         let manifest = format!(

@@ -39,6 +39,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [setupkey.dev]
   resources: [setupkeys/status]
   verbs: [patch]
+# What was agreed with a peer is never changed: a patch takes our own finalizer off.
+- apiGroups: [setupkey.dev]
+  resources: [peers]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [setupkey.dev]
+  resources: [peers/status]
+  verbs: [patch]
 # RBAC knows neither labels nor "metadata only", and names are the users' choice; see docs/security.md.
 - apiGroups: [""]
   resources: [secrets]

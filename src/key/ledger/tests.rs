@@ -1,0 +1,331 @@
+//! Each verdict, which comes before which, and what is counted.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn now() -> DateTime<Utc> {
+    "2026-11-24T06:00:00.5Z".parse().unwrap()
+}
+
+fn digest(text: &str) -> Digest {
+    Digest::of(text)
+}
+
+/// A key whose value is "right", changed by a JSON merge patch.
+fn key(change: Value) -> SetupKey {
+    let mut key = json!({
+        "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
+        "metadata": { "name": "office", "namespace": "n", "uid": "u1", "resourceVersion": "1" },
+        "spec": {},
+        "status": {
+            "id": "0123456789abcdefghij", "digest": digest("right").as_str(), "expires": "2026-11-24T06:00:01Z",
+            "usedTimes": 5, "lastUsed": "2026-11-20T00:00:00Z",
+        },
+    });
+    json_patch::merge(&mut key, &change);
+    serde_json::from_value(key).unwrap()
+}
+
+fn valid() -> SetupKey {
+    key(json!({}))
+}
+
+/// The machine of this number, with a token and a key of its own choice.
+fn machine(number: u8, token: &str, presented: &str) -> Applicant {
+    Applicant {
+        key: digest(presented),
+        public_key: PublicKey::from_bytes([number; 32]),
+        hostname: format!("host-{number}"),
+        extra_dns_labels: Vec::new(),
+        token: digest(token),
+    }
+}
+
+fn name(number: u8) -> PeerName {
+    PeerName::of(&PublicKey::from_bytes([number; 32]))
+}
+
+fn peer(token: &str) -> OnRecord {
+    OnRecord::Peer { token: digest(token), leaving: false }
+}
+
+fn leaving(token: &str) -> OnRecord {
+    OnRecord::Peer { token: digest(token), leaving: true }
+}
+
+/// The key with this machine pending.
+fn with_pending(key: &SetupKey, number: u8, token: &str) -> SetupKey {
+    let (swap, verdicts) = admit(key, &[(&machine(number, token, "right"), OnRecord::Nobody)], &BTreeSet::new(), now());
+    assert_eq!(verdicts, [Verdict::Admitted]);
+    after(key, swap)
+}
+
+/// The key as the swap leaves it.
+fn after(key: &SetupKey, swap: Option<Swap>) -> SetupKey {
+    let mut key = key.clone();
+    if let (Some(swap), Some(status)) = (swap, &mut key.status) {
+        status.used_times = swap.used_times;
+        status.last_used = swap.last_used;
+        status.pending = swap.pending;
+    }
+    key
+}
+
+/// What becomes of one machine, and that nothing is written unless it is admitted.
+fn verdict(key: &SetupKey, applicant: &Applicant, found: OnRecord) -> Verdict {
+    let (swap, verdicts) = admit(key, &[(applicant, found)], &BTreeSet::new(), now());
+    assert_eq!(swap.is_some(), verdicts == [Verdict::Admitted], "{verdicts:?} wrote {swap:?}");
+    verdicts[0]
+}
+
+#[test]
+fn an_admission_counts_one_and_enters_the_peer() {
+    let mut applicant = machine(1, "t", "right");
+    applicant.extra_dns_labels = vec!["db".to_owned()];
+    let key = key(json!({ "spec": { "allowExtraDnsLabels": true } }));
+    let (swap, verdicts) = admit(&key, &[(&applicant, OnRecord::Nobody)], &BTreeSet::new(), now());
+    assert_eq!(verdicts, [Verdict::Admitted]);
+    let entry = PendingPeer {
+        name: name(1).to_string(),
+        public_key: applicant.public_key.to_string(),
+        hostname: "host-1".to_owned(),
+        extra_dns_labels: vec!["db".to_owned()],
+        token_digest: digest("t").to_string(),
+        since: now().into(),
+    };
+    assert_eq!(swap, Some(Swap { used_times: 6, last_used: Some(now().into()), pending: vec![entry] }));
+}
+
+#[test]
+fn a_key_that_admits_nobody_refuses_all_the_same_way() {
+    let wrong = machine(1, "t", "wrong");
+    assert_eq!(verdict(&valid(), &wrong, OnRecord::Nobody), Verdict::Refused);
+    let right = machine(1, "t", "right");
+    for change in [
+        json!({ "spec": { "revoked": true } }),
+        json!({ "status": { "expires": "2026-11-24T06:00:00Z" } }),
+        json!({ "spec": { "usageLimit": 5 } }),
+        json!({ "spec": { "type": "one-off" } }),
+        json!({ "metadata": { "deletionTimestamp": "2026-11-24T05:00:00Z" } }),
+        json!({ "status": { "digest": null } }),
+        json!({ "status": { "expires": null } }),
+        json!({ "status": null }),
+    ] {
+        let key = key(change.clone());
+        assert_eq!(verdict(&key, &right, OnRecord::Nobody), Verdict::Refused, "{change}");
+        assert!(!admits(&key, &right.key, now()), "{change}");
+    }
+    assert!(admits(&valid(), &right.key, now()));
+}
+
+#[test]
+fn the_last_moment_still_admits() {
+    let last = "2026-11-24T06:00:01Z".parse().unwrap();
+    assert!(admits(&valid(), &digest("right"), last));
+    assert!(!admits(&valid(), &digest("right"), last + chrono::Duration::milliseconds(1)));
+}
+
+#[test]
+fn a_known_peer_needs_no_key() {
+    let revoked = key(json!({ "spec": { "revoked": true } }));
+    for presented in ["right", "wrong"] {
+        for key in [&valid(), &revoked, &with_pending(&valid(), 1, "t")] {
+            assert_eq!(verdict(key, &machine(1, "t", presented), peer("t")), Verdict::Known);
+            assert_eq!(verdict(key, &machine(1, "t", presented), leaving("t")), Verdict::Leaving);
+        }
+    }
+}
+
+#[test]
+fn a_pending_peer_needs_no_key_and_is_not_counted_again() {
+    let mut pending = with_pending(&valid(), 1, "t");
+    pending.spec.revoked = true;
+    for presented in ["right", "wrong"] {
+        assert_eq!(verdict(&pending, &machine(1, "t", presented), OnRecord::Nobody), Verdict::Pending);
+    }
+}
+
+#[test]
+fn that_another_token_has_joined_is_told_only_to_a_holder_of_a_good_key() {
+    let pending = with_pending(&valid(), 1, "t");
+    for (presented, told) in [("right", Verdict::Taken), ("wrong", Verdict::Refused)] {
+        let other = machine(1, "another", presented);
+        for found in [peer("t"), leaving("t")] {
+            assert_eq!(verdict(&valid(), &other, found), told);
+        }
+        assert_eq!(verdict(&pending, &other, OnRecord::Nobody), told);
+    }
+    let mut revoked = pending;
+    revoked.spec.revoked = true;
+    assert_eq!(verdict(&revoked, &machine(1, "another", "right"), OnRecord::Nobody), Verdict::Refused);
+}
+
+#[test]
+fn dns_labels_are_refused_only_to_a_holder_of_a_good_key() {
+    let with_labels = |presented| Applicant { extra_dns_labels: vec!["db".to_owned()], ..machine(1, "t", presented) };
+    assert_eq!(verdict(&valid(), &with_labels("right"), OnRecord::Nobody), Verdict::NoExtraDnsLabels);
+    assert_eq!(verdict(&valid(), &with_labels("wrong"), OnRecord::Nobody), Verdict::Refused);
+}
+
+#[test]
+fn a_machine_that_comes_twice_at_once_is_counted_once() {
+    let (first, other) = (machine(1, "t", "right"), machine(1, "another", "right"));
+    let batch = [(&first, OnRecord::Nobody), (&first, OnRecord::Nobody), (&other, OnRecord::Nobody)];
+    let (swap, verdicts) = admit(&valid(), &batch, &BTreeSet::new(), now());
+    assert_eq!(verdicts, [Verdict::Admitted, Verdict::Pending, Verdict::Taken]);
+    assert_eq!(swap.unwrap().used_times, 6);
+}
+
+#[test]
+fn a_batch_is_admitted_in_order_up_to_the_limit() {
+    let key = key(json!({ "spec": { "usageLimit": 7 } }));
+    let machines: Vec<_> = (1..=4).map(|number| machine(number, "t", "right")).collect();
+    let batch: Vec<_> = machines.iter().map(|machine| (machine, OnRecord::Nobody)).collect();
+    let (swap, verdicts) = admit(&key, &batch, &BTreeSet::new(), now());
+    assert_eq!(verdicts, [Verdict::Admitted, Verdict::Admitted, Verdict::Refused, Verdict::Refused]);
+    assert_eq!(swap.unwrap().used_times, 7);
+}
+
+#[test]
+fn when_too_many_are_pending_there_is_room_once_some_are_cleared() {
+    let machines: Vec<_> = (0..=200).map(|number| machine(number, "t", "right")).collect();
+    let batch: Vec<_> = machines.iter().map(|machine| (machine, OnRecord::Nobody)).collect();
+    let (swap, verdicts) = admit(&valid(), &batch, &BTreeSet::new(), now());
+    assert_eq!(verdicts.iter().filter(|verdict| **verdict == Verdict::Admitted).count(), MOST_PENDING);
+    assert_eq!(verdicts.last(), Some(&Verdict::Busy));
+    let full = after(&valid(), swap);
+    assert_eq!(full.status.as_ref().unwrap().used_times, 205);
+    let last = [(&machines[200], OnRecord::Nobody)];
+    let (swap, verdicts) = admit(&full, &last, &[name(0)].into(), now());
+    assert_eq!(verdicts, [Verdict::Admitted]);
+    assert_eq!(swap.unwrap().pending.len(), MOST_PENDING);
+}
+
+#[test]
+fn clearing_takes_out_what_is_recorded_and_counts_nothing() {
+    let two = with_pending(&with_pending(&valid(), 1, "t"), 2, "t");
+    let swap = clear(&two, &[name(1), name(9)].into()).unwrap();
+    let left: Vec<_> = swap.pending.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!((swap.used_times, left), (7, vec![name(2).as_str()]));
+    assert_eq!(clear(&two, &[name(9)].into()), None);
+    assert_eq!(clear(&key(json!({ "status": null })), &[name(1)].into()), None);
+}
+
+#[test]
+fn an_entry_that_is_cleared_by_this_very_swap_still_speaks() {
+    // Its machine asked again, and was looked up just before its Peer was there.
+    let pending = with_pending(&valid(), 1, "t");
+    let again = machine(1, "t", "right");
+    let (swap, verdicts) = admit(&pending, &[(&again, OnRecord::Nobody)], &[name(1)].into(), now());
+    assert_eq!(verdicts, [Verdict::Pending]);
+    assert_eq!(swap.map(|swap| (swap.used_times, swap.pending)), Some((6, Vec::new())));
+}
+
+#[test]
+fn a_peer_that_was_sent_away_may_join_again_and_counts_again() {
+    let pending = with_pending(&valid(), 1, "t");
+    let cleared = after(&pending, clear(&pending, &[name(1)].into()));
+    assert_eq!(verdict(&cleared, &machine(1, "t", "right"), OnRecord::Nobody), Verdict::Admitted);
+}
+
+#[test]
+fn a_key_that_was_made_anew_admits_by_its_new_value_alone_and_counts_on() {
+    let anew = key(json!({ "status": { "digest": digest("new").as_str() } }));
+    assert_eq!(verdict(&anew, &machine(1, "t", "right"), OnRecord::Nobody), Verdict::Refused);
+    let (swap, _) = admit(&anew, &[(&machine(1, "t", "new"), OnRecord::Nobody)], &BTreeSet::new(), now());
+    assert_eq!(swap.unwrap().used_times, 6);
+}
+
+#[test]
+fn last_used_never_goes_back() {
+    let ahead = key(json!({ "status": { "lastUsed": "2026-11-24T07:00:00Z" } }));
+    let (swap, _) = admit(&ahead, &[(&machine(1, "t", "right"), OnRecord::Nobody)], &BTreeSet::new(), now());
+    assert_eq!(swap.unwrap().last_used, Some("2026-11-24T07:00:00Z".parse().unwrap()));
+}
+
+/// A machine, the token and the key that it comes with, and what is found of it.
+fn applicant() -> impl Strategy<Value = (Applicant, OnRecord)> {
+    let token = || prop::sample::select(vec!["t", "another"]);
+    let found = prop_oneof![
+        3 => Just(OnRecord::Nobody),
+        1 => (token(), any::<bool>()).prop_map(|(token, leaving)| OnRecord::Peer { token: digest(token), leaving }),
+    ];
+    let presented = prop::sample::select(vec!["right", "right", "right", "wrong"]);
+    (0..6u8, token(), presented, any::<bool>(), found).prop_map(|(number, token, presented, labels, found)| {
+        let labels = if labels { vec!["db".to_owned()] } else { Vec::new() };
+        (Applicant { extra_dns_labels: labels, ..machine(number, token, presented) }, found)
+    })
+}
+
+proptest! {
+    /// Batch after batch, whatever is asked and whatever is cleared in between.
+    #[test]
+    fn uses_never_exceed_the_limit_never_go_down_and_are_one_per_entry(
+        batches in prop::collection::vec(
+            (prop::collection::vec(applicant(), 0..6), prop::collection::btree_set(0..6u8, 0..3)), 0..6,
+        ),
+        limit in 0..9,
+    ) {
+        let mut key = key(json!({ "spec": { "usageLimit": limit }, "status": { "usedTimes": 0 } }));
+        for (batch, recorded) in batches {
+            let batch: Vec<_> = batch.iter().map(|(applicant, found)| (applicant, found.clone())).collect();
+            let recorded: BTreeSet<_> = recorded.into_iter().map(name).collect();
+            let (swap, verdicts) = admit(&key, &batch, &recorded, now());
+            prop_assert_eq!(verdicts.len(), batch.len());
+            let before = key.status.clone().unwrap();
+            key = after(&key, swap.clone());
+            let status = key.status.clone().unwrap();
+            let admitted = verdicts.iter().filter(|verdict| **verdict == Verdict::Admitted).count();
+
+            prop_assert_eq!(status.used_times, before.used_times + i64::try_from(admitted).unwrap());
+            prop_assert!(limit == 0 || status.used_times <= i64::from(limit));
+            prop_assert_eq!(swap.is_some(), status != before, "it writes what is there already, or not what it decided");
+            let stay = before.pending.iter().filter(|entry| !recorded.iter().any(|name| name.as_str() == entry.name));
+            prop_assert_eq!(status.pending.len(), stay.count() + admitted);
+            let mut names: Vec<_> = status.pending.iter().map(|entry| &entry.name).collect();
+            names.sort();
+            names.dedup();
+            prop_assert_eq!(names.len(), status.pending.len(), "a machine is pending twice");
+            for ((applicant, _), verdict) in batch.iter().zip(&verdicts) {
+                let entered = status.pending.iter().any(|entry| {
+                    entry.name == PeerName::of(&applicant.public_key).as_str()
+                        && entry.token_digest == applicant.token.as_str()
+                });
+                prop_assert!(*verdict != Verdict::Admitted || entered, "{:?} is not entered", applicant);
+            }
+        }
+    }
+
+    /// Who does not hold a key that admits learns one thing only: whether its own token is known.
+    #[test]
+    fn without_a_good_key_there_is_one_answer(
+        batch in prop::collection::vec(applicant(), 1..6), revoked: bool, pending in prop::option::of(0..6u8),
+    ) {
+        let mut key = valid();
+        if let Some(number) = pending {
+            key = with_pending(&key, number, "t");
+        }
+        key.spec.revoked = revoked;
+        let known = |applicant: &Applicant, found: &OnRecord| match found {
+            OnRecord::Peer { token, .. } => *token == applicant.token,
+            OnRecord::Nobody => key.status.as_ref().unwrap().pending.iter().any(|entry| {
+                entry.name == PeerName::of(&applicant.public_key).as_str()
+                    && entry.token_digest == applicant.token.as_str()
+            }),
+        };
+        let wrong = |applicant: &Applicant| revoked || applicant.key == digest("wrong");
+        let judged: Vec<_> = batch.iter().map(|(applicant, found)| (applicant, found.clone())).collect();
+        let (_, verdicts) = admit(&key, &judged, &BTreeSet::new(), now());
+        // A machine that another of the batch has just brought in with the right key is known by then.
+        let unknown = |place: usize| {
+            let (applicant, found) = &batch[place];
+            let earlier = batch[..place].iter().any(|(other, _)| other.public_key == applicant.public_key);
+            !known(applicant, found) && !earlier
+        };
+        for place in (0..batch.len()).filter(|place| wrong(&batch[*place].0) && unknown(*place)) {
+            prop_assert_eq!(verdicts[place], Verdict::Refused);
+        }
+    }
+}
