@@ -79,6 +79,7 @@ pub struct Environment {
 pub struct Service {
     admissions: Arc<Admissions>,
     failures: Failures,
+    readiness: Arc<Readiness>,
     third: chrono::Duration,
     stop: CancellationToken,
 }
@@ -113,7 +114,7 @@ impl Service {
         }
         let third = chrono::Duration::from_std(peer_lifetime / 3).unwrap_or(chrono::Duration::MAX);
         let admissions = Admissions::new(Objects::new(client), keys, peers, clock, metrics, owner_time);
-        Arc::new(Self { admissions, failures: Failures::new(failures_per_minute), third, stop })
+        Arc::new(Self { admissions, failures: Failures::new(failures_per_minute), readiness, third, stop })
     }
 
     /// What clients can ask for.
@@ -129,7 +130,8 @@ impl Service {
 
     async fn enroll(&self, applicant: Applicant) -> Outcome {
         let started = Instant::now();
-        let outcome = self.join(applicant).await;
+        // Caches that are not filled know nobody.
+        let outcome = if self.readiness.is_ready() { self.join(applicant).await } else { Outcome::Not(Verdict::Busy) };
         self.metrics().enrolled(match &outcome {
             Outcome::Joined { admitted: true, .. } => "admitted",
             Outcome::Joined { admitted: false, .. } => "known",
@@ -166,6 +168,9 @@ impl Service {
     }
 
     async fn heartbeat(&self, name: &str, token: &Digest) -> Called {
+        if !self.readiness.is_ready() {
+            return Called::Busy;
+        }
         let now = self.admissions.clock.now();
         let Some(peer) = self.admissions.peers.find(name, token, None).filter(|peer| !peer.leaving) else {
             self.metrics().heartbeat("unknown");
@@ -194,6 +199,9 @@ impl Service {
     }
 
     async fn leave(&self, name: &str, token: &Digest) -> Called {
+        if !self.readiness.is_ready() {
+            return Called::Busy;
+        }
         let Some(peer) = self.admissions.peers.find(name, token, None) else { return Called::Unknown };
         match self.admissions.objects.delete(&peer).await {
             Ok(()) => Called::Done,
