@@ -91,6 +91,10 @@ pub struct SecretReference {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingPeer {
+    /// Which use of the key this is: what usedTimes was raised to. No other entry of this key ever has the same, so an
+    /// entry is not taken for a later one of the same machine.
+    #[schemars(range(min = 1))]
+    pub number: i64,
     /// The name that the Peer will have.
     #[schemars(length(max = 63))]
     pub name: String,

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use super::{Digest, Ledger, PeerName, PublicKey, state};
 use crate::api::{PendingPeer, SetupKey, State, Timestamp};
 
-/// Entries that may be pending at a time. An entry is at most 2.7 KiB, so that the status stays well below the 1.5 MiB
+/// Entries that may be pending at a time. An entry is at most 2.8 KiB, so that the status stays well below the 1.5 MiB
 /// that etcd takes.
 pub const MOST_PENDING: usize = 200;
 
@@ -85,11 +85,11 @@ pub struct Swap {
 
 /// Decides on applicants that came at about the same time, in their order, and clears entries on the way.
 ///
-/// `recorded` names entries of which a Peer was seen to exist. The swap is `None` when there is nothing to write.
+/// `recorded` has the numbers of entries of which a Peer was seen to exist. The swap is `None` when there is nothing to write.
 pub fn admit(
     key: &SetupKey,
     applicants: &[(&Applicant, OnRecord)],
-    recorded: &BTreeSet<PeerName>,
+    recorded: &BTreeSet<i64>,
     now: DateTime<Utc>,
 ) -> (Option<Swap>, Vec<Verdict>) {
     // An applicant whose entry is cleared by this very swap may have been looked up before its Peer was there. So the
@@ -101,11 +101,15 @@ pub fn admit(
     ((swap != unchanged(key)).then_some(swap), verdicts)
 }
 
-/// Takes entries out of `pending` of which a Peer was seen to exist. `None` when none of them is there.
-pub fn clear(key: &SetupKey, recorded: &BTreeSet<PeerName>) -> Option<Swap> {
+/// Takes the entries with these numbers, of which a Peer was seen to exist, out of `pending`. `None` when none of them
+/// is there.
+///
+/// By number and not by name: whoever did not hear that its swap went through would otherwise clear what the same machine
+/// has entered since.
+pub fn clear(key: &SetupKey, recorded: &BTreeSet<i64>) -> Option<Swap> {
     let mut swap = unchanged(key);
     let before = swap.pending.len();
-    swap.pending.retain(|entry| !recorded.iter().any(|name| name.as_str() == entry.name));
+    swap.pending.retain(|entry| !recorded.contains(&entry.number));
     (swap.pending.len() != before).then_some(swap)
 }
 
@@ -152,6 +156,7 @@ fn judge(
             swap.used_times += 1;
             swap.last_used = swap.last_used.max(Some(now.into()));
             swap.pending.push(PendingPeer {
+                number: swap.used_times,
                 name: name.to_string(),
                 public_key: applicant.public_key.to_string(),
                 hostname: applicant.hostname.clone(),
