@@ -253,7 +253,7 @@ mod tests {
             token: digest(token),
         };
         let entry = json!({
-            "name": PeerName::of(&public_key).as_str(), "publicKey": public_key.to_string(), "hostname": "ada",
+            "number": 1, "name": PeerName::of(&public_key).as_str(), "publicKey": public_key.to_string(), "hostname": "ada",
             "tokenDigest": digest("token").as_str(), "since": "2026-11-24T06:00:00Z",
         });
         let keys = Keys::default();

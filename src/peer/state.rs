@@ -9,7 +9,10 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rand::{TryRng, rngs::SysRng};
-use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
+use secrecy::{
+    ExposeSecret, SecretString,
+    zeroize::{Zeroize, Zeroizing},
+};
 use serde::{Deserialize, Serialize};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -24,8 +27,15 @@ pub struct Identity {
 #[serde(rename_all = "camelCase")]
 struct Stored {
     /// As `wg genkey` prints it.
-    private_key: Zeroizing<String>,
-    token: Zeroizing<String>,
+    private_key: String,
+    token: String,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.private_key.zeroize();
+        self.token.zeroize();
+    }
 }
 
 /// Why there is no identity.
@@ -96,8 +106,8 @@ impl Identity {
     /// The file is there as a whole or not at all, whatever happens.
     fn store(&self, path: &Path) -> io::Result<()> {
         let stored = Stored {
-            private_key: BASE64_STANDARD.encode(self.private_key.as_bytes()).into(),
-            token: self.token.expose_secret().to_owned().into(),
+            private_key: BASE64_STANDARD.encode(self.private_key.as_bytes()),
+            token: self.token.expose_secret().to_owned(),
         };
         let text = Zeroizing::new(serde_json::to_vec(&stored)?);
         let mut beside = path.as_os_str().to_owned();

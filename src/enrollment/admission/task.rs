@@ -19,7 +19,7 @@ use crate::{
     api::{Peer, SetupKey},
     enrollment::{
         keys::ObjectName,
-        objects::{Swapped, TIME_LIMIT},
+        objects::Swapped,
         peers::Known,
     },
     key::{
@@ -51,11 +51,15 @@ pub enum Message {
     /// A machine waits.
     Job(Job),
     /// The Peer of an entry that this task committed exists, or is left to the controller.
-    Recorded(PeerName, Option<Recorded>),
+    Recorded(Option<Recorded>),
 }
 
 /// An entry that can be cleared.
 pub struct Recorded {
+    /// Which entry.
+    number: i64,
+    /// The name of its Peer.
+    name: String,
     /// When the swap was sent that committed it.
     committed: Instant,
     /// The uid of its Peer, if it is ours to release.
@@ -74,7 +78,8 @@ pub struct Task {
     waiting: VecDeque<Job>,
     /// Peers that are being created.
     under_way: usize,
-    recorded: BTreeMap<PeerName, Recorded>,
+    /// By number.
+    recorded: BTreeMap<i64, Recorded>,
     /// When to act although nobody comes.
     wake: Option<Instant>,
 }
@@ -159,10 +164,10 @@ impl Task {
     fn take(&mut self, message: Message) {
         match message {
             Message::Job(job) => self.waiting.push_back(job),
-            Message::Recorded(name, recorded) => {
+            Message::Recorded(recorded) => {
                 self.under_way -= 1;
                 if let Some(recorded) = recorded {
-                    self.recorded.insert(name, recorded);
+                    self.recorded.insert(recorded.number, recorded);
                     self.wake_within(CLEAR_AFTER);
                 }
             }
@@ -235,7 +240,7 @@ impl Task {
                 }
             };
             let judged: Vec<_> = applicants.iter().zip(found).collect();
-            let recorded: BTreeSet<_> = self.recorded.keys().cloned().collect();
+            let recorded: BTreeSet<_> = self.recorded.keys().copied().collect();
             let (swap, verdicts) = ledger::admit(&key, &judged, &recorded, self.shared.clock.now());
             let Some(swap) = swap else { return Round::Decided(key, None, verdicts) };
             match self.swap(&key, &swap).await {
@@ -298,7 +303,7 @@ impl Task {
                 self.shared.running.spawn(async move {
                     let peer = record(&shared, &committed).await;
                     let recorded = peer.as_ref().map(|peer| recorded(&committed, peer));
-                    let _ = this.send(Message::Recorded(name, recorded)).await;
+                    let _ = this.send(Message::Recorded(recorded)).await;
                     let outcome = match peer {
                         Some(peer) => joined(peer, &job.applicant, true),
                         None => shared.arrival(&namespace, &job.applicant, job.deadline).await,
@@ -335,26 +340,19 @@ impl Task {
         });
     }
 
-    /// After a while the controller may clear what is left, and a machine that has gone since may be pending once more
-    /// under the same name. That entry is not ours to clear.
+    /// After a while it is up to the controller to clear what is left, and not to us any more.
     fn forget_old_ones(&mut self) {
-        let limit = self.shared.owner_time + TIME_LIMIT / 2;
+        let limit = self.shared.owner_time;
         self.recorded.retain(|_, recorded| recorded.committed.elapsed() < limit);
     }
 
-    /// Lets go of the Peers whose entry is not in this object, which is newer than the one that committed them.
+    /// Lets go of the Peers whose entry is not in this object, which is not older than the one that committed them.
     fn release_cleared(&mut self, key: &SetupKey) {
         let pending = key.status.as_ref().map_or(&[][..], |status| &status.pending);
-        let cleared: Vec<_> = self
-            .recorded
-            .keys()
-            .filter(|name| pending.iter().all(|entry| entry.name != name.as_str()))
-            .cloned()
-            .collect();
-        for name in cleared {
-            if let Some(Recorded { release: Some(uid), .. }) = self.recorded.remove(&name) {
-                let namespace = self.name.0.clone();
-                self.shared.releases.later(Cleared { namespace, name: name.to_string(), uid });
+        let is_cleared = |number: &i64, _: &mut Recorded| pending.iter().all(|entry| entry.number != *number);
+        for (_, cleared) in self.recorded.extract_if(.., is_cleared) {
+            if let Some(uid) = cleared.release {
+                self.shared.releases.later(Cleared { namespace: self.name.0.clone(), name: cleared.name, uid });
             }
         }
     }
@@ -363,7 +361,12 @@ impl Task {
 /// A Peer of that name may have come by another key, whose business its finalizer is.
 fn recorded(committed: &Committed, peer: &Peer) -> Recorded {
     let ours = Some(&peer.spec.setup_key_ref.uid) == committed.key.uid().as_ref();
-    Recorded { committed: committed.sent, release: peer.uid().filter(|_| ours) }
+    Recorded {
+        number: committed.entry.number,
+        name: committed.entry.name.clone(),
+        committed: committed.sent,
+        release: peer.uid().filter(|_| ours),
+    }
 }
 
 fn joined(peer: Peer, applicant: &Applicant, admitted: bool) -> Outcome {
