@@ -63,9 +63,12 @@ fn the_chart_carries_the_crds_of_the_code() {
 
 #[test]
 fn deploy_holds_the_rights_of_the_chart() {
-    let rendered = template_ok(&["--show-only", "templates/rbac.yaml"]);
-    let kept = std::fs::read_to_string(repository().join("deploy/rbac.yaml")).unwrap();
-    assert!(kept.ends_with(&rendered), "deploy/rbac.yaml is not what the chart says: run `make crds`");
+    for name in ["rbac.yaml", "enrollment-rbac.yaml"] {
+        let template = format!("templates/{name}");
+        let rendered = template_ok(&["--set", "enrollment.enabled=true", "--show-only", &template]);
+        let kept = std::fs::read_to_string(repository().join("deploy").join(name)).unwrap();
+        assert!(kept.ends_with(&rendered), "deploy/{name} is not what the chart says: run `make crds`");
+    }
 }
 
 #[test]
@@ -79,6 +82,8 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("controller.extraArgs={leader-elect}", "/controller/extraArgs/0"),
         ("policies.maxExpiresIn=30d", "/policies/maxExpiresIn"),
         ("metrics.prometheusRule.expiresSoonDays=0", "/metrics/prometheusRule/expiresSoonDays"),
+        ("enrollment.service.type=ExternalName", "/enrollment/service/type"),
+        ("enrollment.peerLifetime=ten", "/enrollment/peerLifetime"),
         ("unheardOf=1", "unheardOf"),
     ] {
         let output = template(&["--set", value]);
@@ -91,6 +96,10 @@ fn a_wrong_value_is_refused_with_its_path() {
 #[test]
 fn the_chart_renders_as_it_did() {
     let everything = [
+        "--set",
+        "enrollment.enabled=true",
+        "--set",
+        "enrollment.tls.secretName=enrollment-tls",
         "--set",
         "metrics.serviceMonitor.enabled=true",
         "--set",
@@ -113,7 +122,10 @@ fn the_chart_renders_as_it_did() {
     settings.bind(|| {
         for (name, arguments) in [
             ("chart-default", &[][..]),
-            ("chart-namespaces", &["--set", "scope.namespaces={team-a,team-b}"][..]),
+            (
+                "chart-namespaces",
+                &["--set", "scope.namespaces={team-a,team-b}", "--set", "enrollment.enabled=true"][..],
+            ),
             ("chart-everything", &everything[..]),
         ] {
             let rendered = template_ok(&[arguments, &["--set", "crds.enabled=false"]].concat());

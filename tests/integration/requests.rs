@@ -46,7 +46,7 @@ impl Sent {
 
     /// Whether it asks for all objects of a kind.
     pub fn is_list(&self) -> bool {
-        let collection = self.path.ends_with("/setupkeys") || self.path.ends_with("/secrets");
+        let collection = ["/setupkeys", "/secrets", "/peers"].iter().any(|kind| self.path.ends_with(kind));
         self.method == Method::GET && collection && !self.is_watch()
     }
 

@@ -17,11 +17,7 @@ use super::{
 };
 use crate::{
     api::{Peer, SetupKey},
-    enrollment::{
-        keys::ObjectName,
-        objects::Swapped,
-        peers::Known,
-    },
+    enrollment::{keys::ObjectName, objects::Swapped, peers::Known},
     key::{
         PeerName,
         ledger::{self, Applicant, OnRecord, Swap, Verdict},
