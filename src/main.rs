@@ -59,3 +59,13 @@ fn print_crds(folder: Option<PathBuf>) -> anyhow::Result<()> {
         std::fs::write(&path, &crd.text).with_context(|| format!("{} cannot be written", path.display()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_of_each_subcommand_fit_together() {
+        super::Cli::command().debug_assert();
+    }
+}

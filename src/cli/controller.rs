@@ -22,6 +22,7 @@ use super::{LogFlags, ScopeFlags, cancel_on_signal, client};
 
 /// Flags of `setupkey-operator controller`.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     #[command(flatten)]
     scope: ScopeFlags,

@@ -21,6 +21,7 @@ const REMOVED: u8 = 4;
 
 /// Flags of `setupkey-operator enroll`.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// URL of the enrollment service.
     #[arg(long, value_name = "URL")]

@@ -14,6 +14,7 @@ use super::{LogFlags, ScopeFlags, cancel_on_signal, client, duration};
 
 /// Flags of `setupkey-operator enrollment`.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     #[command(flatten)]
     serve: serve::Flags,

@@ -25,9 +25,11 @@ use crate::harness::{Cluster, eventually};
 const INTERLEAVINGS: usize = 1000;
 const BATCH: usize = 20;
 
-/// Machines that come with each key, and the time in which they and the change do.
+/// Machines that come with each key, and the time in which they do. To let them in takes a while on a busy machine, so the
+/// change has more time, and falls on all of it.
 const MACHINES: usize = 3;
 const SPREAD: Duration = Duration::from_millis(40);
+const CHANGE: Duration = Duration::from_millis(300);
 
 /// Every version of every key of a namespace.
 #[derive(Clone, Default)]
@@ -81,7 +83,7 @@ async fn race<F: Future<Output = ()>>(addresses: &[SocketAddr], key: &str, chang
         Machine::new().insist(|| at, key).await.status
     });
     let change = async {
-        some_time(SPREAD).await;
+        some_time(CHANGE).await;
         change.await;
     };
     let (statuses, ()) = tokio::join!(join_all(machines), change);
@@ -136,6 +138,7 @@ async fn revoke_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
+                cluster.known_to(&arena.replicas, &value).await;
                 let change = cluster.patch_spec(&name, json!({ "revoked": true }));
                 let admitted = race(&arena.addresses, &value, change).await;
                 let versions = arena.history.of(cluster, &name).await;
@@ -165,6 +168,7 @@ async fn delete_race() {
                     let patch = kube::api::Patch::Merge(patch);
                     cluster.keys().patch(&name, &Default::default(), &patch).await.unwrap();
                 }
+                cluster.known_to(&arena.replicas, &value).await;
                 let change = async {
                     cluster.keys().delete(&name, &DeleteParams::default()).await.unwrap();
                 };
@@ -189,12 +193,13 @@ async fn expire_race() {
         .run(|name| {
             let arena = &arena;
             async move {
-                // The last moment is a whole second; the machines come in the 40 ms around it.
-                let expires = Utc::now() + chrono::Duration::milliseconds(1500);
+                // The last moment is a whole second; the machines come shortly before it, or after.
+                let expires = Utc::now() + chrono::Duration::milliseconds(2500);
                 let value = cluster.issue_until(&name, json!({}), expires).await;
+                cluster.known_to(&arena.replicas, &value).await;
                 let status = cluster.keys().get(&name).await.unwrap().status.unwrap();
                 let last = status.expires.unwrap().instant();
-                let start = (last - Utc::now()).to_std().unwrap_or_default().saturating_sub(SPREAD / 2);
+                let start = (last - Utc::now()).to_std().unwrap_or_default().saturating_sub(CHANGE.mul_f64(rand::random()));
                 tokio::time::sleep(start).await;
                 let machines = (0..MACHINES).map(|number| {
                     let (at, value) = (arena.addresses[number], value.as_str());
