@@ -16,6 +16,21 @@ impl Lifetime {
         Self(Duration::from_secs(hours * 60 * 60))
     }
 
+    /// A lifetime of so many minutes.
+    pub const fn minutes(minutes: u64) -> Self {
+        Self(Duration::from_secs(minutes * 60))
+    }
+
+    /// A lifetime of so many seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// The lifetime as it is.
+    pub const fn as_duration(self) -> Duration {
+        self.0
+    }
+
     /// The lifetime in whole seconds; a fraction is dropped.
     pub const fn as_secs(self) -> u64 {
         self.0.as_secs()
@@ -26,9 +41,10 @@ impl fmt::Display for Lifetime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.as_secs();
         let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        match (minutes, seconds) {
-            (0, 0) => write!(f, "{hours}h"),
-            (_, 0) => write!(f, "{hours}h{minutes}m"),
+        match (hours, minutes, seconds) {
+            (_, 0, 0) => write!(f, "{hours}h"),
+            (0, _, 0) => write!(f, "{minutes}m"),
+            (_, _, 0) => write!(f, "{hours}h{minutes}m"),
             _ => write!(f, "{hours}h{minutes}m{seconds}s"),
         }
     }
@@ -42,9 +58,19 @@ impl Serialize for Lifetime {
 
 impl<'de> Deserialize<'de> for Lifetime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let parsed = kube::core::Duration::deserialize(deserializer)?;
+        let text = Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl std::str::FromStr for Lifetime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed: kube::core::Duration =
+            text.parse().map_err(|error| format!("{text:?} is not a time such as 10m or 1h30m: {error}"))?;
         if parsed.is_negative() {
-            return Err(serde::de::Error::custom("a lifetime cannot be negative"));
+            return Err("a lifetime cannot be negative".to_owned());
         }
         Ok(Self(parsed.into()))
     }
@@ -89,7 +115,7 @@ mod tests {
 
     #[test]
     fn it_is_written_as_a_person_would() {
-        for (seconds, text) in [(86_400, "24h"), (5_400, "1h30m"), (3_601, "1h0m1s")] {
+        for (seconds, text) in [(86_400, "24h"), (5_400, "1h30m"), (600, "10m"), (3_601, "1h0m1s")] {
             assert_eq!(Lifetime(Duration::from_secs(seconds)).to_string(), text);
         }
     }

@@ -7,6 +7,7 @@ use super::{Timestamp, rules};
 /// What was agreed when the peer joined. It stays as it is: revoking, expiring or deleting the key does not touch it, and
 /// neither does a later change of the key's groups.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
 #[kube(
     group = "setupkey.dev",
     version = "v1alpha1",

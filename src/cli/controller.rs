@@ -6,19 +6,20 @@ use anyhow::{Context as _, bail};
 use futures::future::Either;
 use kube::Client;
 use setupkey_operator::{
-    api::metadata::MANAGER,
+    api::{Lifetime, metadata::MANAGER},
     controller::{
         self, Clock, Environment, SystemClock,
         election::{Candidate, Leadership},
         health::Readiness,
         metrics::Metrics,
     },
+    key::ledger,
     serve::health,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, ScopeFlags, cancel_on_signal, client};
+use super::{LogFlags, ScopeFlags, cancel_on_signal, client, peer_lifetime};
 
 /// Flags of `setupkey-operator controller`.
 #[derive(clap::Args)]
@@ -34,6 +35,11 @@ pub struct Flags {
     /// How many SetupKeys have series of their own in /metrics; bounds what Prometheus must keep.
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     metrics_max_keys: usize,
+
+    /// How long a peer may not be seen before it is taken for gone, from 1m: ephemeral peers are removed, others read as
+    /// not connected. The enrollment service must be told the same.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    peer_lifetime: Lifetime,
 
     /// Let one of several processes work and the others stand by, by a Lease.
     #[arg(long)]
@@ -71,7 +77,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let health = tokio::spawn(health::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    let environment = Environment { client, clock, leadership, readiness, metrics };
+    let (peer_lifetime, orphan_age) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
+    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, orphan_age };
     let mut election = pin!(election);
     tokio::select! {
         // What is under way must not go on beside another leader, so nothing is finished here.

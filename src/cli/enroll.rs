@@ -3,16 +3,18 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use secrecy::{SecretString, zeroize::Zeroizing};
-use setupkey_operator::peer::{self, End, Introduction, service::Service, state::Identity};
+use setupkey_operator::{
+    api::Lifetime,
+    peer::{self, End, Introduction, service::Service, state::Identity},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, cancel_on_signal, duration};
+use super::{LogFlags, at_least, cancel_on_signal};
 
 /// The key does not admit this machine.
 const REFUSED: u8 = 3;
@@ -48,8 +50,8 @@ pub struct Flags {
     ca_file: Option<PathBuf>,
 
     /// Time between heartbeats.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
-    heartbeat: Duration,
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = heartbeat)]
+    heartbeat: Lifetime,
 
     /// When to leave on SIGTERM. A peer that left uses the key again when it comes back, so a machine that restarts with
     /// its state file should not.
@@ -80,6 +82,10 @@ impl From<Leave> for peer::Leave {
     }
 }
 
+fn heartbeat(text: &str) -> Result<Lifetime, String> {
+    at_least(Lifetime::seconds(1), text)
+}
+
 /// Joins and stays until a signal comes. The exit code says how it ended.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
@@ -98,7 +104,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let introduction = Introduction { hostname, extra_dns_labels: flags.extra_dns_labels };
     let identity = Identity::load_or_create(&flags.state_file)?;
     let leave = flags.leave.into();
-    let end = peer::run(&service, &identity, key, &introduction, flags.heartbeat, leave, stop).await;
+    let end = peer::run(&service, &identity, key, &introduction, flags.heartbeat.as_duration(), leave, stop).await;
     Ok(match end {
         End::Stopped => ExitCode::SUCCESS,
         End::Refused(sentence) => {

@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use setupkey_operator::{
+    api::Lifetime,
     cluster::{Readiness, SystemClock},
     enrollment::{Environment, Metrics, OWNER_TIME, Service, limits},
     serve::{self, health},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, ScopeFlags, cancel_on_signal, client, duration};
+use super::{LogFlags, ScopeFlags, cancel_on_signal, client, peer_lifetime};
 
 /// Flags of `setupkey-operator enrollment`.
 #[derive(clap::Args)]
@@ -24,13 +25,17 @@ pub struct Flags {
 
     /// How long an ephemeral peer stays that is not seen, as the controller has it. A heartbeat is written once per third
     /// of this.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    peer_lifetime: Duration,
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    peer_lifetime: Lifetime,
 
     /// How often requests from one address may fail in a minute before it is sent away; 0 is no limit. Behind a load
     /// balancer that hides the addresses of clients, all of them share one.
     #[arg(long, value_name = "NUMBER", default_value_t = 60)]
     failures_per_minute: u32,
+
+    /// How long this process may create the Peers that it committed. Tests that let the controller come sooner say less.
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = OWNER_TIME.as_secs())]
+    owner_time: u64,
 
     #[command(flatten)]
     log: LogFlags,
@@ -61,9 +66,9 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         clock: Arc::new(SystemClock),
         readiness: Arc::clone(&readiness),
         metrics,
-        peer_lifetime: flags.peer_lifetime,
+        peer_lifetime: flags.peer_lifetime.as_duration(),
         failures_per_minute: flags.failures_per_minute,
-        owner_time: OWNER_TIME,
+        owner_time: Duration::from_secs(flags.owner_time).min(OWNER_TIME),
     };
     let service = Service::start(environment, scope);
     server.run(service.router(), shutdown).await.context("the server failed")?;

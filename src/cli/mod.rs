@@ -4,12 +4,15 @@ pub mod controller;
 pub mod enroll;
 pub mod enrollment;
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use kube::{Client, client::ClientBuilder};
-use setupkey_operator::cluster::{CountRequests, Scope, tuned};
+use setupkey_operator::{
+    api::Lifetime,
+    cluster::{CountRequests, Scope, tuned},
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -74,13 +77,14 @@ async fn client(count: &CountRequests) -> anyhow::Result<Client> {
     Ok(client.with_layer(count).build())
 }
 
-/// A span of time in Go's syntax, such as 10m.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: kube::core::Duration = text.parse().map_err(|_| "not a time such as 10m or 1h30m".to_owned())?;
-    let seconds = Duration::from_secs(1);
-    if duration.is_negative() { None } else { Some(Duration::from(duration)) }
-        .filter(|duration| *duration >= seconds)
-        .ok_or_else(|| "at least 1s".to_owned())
+/// A lifetime of a minute at least: `lastSeen` is in whole seconds, and written once per third.
+fn peer_lifetime(text: &str) -> Result<Lifetime, String> {
+    at_least(Lifetime::minutes(1), text)
+}
+
+fn at_least(least: Lifetime, text: &str) -> Result<Lifetime, String> {
+    let lifetime: Lifetime = text.parse()?;
+    if lifetime < least { Err(format!("{lifetime} is shorter than {least}")) } else { Ok(lifetime) }
 }
 
 /// The handlers are in place when this returns; the future waits for a signal.

@@ -1,7 +1,8 @@
-//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them.
+//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them, and looks after the
+//! peers that joined ([`peers`]).
 //!
-//! Two watches fill two caches: the `SetupKey`s, and the metadata of the Secrets that carry our label. Any change of
-//! either, and any moment that a key waits for, leads to one pass over one key ([`reconcile`]). A pass asks
+//! Watches fill caches: the `SetupKey`s, the metadata of the Secrets that carry our label, and what is decided from of the
+//! peers. Any change of a key or its Secret, and any moment that a key waits for, leads to one pass over one key ([`reconcile`]). A pass asks
 //! [`plan`](crate::key::plan) what to do, does it, and asks again, until there is nothing to do but wait. A settled key
 //! costs no request: both caches together tell that it is settled.
 //!
@@ -13,6 +14,8 @@ pub mod election;
 pub mod metrics;
 mod notify;
 mod observe;
+mod orphans;
+mod peers;
 mod reconcile;
 mod retry;
 mod unseen;
@@ -59,6 +62,11 @@ pub struct Environment {
     pub readiness: Arc<Readiness>,
     /// What is counted and shown.
     pub metrics: Metrics,
+    /// How long a peer may not be seen.
+    pub peer_lifetime: Duration,
+    /// How long a pending entry is left to the replica that committed it: [`ORPHAN_AGE`](crate::key::ledger::ORPHAN_AGE),
+    /// unless replicas work to other times too.
+    pub orphan_age: Duration,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -90,7 +98,7 @@ async fn watch_and_reconcile(
     let filled = tokio::spawn({
         let (filled, readiness) = (watched.filled.clone(), Arc::clone(&environment.readiness));
         async move {
-            if filled.wait().await {
+            if filled.wait_for_all().await {
                 readiness.reached();
             }
         }
@@ -103,10 +111,11 @@ async fn watch_and_reconcile(
         future::ready(leads.then_some(()))
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let context = Arc::new(Context::new(environment, notifier, &watched));
+    let context = Arc::new(Context::new(environment.clone(), notifier, &watched));
     let forgetful = Arc::clone(&context);
+    let peers = peers::run(environment, watched.peers, shutdown.clone());
 
-    Controller::for_stream(watched.key_changes, watched.keys)
+    let keys = Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
         .reconcile_all_on(watched.relists)
         .reconcile_all_on(taken_up)
@@ -122,7 +131,7 @@ async fn watch_and_reconcile(
                 tracing::debug!(%error, "pass not made");
             }
             future::ready(())
-        })
-        .await;
+        });
+    future::join(keys, peers).await;
     filled.abort();
 }

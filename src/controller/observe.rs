@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, ResourceExt,
+    api::ListParams,
     core::{Request, Resource},
 };
 use secrecy::zeroize::{Zeroize, Zeroizing};
@@ -15,9 +16,9 @@ use super::{
     watch::SecretMetadata,
 };
 use crate::{
-    api::SetupKey,
+    api::{Peer, SetupKey, metadata::KEY_ID_LABEL},
     key::{
-        KeyValue,
+        KeyId, KeyValue,
         secret::{Metadata, Origin, OwnedSecret, SecretView, WrittenByUs, is_owned_by},
     },
 };
@@ -75,6 +76,23 @@ pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMet
     };
     let secret: ReadSecret = serde_json::from_str(&answer).map_err(|_| Error::Unreadable(attempt()))?;
     Ok(secret.seen_by(key))
+}
+
+/// How many peers have joined with the key of this id and are still there: all that is left of a ledger that was lost.
+pub async fn count_peers(client: &Client, key: &SetupKey, id: &KeyId) -> Result<i64, Error> {
+    let namespace = key.namespace().unwrap_or_default();
+    let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
+    let mut page = ListParams::default().labels(&format!("{KEY_ID_LABEL}={id}")).limit(500);
+    let mut count = 0;
+    loop {
+        let attempt = Attempt::on("count the Peers of SetupKey", &namespace, &key.name_any());
+        let listed = call(attempt, peers.list_metadata(&page)).await?;
+        count += i64::try_from(listed.items.len()).unwrap_or(i64::MAX);
+        match listed.metadata.continue_.filter(|more| !more.is_empty()) {
+            Some(more) => page = page.continue_token(&more),
+            None => return Ok(count),
+        }
+    }
 }
 
 /// A Secret, without the means to print it.

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use super::{
     metrics::{Metrics, PassResult},
     notify::Notifier,
     observe,
+    orphans::{self, Orphans},
     retry::{KeyName, Retries, Seen},
     unseen::{Kind, Unseen},
     watch::{Filled, SecretMetadata, Watched, WatchedKey},
@@ -30,6 +32,7 @@ use super::{
 use crate::{
     api::SetupKey,
     key::{
+        ledger,
         plan::{Observed, Step, Until, plan},
         secret::SecretView,
         transition::notices,
@@ -50,13 +53,14 @@ pub struct Context {
     secrets: Store<SecretMetadata>,
     filled: Filled,
     unseen: Arc<Unseen>,
+    orphans: Orphans,
     retries: Retries,
 }
 
 impl Context {
     /// The context for the watches of one scope.
     pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
-        let Environment { client, clock, leadership, metrics, .. } = environment;
+        let Environment { client, clock, leadership, metrics, orphan_age, .. } = environment;
         Self {
             client,
             clock,
@@ -67,13 +71,16 @@ impl Context {
             secrets: watched.secrets.clone(),
             filled: watched.filled.clone(),
             unseen: Arc::clone(&watched.unseen),
+            orphans: Orphans::new(orphan_age),
             retries: Retries::default(),
         }
     }
 
     /// Lets go of what is remembered of a key that is gone.
     pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        self.retries.forget(&(namespace.unwrap_or_default().to_owned(), name.to_owned()));
+        let key = (namespace.unwrap_or_default().to_owned(), name.to_owned());
+        self.retries.forget(&key);
+        self.orphans.forget(&key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -134,6 +141,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
         let secret = cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
         (key.metadata.resource_version.clone(), secret)
     };
+    let due = context.orphans.look(key, Instant::now());
     if let Some(wait) = context.retries.hold(&name, &seen(key)) {
         return Ok(Action::requeue(wait));
     }
@@ -141,23 +149,28 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     let mut pass =
         Pass { context: &context, key: Cow::Borrowed(key), confirmed: false, cached_secret: cached_secret.clone() };
     let started = Instant::now();
-    let (result, action) = match pass.run().await {
+    // What else is wrong with a key does not keep its peers waiting.
+    let result = match pass.run().await {
+        Ok(until) if !due.now.is_empty() => pass.roll_forward(&due.now).await.map(|()| until),
+        result => result,
+    };
+    let (result, wait) = match result {
         Ok(Until::Change) => {
             context.retries.forget(&name);
-            (PassResult::Settled, Action::await_change())
+            (PassResult::Settled, None)
         }
         Ok(Until::Moment(moment)) => {
             context.retries.forget(&name);
             let wait = (moment - context.clock.now()).to_std().unwrap_or_default();
-            (PassResult::Settled, Action::requeue(wait.max(Duration::from_millis(1))))
+            (PassResult::Settled, Some(wait.max(Duration::from_millis(1))))
         }
         Ok(Until::Retry) => {
             let wait = context.retries.failed(name, seen(&pass.key), None);
-            (PassResult::Stalled, Action::requeue(wait))
+            (PassResult::Stalled, Some(wait))
         }
         Err(error) if error.code() == Some(404) => {
             context.retries.forget(&name);
-            (PassResult::Settled, Action::await_change()) // the SetupKey is gone
+            (PassResult::Settled, None) // the SetupKey is gone
         }
         Err(error) => {
             let wait = context.retries.failed(name, seen(&pass.key), error.pause());
@@ -169,11 +182,12 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
                 tracing::warn!(namespace, name, %error, "tried again in {} ms", wait.as_millis());
                 PassResult::Error
             };
-            (result, Action::requeue(wait))
+            (result, Some(wait))
         }
     };
     context.metrics.passed(result, started.elapsed());
-    Ok(action)
+    let wait = wait.into_iter().chain(due.next).min();
+    Ok(wait.map_or_else(Action::await_change, Action::requeue))
 }
 
 /// What a fresh look at the `SetupKey` gave.
@@ -194,17 +208,21 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     async fn run(&mut self) -> Result<Until, Error> {
-        let (mut refusal, mut outdated) = (None, false);
+        let (mut refusal, mut outdated, mut counted) = (None, false, None);
         let mut secret = match observe::in_cache(&self.key, self.cached_secret.as_ref()) {
             Some(secret) => secret,
             None => self.look(&mut refusal).await?,
         };
         for _ in 0..MOST_STEPS {
-            let observed = Observed { key: &self.key, secret: &secret, refusal: refusal.as_deref() };
+            let observed = Observed { key: &self.key, secret: &secret, refusal: refusal.as_deref(), counted };
             let written = match plan(observed, self.context.clock.now()) {
                 Step::Wait(until) => return Ok(until),
                 Step::WriteStatus(status) => {
                     self.write_status(&status).await?;
+                    continue;
+                }
+                Step::CountPeers(id) => {
+                    counted = Some(observe::count_peers(&self.context.client, &self.key, &id).await?);
                     continue;
                 }
                 Step::CreateSecret(issue) => write::create_secret(&self.context.client, &self.key, &issue).await?,
@@ -264,6 +282,24 @@ impl Pass<'_> {
         self.key = Cow::Owned(found);
         self.confirmed = true;
         Ok(if same { Confirmed::Unchanged } else { Confirmed::Changed })
+    }
+
+    /// Creates the Peers of these entries and clears them, if they are still pending: on a key just read, for what is no
+    /// longer pending may have been a Peer that was sent away.
+    async fn roll_forward(&mut self, numbers: &BTreeSet<i64>) -> Result<(), Error> {
+        let uid = self.key.uid();
+        self.confirm().await?;
+        let Some(swap) = ledger::clear(&self.key, numbers).filter(|_| self.key.uid() == uid) else { return Ok(()) };
+        let before = self.key.status.as_ref().map_or(0, |status| status.pending.len());
+        orphans::create_peers(&self.context.client, &self.key, numbers).await?;
+        let written = orphans::write_swap(&self.context.client, &self.key, &swap).await?;
+        let count = before - swap.pending.len();
+        self.context.wrote_key(&written);
+        self.context.metrics.rolled_forward(count);
+        let (namespace, name) = (written.namespace().unwrap_or_default(), written.name_any());
+        tracing::info!(namespace, name, count, "enrollments that nobody completed are completed");
+        self.key = Cow::Owned(written);
+        Ok(())
     }
 
     async fn write_status(&mut self, status: &crate::api::SetupKeyStatus) -> Result<(), Error> {

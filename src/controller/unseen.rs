@@ -16,13 +16,15 @@ use kube::{Resource, ResourceExt};
 /// on every write are what keeps decisions from an old cache harmless.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A kind of object that is both watched and written.
+/// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Kind {
     /// The resource.
     SetupKey,
     /// What holds the key.
     Secret,
+    /// Who joined with it.
+    Peer,
 }
 
 impl fmt::Display for Kind {

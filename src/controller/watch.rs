@@ -1,4 +1,4 @@
-//! The two watches, the caches they fill, and what they set off.
+//! The watches, the caches they fill, and what they set off.
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 
@@ -20,6 +20,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
+    peers::WatchedPeer,
     retry::exponential,
     unseen::{Kind, Unseen},
 };
@@ -41,10 +42,19 @@ pub type SecretMetadata = PartialObjectMeta<Secret>;
 pub struct Filled(tokio::sync::watch::Receiver<HashSet<Kind>>);
 
 impl Filled {
-    /// Waits until both caches are filled; false when they never will be, because the watches have ended.
+    /// Waits until the caches that a pass over a key needs are filled; false when they never will be, because the watches
+    /// have ended.
     pub async fn wait(&self) -> bool {
-        let both = |filled: &HashSet<Kind>| filled.contains(&Kind::SetupKey) && filled.contains(&Kind::Secret);
-        self.0.clone().wait_for(both).await.is_ok()
+        self.wait_for(&[Kind::SetupKey, Kind::Secret]).await
+    }
+
+    /// The same for all caches.
+    pub async fn wait_for_all(&self) -> bool {
+        self.wait_for(&[Kind::SetupKey, Kind::Secret, Kind::Peer]).await
+    }
+
+    async fn wait_for(&self, kinds: &[Kind]) -> bool {
+        self.0.clone().wait_for(|filled| kinds.iter().all(|kind| filled.contains(kind))).await.is_ok()
     }
 }
 
@@ -72,9 +82,23 @@ pub struct Watched {
     pub secret_changes: BoxStream<'static, Result<SecretMetadata, watcher::Error>>,
     /// One item when a cache was filled anew.
     pub relists: BoxStream<'static, ()>,
+    /// What is to be known for looking after peers.
+    pub peers: WatchedPeers,
 }
 
-/// Sets up both watches; they run while the streams are polled.
+/// What the watches of one scope give of peers.
+pub struct WatchedPeers {
+    /// The cache of peers, as far as they are decided about.
+    pub peers: Store<WatchedPeer>,
+    /// The cache of `SetupKey`s.
+    pub keys: Store<WatchedKey>,
+    /// Which caches are filled.
+    pub filled: Filled,
+    /// Each peer that changed.
+    pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
+}
+
+/// Sets up the watches; they run while the streams are polled.
 pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let unseen = Arc::new(Unseen::default());
     let (relisted, relists) = mpsc::channel(1);
@@ -85,11 +109,20 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let everything = watcher::Config::default();
     let ours = watcher::Config::default().labels(KEY_LABEL);
     let key_events = watch(scoped(client, namespace), everything, keys_writer, signals.clone());
-    let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals);
+    let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals.clone());
+    let (peers, peers_writer) = reflector::store();
+    let peer_events = watch(scoped(client, namespace), watcher::Config::default(), peers_writer, signals);
+    let filled = Filled(filled);
     Watched {
+        peers: WatchedPeers {
+            peers,
+            keys: keys.clone(),
+            filled: filled.clone(),
+            changes: peer_events.applied_objects().boxed(),
+        },
         keys,
         secrets,
-        filled: Filled(filled),
+        filled,
         unseen,
         key_changes: key_events.applied_objects().boxed(),
         secret_changes: secret_events.touched_objects().boxed(),

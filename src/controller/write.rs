@@ -138,7 +138,7 @@ fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Ma
 }
 
 /// Writes under our name, by which a later pass knows what is ours.
-fn ours() -> PatchParams {
+pub fn ours() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }
 

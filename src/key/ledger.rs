@@ -9,7 +9,7 @@
 //! which covers the spec as well: a revocation that has returned to its caller is in every object that can still be
 //! swapped.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -19,6 +19,11 @@ use crate::api::{PendingPeer, SetupKey, State, Timestamp};
 /// Entries that may be pending at a time. An entry is at most 2.8 KiB, so that the status stays well below the 1.5 MiB
 /// that etcd takes.
 pub const MOST_PENDING: usize = 200;
+
+/// For how long after it was first seen pending an entry is left to the replica that committed it. Only then does the
+/// controller create its Peer and clear it, for two who do so at a time could bring a peer back that was sent away. A
+/// replica must have stopped by then, its last call included.
+pub const ORPHAN_AGE: Duration = Duration::from_secs(15);
 
 /// A machine that asks to join.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -7,6 +7,7 @@ mod id;
 pub mod ledger;
 pub mod peer;
 pub mod plan;
+pub mod presence;
 pub mod report;
 pub mod secret;
 mod state;

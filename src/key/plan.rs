@@ -14,10 +14,10 @@ use crate::api::{SetupKey, SetupKeyStatus, Timestamp};
 
 /// The longest sleep. Timers run on a clock that does not follow steps of the wall clock, so each key looks at the
 /// wall clock at least this often.
-const LONGEST_SLEEP: Duration = Duration::hours(1);
+pub(crate) const LONGEST_SLEEP: Duration = Duration::hours(1);
 
 /// A key is expired once its last moment has passed, so that is when to wake.
-const JUST_AFTER: Duration = Duration::milliseconds(1);
+pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
 /// All that a decision is made from.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct Observed<'a> {
     pub secret: &'a SecretView,
     /// Why the API server would not let the Secret be read or written, if it was just tried.
     pub refusal: Option<&'a str>,
+    /// How many peers there are of the id that the Secret carries, if they were just counted.
+    pub counted: Option<i64>,
 }
 
 /// What to do next.
@@ -49,6 +51,9 @@ pub enum Step {
         /// The version that was read.
         resource_version: String,
     },
+    /// Count the peers of this id, whose ledger is lost. If they cannot be counted, nothing else may be done: a ledger that
+    /// begins at zero would admit as many once more.
+    CountPeers(KeyId),
     /// Write the status.
     WriteStatus(Box<SetupKeyStatus>),
     /// Nothing now.
@@ -80,6 +85,9 @@ pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
     if observed.key.metadata.deletion_timestamp.is_some() {
         // Garbage collection takes the Secret; a write now could only get in its way.
         return Step::Wait(Until::Change);
+    }
+    if let Some(id) = lost_ledger(observed.key, observed.secret).filter(|_| observed.counted.is_none()) {
+        return Step::CountPeers(id);
     }
     if observed.refusal.is_none()
         && let Some(step) = mend_secret(observed.key, observed.secret, now)
@@ -120,6 +128,13 @@ fn mend_secret(key: &SetupKey, secret: &SecretView, now: DateTime<Utc>) -> Optio
         }
         SecretView::Unknown | SecretView::Foreign | SecretView::AsRecorded => None,
     }
+}
+
+/// The id of a key that was issued, and of which the status knows nothing.
+fn lost_ledger(key: &SetupKey, secret: &SecretView) -> Option<KeyId> {
+    let SecretView::Owned(secret) = secret else { return None };
+    let on_record = key.status.as_ref().is_some_and(|status| status.id.is_some());
+    (!on_record && secret.origin == Origin::Found).then(|| secret.id()).flatten()
 }
 
 fn wanted_of(key: &SetupKey, issue: &Issue) -> Option<Metadata> {

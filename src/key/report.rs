@@ -30,13 +30,15 @@ pub const NOT_ISSUED: &str = "NotIssued";
 
 /// The status to be written for what was observed.
 pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
-    let Observed { key, secret, .. } = observed;
+    let Observed { key, secret, counted, .. } = observed;
     let mut status = key.status.clone().unwrap_or_default();
     let generation = key.metadata.generation;
     if status.observed_generation != generation {
         status.observed_generation = generation;
         status.updated_at = Some(now.into());
     }
+    // Peers are counted only where the ledger is lost, and uses never go down.
+    status.used_times = status.used_times.max(counted.filter(|_| status.id.is_none()).unwrap_or_default());
     status.usage_limit = key.spec.effective_usage_limit();
     record_secret(&mut status, key, secret, now);
 

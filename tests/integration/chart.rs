@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use control_plane::{ControlPlane, Options};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
     controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    key::ledger,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -203,6 +205,8 @@ async fn upgrade_and_removal_change_no_key() {
         leadership: Leadership::alone(),
         readiness: std::sync::Arc::new(Readiness::default()),
         metrics: Metrics::new(std::sync::Arc::new(SystemClock), 100),
+        peer_lifetime: Duration::from_secs(600),
+        orphan_age: ledger::ORPHAN_AGE,
     };
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment.clone(), Scope::Cluster, shutdown.clone()));
@@ -238,7 +242,7 @@ async fn upgrade_and_removal_change_no_key() {
     helm(&install, Some(chart()));
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let after = keys.get("office").await.unwrap();
     assert_eq!(after.resource_version(), before.resource_version(), "the SetupKey was written");
     assert_eq!(secret(), version, "the Secret was written");

@@ -13,8 +13,12 @@ use setupkey_operator::api::{SetupKeyStatus, State};
 
 use crate::{
     faults::{Fault, Faults},
-    harness::{Cluster, Operator, Setup, TestClock, says},
+    harness::{Cluster, Operator, Setup, TestClock, eventually, says},
+    peers::entry,
 };
+
+/// How long an enrollment is left to the replica that began it.
+const ORPHAN_AGE: Duration = Duration::from_millis(500);
 
 /// Points tried at the same time.
 const AT_ONCE: usize = 6;
@@ -32,9 +36,13 @@ enum Story {
     ChangeGroups,
     LoseStatus,
     Recreate,
+    /// A replica of the enrollment service has died between the two writes of an enrollment.
+    Orphan,
+    /// An ephemeral peer is not seen any more.
+    Vanish,
 }
 
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 12] = [
     Story::Create,
     Story::Revoke,
     Story::Unrevoke,
@@ -45,6 +53,8 @@ const STORIES: [Story; 10] = [
     Story::ChangeGroups,
     Story::LoseStatus,
     Story::Recreate,
+    Story::Orphan,
+    Story::Vanish,
 ];
 
 /// What a run is judged by.
@@ -109,6 +119,13 @@ impl Story {
                 cluster.keys().delete("office", &DeleteParams::default()).await.expect("a deleted key");
                 cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
             }
+            Story::Orphan => cluster.commit("office", &[entry(3)]).await,
+            Story::Vanish => {
+                let mut key = cluster.keys().get("office").await.expect("a key");
+                key.spec.ephemeral = true;
+                cluster.record(&key, &entry(1), false).await;
+                clock.step(chrono::Duration::hours(1));
+            }
         }
         Before { status: Some(status), clock }
     }
@@ -119,7 +136,8 @@ impl Story {
         let ready = says(now, "Ready") == "True Reconciled";
         ready
             && match self {
-                Story::Create | Story::ChangeGroups | Story::LoseStatus | Story::Unrevoke => true,
+                Story::Create | Story::ChangeGroups | Story::LoseStatus | Story::Unrevoke | Story::Vanish => true,
+                Story::Orphan => now.pending.is_empty() && now.state == Some(State::Overused),
                 Story::DriftMetadata => {
                     let version = |status: &SetupKeyStatus| status.secret.clone().map(|secret| secret.resource_version);
                     version(now) != old.and_then(version)
@@ -147,7 +165,8 @@ impl Story {
         let cluster = Cluster::for_test(&format!("crash-{self:?}").to_lowercase()).await;
         let before = self.happen(&cluster).await;
         let faults = fault.map_or_else(Faults::default, |(n, fault)| Faults::at_write(n, fault));
-        let first = Setup { clock: before.clock.clone(), faults, wait_until_ready: false, ..Setup::default() };
+        let setup = || Setup { clock: before.clock.clone(), orphan_age: ORPHAN_AGE, ..Setup::default() };
+        let first = Setup { faults, wait_until_ready: false, ..setup() };
         let first = cluster.start_operator_with(first).await;
         let story = async {
             let (mut sent, mut applied) = (0, Vec::new());
@@ -164,7 +183,7 @@ impl Story {
             };
             let stopped = tokio::time::timeout(Duration::from_secs(40), stopped).await;
             stopped.unwrap_or_else(|_| panic!("{self:?}: write {fault:?} never came"));
-            let second = cluster.start_operator_at(before.clock.clone()).await;
+            let second = cluster.start_operator_with(setup()).await;
             self.settled(&cluster, &before).await;
             if let Some((_, Fault::Late)) = fault {
                 first.faults.let_late_ones_go();
@@ -188,6 +207,13 @@ impl Story {
     /// Waits until the story is over and nothing more is done.
     async fn settled(self, cluster: &Cluster, before: &Before) {
         cluster.status_when("office", &format!("done with {self:?}"), |now| self.is_over(before, now)).await;
+        // Where peers are in the story, it ends with what becomes of them.
+        eventually("the peers to be settled", || async {
+            let peers = cluster.peers().list(&Default::default()).await.ok()?.items;
+            let held = peers.iter().any(|peer| !peer.finalizers().is_empty());
+            (!held && peers.len() == usize::from(matches!(self, Story::Orphan))).then_some(())
+        })
+        .await;
         let version = || async { cluster.keys().get("office").await.ok().and_then(|key| key.resource_version()) };
         let mut last = version().await;
         loop {
@@ -213,7 +239,9 @@ impl Story {
         let same = |field: fn(&SetupKeyStatus) -> Option<String>| {
             before.status.as_ref().map(|before| field(before) == field(&status))
         };
+        let peers = cluster.peers().list(&Default::default()).await.unwrap().items;
         json!({
+            "peers": peers.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
             "state": status.state, "valid": status.valid, "usedTimes": status.used_times,
             "conditions": (["Ready", "Valid", "Stalled"].map(|type_| says(&status, type_))),
             "labels": secret.labels(),

@@ -25,8 +25,9 @@ use kube::{
 };
 use serde_json::Value;
 use setupkey_operator::{
-    api::{SetupKey, SetupKeyStatus},
+    api::{Peer, SetupKey, SetupKeyStatus},
     controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness, metrics::Metrics},
+    key::ledger,
 };
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -114,6 +115,8 @@ impl Cluster {
             leadership: Leadership::alone(),
             readiness: Arc::clone(&readiness),
             metrics: metrics.clone(),
+            peer_lifetime: setup.peer_lifetime,
+            orphan_age: setup.orphan_age,
         };
         let scope = Scope::Namespaces(vec![self.namespace.clone()]);
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
@@ -124,6 +127,10 @@ impl Cluster {
     }
 
     pub fn keys(&self) -> Api<SetupKey> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn peers(&self) -> Api<Peer> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -232,6 +239,8 @@ pub struct Setup {
     pub token: Option<String>,
     pub wait_until_ready: bool,
     pub metrics_max_keys: usize,
+    pub peer_lifetime: Duration,
+    pub orphan_age: Duration,
 }
 
 impl Default for Setup {
@@ -242,6 +251,8 @@ impl Default for Setup {
             token: None,
             wait_until_ready: true,
             metrics_max_keys: 100,
+            peer_lifetime: Duration::from_secs(600),
+            orphan_age: ledger::ORPHAN_AGE,
         }
     }
 }

@@ -19,6 +19,7 @@ mod leaders;
 mod metrics;
 mod observability;
 mod operator_faults;
+mod peers;
 mod requests;
 mod revocation;
 mod secret;

@@ -46,24 +46,24 @@ impl Sent {
 
     /// Whether it asks for all objects of a kind.
     pub fn is_list(&self) -> bool {
-        let collection = ["/setupkeys", "/secrets", "/peers"].iter().any(|kind| self.path.ends_with(kind));
+        let collection = ["/setupkeys", "/secrets", "/peers"].iter().any(|end| self.path.ends_with(end));
         self.method == Method::GET && collection && !self.is_watch()
     }
 
-    /// Whether it changes a SetupKey or a Secret.
+    /// Whether it changes a SetupKey, a Secret or a Peer.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET && !self.path.contains("/events")
     }
 
-    /// Whether it reads or writes one SetupKey or Secret.
+    /// Whether it reads or writes one SetupKey, Secret or Peer.
     fn is_on_object(&self) -> bool {
         self.is_write() || (self.method == Method::GET && !self.is_list() && !self.is_watch())
     }
 
-    /// The name of the SetupKey or Secret, or what it is a request for.
+    /// The name of the SetupKey, Secret or Peer, or what it is a request for.
     fn object(&self) -> String {
         let parts: Vec<_> = self.path.split('/').collect();
-        let at = parts.iter().position(|part| matches!(*part, "setupkeys" | "secrets"));
+        let at = parts.iter().position(|part| matches!(*part, "setupkeys" | "secrets" | "peers"));
         at.map(|at| parts[at..].iter().take(2).copied().collect::<Vec<_>>().join("/")).unwrap_or_default()
     }
 }

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use setupkey_operator::{
     api::SetupKey,
     controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    key::ledger,
 };
-use std::{process::Command, sync::Arc};
+use std::{process::Command, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{crds, eventually, says, setup_key_crd};
@@ -58,6 +59,8 @@ async fn an_undecodable_object_stops_nobody() {
         leadership: Leadership::alone(),
         readiness: Arc::new(Readiness::default()),
         metrics: Metrics::new(Arc::new(SystemClock), 100),
+        peer_lifetime: Duration::from_secs(600),
+        orphan_age: ledger::ORPHAN_AGE,
     };
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");

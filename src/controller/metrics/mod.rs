@@ -35,6 +35,8 @@ pub struct Metrics {
     passes: Family<PassLabels, Counter>,
     pass_seconds: Histogram,
     leads: Gauge<u64, AtomicU64>,
+    peers_removed: Counter,
+    rolled_forward: Counter,
     requests: Requests,
 }
 
@@ -72,9 +74,29 @@ impl Metrics {
         );
         registry.register("setupkey_reconcile_duration_seconds", "Duration of a pass", pass_seconds.clone());
         registry.register("setupkey_leader", "1 while this process leads, 0 while it stands by", leads.clone());
+        let (peers_removed, rolled_forward) = (Counter::default(), Counter::default());
+        registry.register(
+            "setupkey_peers_removed",
+            "Ephemeral peers that were removed because they were not seen for their lifetime",
+            peers_removed.clone(),
+        );
+        registry.register(
+            "setupkey_enrollments_rolled_forward",
+            "Enrollments that the controller completed because the replica that admitted the peer did not",
+            rolled_forward.clone(),
+        );
         requests.register(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&keys)));
-        Self { registry: Arc::new(registry), keys, passes, pass_seconds, leads, requests }
+        Self {
+            registry: Arc::new(registry),
+            keys,
+            passes,
+            pass_seconds,
+            leads,
+            peers_removed,
+            rolled_forward,
+            requests,
+        }
     }
 
     /// Shows the keys of this cache.
@@ -91,6 +113,14 @@ impl Metrics {
         };
         self.passes.get_or_create(&PassLabels { result }).inc();
         self.pass_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn peer_removed(&self) {
+        self.peers_removed.inc();
+    }
+
+    pub(super) fn rolled_forward(&self, enrollments: usize) {
+        self.rolled_forward.inc_by(enrollments as u64);
     }
 
     pub(super) fn leads(&self, leads: bool) {

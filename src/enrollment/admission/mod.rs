@@ -30,7 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     keys::{Keys, ObjectName, name_of},
     metrics::Metrics,
-    objects::Objects,
+    objects::{Objects, TIME_LIMIT},
     peers::{Known, Peers},
 };
 use crate::{
@@ -38,14 +38,17 @@ use crate::{
     cluster::{Clock, call::Error},
     key::{
         Digest, PeerName,
-        ledger::{Applicant, OnRecord, Verdict},
+        ledger::{Applicant, ORPHAN_AGE, OnRecord, Verdict},
     },
 };
 use release::Releases;
 use task::Task;
 
-/// How long, since it sent the swap, a replica may create the Peers that it committed. The controller begins at 15 s.
+/// How long, since it sent the swap, a replica may create the Peers that it committed, and clear their entries.
 pub const OWNER_TIME: Duration = Duration::from_secs(8);
+
+// The last request is over before the controller begins.
+const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.as_secs());
 
 /// Requests about Peers at the same time, in one process. The API server has its own idea of fairness; this is ours.
 const REQUESTS: usize = 32;

@@ -1,5 +1,7 @@
 //! The planner in a world of values: one key, perhaps a Secret, and whatever may happen to them.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -22,6 +24,8 @@ struct World {
     clock: DateTime<Utc>,
     version: u64,
     writes: Vec<&'static str>,
+    /// Peers that have joined, by the id of their key.
+    joined: BTreeMap<String, i64>,
 }
 
 /// A Secret as stored.
@@ -31,6 +35,10 @@ struct Stored {
     version: u64,
     metadata: Metadata,
     holds: Option<Fingerprint>,
+}
+
+fn observed<'a>(key: &'a SetupKey, secret: &'a SecretView) -> Observed<'a> {
+    Observed { key, secret, refusal: None, counted: None }
 }
 
 fn moment(text: &str) -> DateTime<Utc> {
@@ -67,6 +75,7 @@ impl World {
             clock: moment("2026-11-24T06:00:00.5Z"),
             version: 1,
             writes: Vec::new(),
+            joined: BTreeMap::new(),
         }
     }
 
@@ -85,6 +94,15 @@ impl World {
     fn says(&self, type_: &str) -> String {
         let condition = self.status().conditions.iter().find(|condition| condition.type_ == type_);
         condition.map(|condition| format!("{} {}", condition.status, condition.reason)).unwrap_or_default()
+    }
+
+    fn joined_with(&self, id: &str) -> i64 {
+        self.joined.get(id).copied().unwrap_or_default()
+    }
+
+    /// What is counted is what has joined.
+    fn counts_right(&self) -> bool {
+        self.status().used_times == self.status().id.as_ref().map_or(0, |id| self.joined_with(id))
     }
 
     fn change_spec(&mut self, change: impl FnOnce(&mut SetupKey)) {
@@ -108,9 +126,14 @@ impl World {
 
     /// One pass of the controller, which dies after so many writes.
     fn pass_of(&mut self, writes: usize) -> Option<Until> {
-        let mut view = self.look();
+        let (mut view, mut counted) = (self.look(), None);
         for written in 0.. {
-            let step = plan(Observed { key: &self.key, secret: &view, refusal: None }, self.clock);
+            let step = loop {
+                match plan(Observed { counted, ..observed(&self.key, &view) }, self.clock) {
+                    Step::CountPeers(id) if counted.is_none() => counted = Some(self.joined_with(id.as_str())),
+                    step => break step,
+                }
+            };
             if let Step::Wait(until) = step {
                 return Some(until);
             }
@@ -161,7 +184,7 @@ impl World {
                 self.key.status = Some(*status);
                 None
             }
-            Step::Wait(_) => unreachable!(),
+            Step::CountPeers(_) | Step::Wait(_) => unreachable!(),
         }
     }
 
@@ -264,12 +287,12 @@ fn annotations_of_a_secret_never_lengthen_a_life() {
 #[test]
 fn a_refusal_is_reported_and_tried_again_later() {
     let mut world = World::new(json!({}));
-    let refused = Observed { key: &world.key, secret: &SecretView::Absent, refusal: Some("exceeded quota") };
+    let refused = Observed { refusal: Some("exceeded quota"), ..observed(&world.key, &SecretView::Absent) };
     let Step::WriteStatus(status) = plan(refused, world.clock) else { panic!("no report") };
     world.key.status = Some(*status);
     assert_eq!(world.says(READY), "False SecretRefused");
     assert_eq!(world.says(STALLED), "True SecretRefused");
-    let refused = Observed { key: &world.key, secret: &SecretView::Absent, refusal: Some("exceeded quota") };
+    let refused = Observed { refusal: Some("exceeded quota"), ..observed(&world.key, &SecretView::Absent) };
     assert!(matches!(plan(refused, world.clock), Step::Wait(Until::Retry)));
     world.pass();
     assert!(world.is_consistent());
@@ -277,10 +300,30 @@ fn a_refusal_is_reported_and_tried_again_later() {
 }
 
 #[test]
+fn a_lost_ledger_is_counted_before_anything_else() {
+    let mut world = World::settled(json!({ "usageLimit": 3 }));
+    (0..3).for_each(|_| world.let_happen(Happening::Use));
+    let id = world.status().id.clone();
+    world.let_happen(Happening::LoseStatus);
+    // Whatever else is wrong.
+    for garbled in [false, true] {
+        let mut world = world.clone();
+        if garbled {
+            world.let_happen(Happening::GarbleData);
+        }
+        let secret = world.look();
+        let step = plan(observed(&world.key, &secret), world.clock);
+        assert!(matches!(&step, Step::CountPeers(counted) if Some(counted.as_str()) == id.as_deref()), "{step:?}");
+        world.pass();
+        assert_eq!((world.status().used_times, world.status().state), (3, Some(State::Overused)));
+    }
+}
+
+#[test]
 fn a_secret_that_cannot_be_read_does_not_stop_its_key() {
     let mut world = World::settled(json!({}));
     let digest = world.status().digest.clone();
-    let unread = Observed { key: &world.key, secret: &SecretView::Unknown, refusal: Some("forbidden") };
+    let unread = Observed { refusal: Some("forbidden"), ..observed(&world.key, &SecretView::Unknown) };
     let Step::WriteStatus(status) = plan(unread, world.clock) else { panic!("no report") };
     assert_eq!((status.digest.clone(), status.valid), (digest, Some(true)));
     world.key.status = Some(*status);
@@ -301,7 +344,7 @@ fn each_transition_is_told_once() {
     assert_eq!(reasons(&mut world), [""; 0]);
     world.change_spec(|key| key.spec.revoked = false);
     assert_eq!(reasons(&mut world), ["Unrevoked"]);
-    world.key.status.as_mut().unwrap().used_times = 1;
+    world.let_happen(Happening::Use);
     assert_eq!(reasons(&mut world), ["Overused"]);
     world.secret = None;
     assert_eq!(reasons(&mut world), ["KeyRegenerated"]);
@@ -356,16 +399,19 @@ impl World {
             Happening::Revoke => self.change_spec(|key| key.spec.revoked = true),
             Happening::Unrevoke => self.change_spec(|key| key.spec.revoked = false),
             Happening::ChangeGroups => self.change_spec(|key| key.spec.auto_groups.push(format!("g{version}"))),
-            Happening::Use => self.key.status.as_mut().unwrap().used_times += 1,
+            Happening::Use => {
+                let status = self.key.status.as_mut().unwrap();
+                if let Some(id) = status.id.clone() {
+                    status.used_times += 1;
+                    *self.joined.entry(id).or_default() += 1;
+                }
+            }
             Happening::DeleteSecret => self.secret = None,
             Happening::ForeignSecret => {
                 self.secret = Some(Stored { ours: false, version, metadata: Metadata::default(), holds: None });
             }
             Happening::LoseStatus => {
-                // The ledger is not the controller's to rebuild yet, so it is kept aside.
-                let used_times = self.status().used_times;
-                self.key.status =
-                    Some(SetupKeyStatus { observed_generation: Some(-1), used_times, ..SetupKeyStatus::default() });
+                self.key.status = Some(SetupKeyStatus { observed_generation: Some(-1), ..SetupKeyStatus::default() });
             }
             Happening::TimePasses => self.clock += Duration::hours(7),
             Happening::TamperData | Happening::GarbleData | Happening::StealOwnership | Happening::DriftMetadata => {
@@ -398,10 +444,9 @@ proptest! {
             }
             world.let_happen(event);
         }
-        let used = world.status().used_times;
         let until = world.pass();
         prop_assert!(world.is_consistent(), "{:?}", world.status());
-        prop_assert_eq!(world.status().used_times, used, "the controller wrote the ledger");
+        prop_assert!(world.counts_right(), "{:?}", world.status());
         prop_assert_eq!(world.status().observed_generation, world.key.metadata.generation);
         let foreign = world.secret.as_ref().is_none_or(|secret| !secret.ours);
         prop_assert_eq!(until == Until::Retry, foreign);

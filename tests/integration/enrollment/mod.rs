@@ -19,10 +19,10 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use kube::{Api, api::ListParams, client::ClientBuilder};
+use kube::{api::ListParams, client::ClientBuilder};
 use serde_json::{Value, json};
 use setupkey_operator::{
-    api::{Peer, SetupKey},
+    api::SetupKey,
     cluster::{Readiness, Scope, tuned},
     enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
     serve::Server,
@@ -222,10 +222,6 @@ fn any_key() -> String {
 }
 
 impl Cluster {
-    fn peers(&self) -> Api<Peer> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
     /// A key as the controller would have issued it, without one: there are many, and they are gone in a moment.
     async fn issue(&self, name: &str, spec: Value) -> String {
         self.issue_until(name, spec, Utc::now() + chrono::Duration::hours(24)).await

@@ -199,7 +199,8 @@ async fn expire_race() {
                 cluster.known_to(&arena.replicas, &value).await;
                 let status = cluster.keys().get(&name).await.unwrap().status.unwrap();
                 let last = status.expires.unwrap().instant();
-                let start = (last - Utc::now()).to_std().unwrap_or_default().saturating_sub(CHANGE.mul_f64(rand::random()));
+                let start =
+                    (last - Utc::now()).to_std().unwrap_or_default().saturating_sub(CHANGE.mul_f64(rand::random()));
                 tokio::time::sleep(start).await;
                 let machines = (0..MACHINES).map(|number| {
                     let (at, value) = (arena.addresses[number], value.as_str());

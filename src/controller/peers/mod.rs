@@ -1,0 +1,45 @@
+//! The peers: those that are not seen any more, and those that are held back from leaving.
+//!
+//! A peer costs no request while nothing is due about it: when it was last seen and whether it is held stands in the
+//! cache, which keeps of each object only that.
+
+mod pass;
+mod watched;
+
+use std::{convert::Infallible, sync::Arc};
+
+use futures::{StreamExt, future, stream};
+use kube::runtime::controller::{self, Action, Config, Controller};
+use tokio_util::sync::CancellationToken;
+
+pub use watched::WatchedPeer;
+
+use super::{Environment, clock, watch::WatchedPeers};
+use pass::Context;
+
+/// Peers worked on at the same time, per watched scope.
+const CONCURRENCY: u16 = 8;
+
+/// Looks after the peers of one scope until `shutdown` is cancelled.
+pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: CancellationToken) {
+    let taken_up = stream::once(environment.leadership.clone().taken_up());
+    let taken_up = taken_up.filter_map(|leads| future::ready(leads.then_some(())));
+    let clock_steps = clock::steps(Arc::clone(&environment.clock));
+    let context = Arc::new(Context::new(environment, &watched));
+    let forgetful = Arc::clone(&context);
+    Controller::for_stream(watched.changes, watched.peers)
+        .reconcile_all_on(taken_up)
+        .reconcile_all_on(clock_steps)
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(shutdown.cancelled_owned())
+        .run(pass::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context)
+        .for_each(|result| {
+            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
+                forgetful.forget(gone.namespace.as_deref(), &gone.name);
+            } else if let Err(error) = &result {
+                tracing::debug!(%error, "pass not made");
+            }
+            future::ready(())
+        })
+        .await;
+}

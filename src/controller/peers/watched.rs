@@ -1,0 +1,96 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde::{Deserialize, Deserializer};
+
+use crate::{
+    api::{Peer, Timestamp, metadata::PENDING_FINALIZER},
+    controller::{unseen::Kind, watch::Watchable},
+    key::presence::Presence,
+};
+
+/// A Peer as far as the controller decides from it. Nothing in a Peer makes it unreadable.
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = Peer)]
+pub struct WatchedPeer {
+    pub metadata: ObjectMeta,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Spec {
+    ephemeral: bool,
+    setup_key_ref: KeyReference,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KeyReference {
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    connected: bool,
+    #[serde(deserialize_with = "readable")]
+    last_seen: Option<Timestamp>,
+}
+
+/// A moment that cannot be read is none.
+fn readable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|text| text.parse().ok()))
+}
+
+impl WatchedPeer {
+    /// The key that it joined with.
+    pub fn key(&self) -> &KeyReference {
+        &self.spec.setup_key_ref
+    }
+
+    /// Whether it is held until its entry is no longer pending.
+    pub fn is_held(&self) -> bool {
+        self.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    pub fn presence(&self) -> Presence {
+        let created = self.metadata.creation_timestamp.as_ref();
+        Presence {
+            created: created.map_or_else(|| chrono::DateTime::UNIX_EPOCH.into(), Timestamp::from),
+            last_seen: self.status.last_seen,
+            connected: self.status.connected,
+            ephemeral: self.spec.ephemeral,
+            leaving: self.is_leaving(),
+        }
+    }
+}
+
+impl Watchable for WatchedPeer {
+    const KIND: Kind = Kind::Peer;
+
+    fn strip(&mut self) {
+        let metadata = std::mem::take(&mut self.metadata);
+        self.metadata = ObjectMeta {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            resource_version: metadata.resource_version,
+            creation_timestamp: metadata.creation_timestamp,
+            deletion_timestamp: metadata.deletion_timestamp,
+            finalizers: metadata.finalizers,
+            ..ObjectMeta::default()
+        };
+        if !self.is_held() {
+            // Only of a peer that is held it is asked which key may hold it.
+            self.spec.setup_key_ref = KeyReference::default();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Every order of events in small worlds: the ledger's protocol keeps its promises in all of them, and each protocol
+//! that leaves a step out breaks one.
+
+mod model;
+
+use std::collections::BTreeSet;
+
+use model::{
+    ANSWERED_HAS_PEER, Enrollment, GONE_IS_GONE, Happening, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER,
+    PENDING_EMPTIES, REVOKED_IS_REVOKED, SIGHTS,
+};
+use stateright::{Checker, HasDiscoveries, Model, Path};
+
+const PROMISES: [&str; 7] =
+    [LIMIT, ONE_USE_PER_PEER, NEVER_DOWN, REVOKED_IS_REVOKED, GONE_IS_GONE, ANSWERED_HAS_PEER, PENDING_EMPTIES];
+
+/// Two machines, one use, and nothing that goes wrong.
+const CALM: Enrollment = Enrollment {
+    replicas: 2,
+    limit: 1,
+    asks: &[1, 1],
+    crashes: 0,
+    losses: 0,
+    removals: 0,
+    happenings: &[],
+    looks_again: true,
+    mutant: None,
+};
+
+/// One machine that asks twice with the same token, and all that may go wrong.
+const RETRY: Enrollment = Enrollment { asks: &[2], limit: 2, crashes: 1, losses: 1, removals: 1, ..CALM };
+
+const REVOKED_AND_BACK: &[Happening] = &[Happening::Revoke, Happening::Unrevoke];
+const DELETED: &[Happening] = &[Happening::Delete];
+const REVOKED_AND_DELETED: &[Happening] = &[Happening::Revoke, Happening::Delete];
+
+fn steps(path: Path<model::World, model::Step>) -> String {
+    path.into_actions().iter().map(|step| format!("  {step:?}\n")).collect()
+}
+
+/// Looks at every state of a world, and tells what is to be seen there.
+fn explore(name: &str, world: Enrollment) -> Vec<&'static str> {
+    let checker = world.checker().threads(2).spawn_bfs().join();
+    assert!(checker.is_done());
+    println!("enroll_model: {name}: {} states, {} steps deep", checker.unique_state_count(), checker.max_depth());
+    let found = checker.discoveries();
+    for promise in PROMISES {
+        if let Some(path) = found.get(promise) {
+            panic!("{name} breaks {promise:?}:\n{}", steps(path.clone()));
+        }
+    }
+    found.into_keys().collect()
+}
+
+/// Looks for a way in which a mutant breaks a promise.
+fn breaks(world: Enrollment, promise: &'static str) {
+    let mutant = world.mutant.expect("a mutant");
+    let found = HasDiscoveries::AnyOf([promise].into());
+    let checker = world.checker().threads(1).finish_when(found).spawn_bfs().join();
+    let path = checker
+        .discovery(promise)
+        .unwrap_or_else(|| panic!("{mutant:?} keeps {promise:?} in all of {} states", checker.unique_state_count()));
+    println!("enroll_model: {mutant:?} breaks {promise:?}:\n{}", steps(path));
+}
+
+#[test]
+fn every_promise_holds_in_every_world() {
+    let worlds = [
+        (
+            "one machine asks at three replicas, two processes die",
+            Enrollment { replicas: 3, asks: &[3], limit: 3, crashes: 2, ..RETRY },
+        ),
+        ("two machines for one use", Enrollment { asks: &[2, 1], crashes: 1, losses: 1, ..CALM }),
+        ("two machines, one is sent away", Enrollment { asks: &[2, 1], limit: 2, removals: 1, ..CALM }),
+        ("three machines at three replicas", Enrollment { replicas: 3, asks: &[2, 1, 1], ..CALM }),
+        ("four machines for one use", Enrollment { asks: &[1, 1, 1, 1], ..CALM }),
+        ("revoked and back", Enrollment { happenings: REVOKED_AND_BACK, asks: &[2, 1], losses: 1, ..CALM }),
+        ("deleted", Enrollment { happenings: DELETED, asks: &[2, 1], losses: 1, removals: 1, ..CALM }),
+        ("revoked and deleted", Enrollment { happenings: REVOKED_AND_DELETED, removals: 2, ..RETRY }),
+        ("no second look", Enrollment { looks_again: false, losses: 2, removals: 2, happenings: DELETED, ..RETRY }),
+    ];
+    let seen: BTreeSet<_> = worlds.into_iter().flat_map(|(name, world)| explore(name, world)).collect();
+    // Otherwise the promises would hold because nothing happens.
+    assert_eq!(seen, SIGHTS.into());
+}
+
+#[test]
+fn every_mutant_breaks_a_promise() {
+    let deleted = Enrollment { asks: &[1], happenings: DELETED, ..RETRY };
+    let revoked = Enrollment { happenings: &[Happening::Revoke], ..RETRY };
+    let two_for_one = Enrollment { losses: 1, ..CALM };
+    let sent_away_twice = Enrollment { losses: 0, removals: 2, ..RETRY };
+    for (mutant, world, promises) in [
+        (Mutant::Refund, RETRY, [NEVER_DOWN, ONE_USE_PER_PEER].as_slice()),
+        (Mutant::NoCompareAndSwap, RETRY, &[NEVER_DOWN, GONE_IS_GONE]),
+        (Mutant::NoCompareAndSwap, revoked, &[REVOKED_IS_REVOKED]),
+        (Mutant::NoCompareAndSwap, two_for_one, &[ONE_USE_PER_PEER]),
+        (Mutant::NoFinalizer, RETRY, &[GONE_IS_GONE]),
+        (Mutant::PeersBeforeKey, RETRY, &[ONE_USE_PER_PEER]),
+        (Mutant::OwnerWithoutLimit, two_for_one, &[LIMIT]),
+        (Mutant::OwnerWithoutEnd, RETRY, &[GONE_IS_GONE]),
+        (Mutant::ClearWithoutEnd, RETRY, &[GONE_IS_GONE]),
+        (Mutant::FreedWithTheKey, deleted, &[GONE_IS_GONE]),
+        (Mutant::ClearByName, RETRY, &[ONE_USE_PER_PEER]),
+        (Mutant::ReleaseByName, sent_away_twice, &[GONE_IS_GONE]),
+        (Mutant::AnswerWithTheSwap, two_for_one, &[ANSWERED_HAS_PEER]),
+        (Mutant::NobodyRollsForward, RETRY, &[PENDING_EMPTIES]),
+    ] {
+        for promise in promises {
+            breaks(Enrollment { mutant: Some(mutant), ..world }, promise);
+        }
+    }
+}

@@ -1,0 +1,706 @@
+//! The protocol, one step of one participant at a time.
+//!
+//! The decisions are the product's own: [`ledger::admit`] and [`ledger::clear`] on real objects. Around them the model
+//! has what the protocol may not count on: that a request is answered, that a process lives, that nobody revokes,
+//! deletes or asks again meanwhile, and who is faster.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use setupkey_operator::{
+    api::{PendingPeer, SetupKey},
+    key::{
+        Digest, PeerName, PublicKey,
+        ledger::{self, Applicant, OnRecord, Swap, Verdict},
+    },
+};
+use stateright::{Model, Property};
+
+/// The world to be explored, all of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Enrollment {
+    pub replicas: usize,
+    pub limit: u8,
+    /// How often each machine asks: more than once is a retry, with the same token, at any replica.
+    pub asks: &'static [u8],
+    /// How often a process dies, the leading controller included.
+    pub crashes: u8,
+    /// How often a write takes effect and its answer is lost.
+    pub losses: u8,
+    /// How often somebody deletes a Peer.
+    pub removals: u8,
+    /// What somebody does to the key, in this order, at any time.
+    pub happenings: &'static [Happening],
+    /// Whether a replica reads the key before it tries to create a Peer again. It may do either: the entry is its own.
+    pub looks_again: bool,
+    pub mutant: Option<Mutant>,
+}
+
+/// What a person does to the key.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Happening {
+    Revoke,
+    Unrevoke,
+    Delete,
+}
+
+/// A protocol that somebody might have thought of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mutant {
+    /// The controller gives the use of an orphaned entry back.
+    Refund,
+    /// The status is written whatever the version.
+    NoCompareAndSwap,
+    /// A Peer has no finalizer.
+    NoFinalizer,
+    /// A replica looks for the Peers of applicants before it reads the key.
+    PeersBeforeKey,
+    /// A replica admits whoever has a key that is not revoked, and leaves the counting to the status.
+    OwnerWithoutLimit,
+    /// A machine is answered when it is counted.
+    AnswerWithTheSwap,
+    /// An entry is its owner's for ever.
+    NobodyRollsForward,
+    /// A replica creates Peers for as long as it lives.
+    OwnerWithoutEnd,
+    /// A replica clears entries for as long as it lives.
+    ClearWithoutEnd,
+    /// A Peer that is being deleted is let go at once when its key is gone.
+    FreedWithTheKey,
+    /// Entries are cleared by the name of the machine, not by their number.
+    ClearByName,
+    /// A finalizer is taken off whatever Peer has the name.
+    ReleaseByName,
+}
+
+/// A state of the world. Replicas are sorted, for it does not matter which is which.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct World {
+    key: Option<Key>,
+    peers: Vec<Option<Peer>>,
+    replicas: Vec<Replica>,
+    leader: Leader,
+    asks: Vec<u8>,
+    crashes: u8,
+    losses: u8,
+    removals: u8,
+    happened: usize,
+    history: History,
+}
+
+/// The ledger in the status of the `SetupKey`.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Key {
+    revoked: bool,
+    used: u8,
+    pending: Vec<Entry>,
+}
+
+/// An entry. Which commit it is of is not in the real one; the properties speak of it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Entry {
+    machine: u8,
+    number: u8,
+    commit: u8,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Peer {
+    commit: u8,
+    finalizer: bool,
+    leaving: bool,
+}
+
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Replica {
+    /// Machines that wait to be judged.
+    waiting: BTreeSet<u8>,
+    judging: Option<Judging>,
+    /// Entries that it has committed itself.
+    owned: Vec<Owned>,
+}
+
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Judging {
+    batch: Vec<u8>,
+    basis: Option<Basis>,
+    /// Of each of the batch: nobody, or a Peer and whether it is leaving.
+    found: Option<Vec<Option<bool>>>,
+}
+
+/// The key as it was read.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Basis {
+    key: Key,
+    /// Whether that is still the version at the API server.
+    fresh: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Owned {
+    entry: Entry,
+    stage: Stage,
+}
+
+/// What an owner does next about its entry.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+enum Stage {
+    /// Create the Peer.
+    Post,
+    /// Read the key again, for nothing was heard of the creation.
+    Ask,
+    /// Clear the entry.
+    Clear,
+    /// Take the finalizer off.
+    Release,
+}
+
+/// The controller that leads.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Leader {
+    Idle,
+    /// Read the key, with an old entry of nobody's.
+    Orphan(Entry, Basis),
+    /// Created its Peer.
+    Recorded(Entry, Basis),
+    /// Found that this Peer is no longer pending.
+    Freeing {
+        machine: u8,
+        commit: u8,
+    },
+}
+
+/// What nobody keeps, and the properties are about.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+struct History {
+    most_used: u8,
+    /// How often the Peer of each commit was created.
+    created: Vec<u8>,
+    /// Whether each machine has ever had a Peer.
+    has_had: Vec<bool>,
+    admitted_too_late: bool,
+    answered_too_early: bool,
+    refused: bool,
+    rolled_forward: bool,
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    Asks { machine: u8, replica: usize },
+    Happens,
+    PeerIsDeleted { machine: u8 },
+    Crashes { replica: usize },
+    LeaderCrashes,
+    ReadsKey { replica: usize },
+    LooksForPeers { replica: usize },
+    Swaps { replica: usize, reply: Reply },
+    CreatesPeer { replica: usize, place: usize, reply: Reply },
+    AsksAgain { replica: usize, place: usize },
+    RunsOutOfTime { replica: usize, place: usize },
+    Releases { replica: usize, place: usize },
+    LeaderReadsKey { machine: u8 },
+    LeaderCreatesPeer { reply: Reply },
+    LeaderClears { reply: Reply },
+    LeaderFindsFree { machine: u8 },
+    LeaderReleases,
+}
+
+/// Whether the answer to a write arrives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reply {
+    Heard,
+    Lost,
+}
+
+fn public_key(machine: u8) -> PublicKey {
+    PublicKey::from_bytes([machine; 32])
+}
+
+fn moment() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_500_000, 0).expect("a moment")
+}
+
+fn applicant(machine: u8) -> Applicant {
+    Applicant {
+        key: Digest::of("key"),
+        public_key: public_key(machine),
+        hostname: "h".to_owned(),
+        extra_dns_labels: Vec::new(),
+        token: token(machine),
+    }
+}
+
+fn token(machine: u8) -> Digest {
+    Digest::of(["a", "b", "c", "d"][usize::from(machine)])
+}
+
+impl Key {
+    /// The object as the API server would give it.
+    fn object(&self, limit: u8) -> SetupKey {
+        let mut key = SetupKey::new("k", serde_json::from_value(serde_json::json!({})).expect("a spec"));
+        key.spec.usage_limit = limit.into();
+        key.spec.revoked = self.revoked;
+        let status = key.status.get_or_insert_default();
+        status.digest = Some(Digest::of("key").to_string());
+        status.expires = Some(moment().into());
+        status.used_times = self.used.into();
+        let entry = |entry: &Entry| PendingPeer {
+            number: entry.number.into(),
+            name: PeerName::of(&public_key(entry.machine)).to_string(),
+            public_key: public_key(entry.machine).to_string(),
+            hostname: "h".to_owned(),
+            extra_dns_labels: Vec::new(),
+            token_digest: token(entry.machine).to_string(),
+            since: moment().into(),
+        };
+        status.pending = self.pending.iter().map(entry).collect();
+        key
+    }
+
+    fn entry_of(&self, machine: u8) -> Option<Entry> {
+        self.pending.iter().find(|entry| entry.machine == machine).copied()
+    }
+}
+
+impl World {
+    fn spend(&mut self, reply: Reply) {
+        self.losses -= u8::from(reply == Reply::Lost);
+    }
+
+    /// Every version that was read before is old now.
+    fn key_changed(&mut self) {
+        let judged = self.replicas.iter_mut().filter_map(|replica| replica.judging.as_mut()?.basis.as_mut());
+        judged.for_each(|basis| basis.fresh = false);
+        if let Leader::Orphan(_, basis) | Leader::Recorded(_, basis) = &mut self.leader {
+            basis.fresh = false;
+        }
+        if let Some(key) = &self.key {
+            self.history.most_used = self.history.most_used.max(key.used);
+        }
+    }
+
+    /// Writes a swap that was computed from `basis`.
+    fn write(&mut self, basis: &Key, swap: &Swap) {
+        let machines = 0..u8::try_from(self.peers.len()).expect("few machines");
+        let machine_of = |name: &str| {
+            machines.clone().find(|machine| PeerName::of(&public_key(*machine)).as_str() == name).expect("a machine")
+        };
+        let mut pending = Vec::new();
+        for written in &swap.pending {
+            let machine = machine_of(&written.name);
+            let known = basis.entry_of(machine).filter(|known| i64::from(known.number) == written.number);
+            pending.push(known.unwrap_or_else(|| {
+                self.history.created.push(0);
+                let commit = u8::try_from(self.history.created.len() - 1).expect("few commits");
+                Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit }
+            }));
+        }
+        let key = self.key.as_mut().expect("a key to write");
+        key.used = u8::try_from(swap.used_times).expect("few uses");
+        key.pending = pending;
+        self.key_changed();
+    }
+
+    fn create_peer(&mut self, entry: Entry, finalizer: bool) {
+        let peer = &mut self.peers[usize::from(entry.machine)];
+        if peer.is_none() {
+            *peer = Some(Peer { commit: entry.commit, finalizer, leaving: false });
+            self.history.created[usize::from(entry.commit)] += 1;
+            self.history.has_had[usize::from(entry.machine)] = true;
+        }
+    }
+
+    fn answer(&mut self, machine: u8) {
+        self.history.answered_too_early |= !self.history.has_had[usize::from(machine)];
+    }
+
+    /// Takes the finalizer off the Peer of this commit, and of no later one under its name.
+    fn release(&mut self, machine: u8, commit: u8, mutant: Option<Mutant>) {
+        let place = &mut self.peers[usize::from(machine)];
+        let Some(peer) = place else { return };
+        if peer.commit != commit && mutant != Some(Mutant::ReleaseByName) {
+            return;
+        }
+        peer.finalizer = false;
+        if peer.leaving {
+            *place = None;
+        }
+    }
+
+    /// Whether some replica may still act on an entry, as far as the leader respects that.
+    fn is_owned(&self, machine: u8, mutant: Option<Mutant>) -> bool {
+        let owned = self.replicas.iter().flat_map(|replica| &replica.owned);
+        owned.into_iter().any(|owned| {
+            owned.entry.machine == machine
+                && match owned.stage {
+                    Stage::Post | Stage::Ask => mutant != Some(Mutant::OwnerWithoutEnd),
+                    Stage::Clear => mutant != Some(Mutant::ClearWithoutEnd),
+                    Stage::Release => false,
+                }
+        })
+    }
+}
+
+impl Enrollment {
+    fn machines(&self) -> std::ops::Range<u8> {
+        0..u8::try_from(self.asks.len()).expect("few machines")
+    }
+
+    /// A replica's swap, computed by the product from what the replica knows.
+    fn judge(&self, replica: &Replica) -> Option<(Option<Swap>, Vec<Verdict>, Vec<Entry>)> {
+        let Judging { batch, basis: Some(basis), found: Some(found) } = replica.judging.as_ref()? else { return None };
+        let applicants: Vec<_> = batch.iter().map(|machine| applicant(*machine)).collect();
+        let found = batch.iter().zip(found).map(|(machine, found)| match found {
+            None => OnRecord::Nobody,
+            Some(leaving) => OnRecord::Peer { token: token(*machine), leaving: *leaving },
+        });
+        let judged: Vec<_> = applicants.iter().zip(found).collect();
+        let recorded = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
+        let recorded: Vec<_> = recorded.collect();
+        let number = |entry: &Entry| match self.mutant {
+            Some(Mutant::ClearByName) => basis.key.entry_of(entry.machine).map_or(0, |entry| entry.number.into()),
+            _ => entry.number.into(),
+        };
+        let numbers = recorded.iter().map(number).collect();
+        let limit = if self.mutant == Some(Mutant::OwnerWithoutLimit) { 0 } else { self.limit };
+        let (swap, verdicts) = ledger::admit(&basis.key.object(limit), &judged, &numbers, moment());
+        Some((swap, verdicts, recorded))
+    }
+
+    fn swap(&self, world: &mut World, at: usize, reply: Reply) -> Option<()> {
+        let (swap, verdicts, recorded) = self.judge(&world.replicas[at])?;
+        let Judging { batch, basis, .. } = world.replicas[at].judging.take()?;
+        let basis = basis?;
+        if swap.is_none() && reply == Reply::Lost {
+            return None; // nothing is sent
+        }
+        if let Some(swap) = swap {
+            let current = world.key.clone();
+            let Some(current) = current else {
+                // 404: the key is gone, and all are refused.
+                return (reply == Reply::Heard).then_some(());
+            };
+            if !basis.fresh && self.mutant != Some(Mutant::NoCompareAndSwap) {
+                world.replicas[at].waiting.extend(batch); // 409
+                return (reply == Reply::Heard).then_some(());
+            }
+            world.spend(reply);
+            world.history.admitted_too_late |= current.revoked && verdicts.contains(&Verdict::Admitted);
+            world.write(&basis.key, &swap);
+            if reply == Reply::Lost {
+                world.replicas[at].waiting.extend(batch);
+                return Some(());
+            }
+            let written = world.key.clone()?;
+            let replica = &mut world.replicas[at];
+            for owned in replica.owned.iter_mut().filter(|owned| recorded.contains(&owned.entry)) {
+                owned.stage = Stage::Release;
+            }
+            let admitted = batch.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Admitted);
+            let entries = admitted.filter_map(|(machine, _)| written.entry_of(*machine));
+            replica.owned.extend(entries.map(|entry| Owned { entry, stage: Stage::Post }));
+            replica.owned.sort();
+        }
+        for (machine, verdict) in batch.iter().zip(&verdicts) {
+            match verdict {
+                Verdict::Known => world.answer(*machine),
+                Verdict::Admitted if self.mutant == Some(Mutant::AnswerWithTheSwap) => world.answer(*machine),
+                Verdict::Refused => world.history.refused = true,
+                // Admitted is answered later; the others are told to ask again.
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    fn replica_creates(&self, world: &mut World, at: usize, place: usize, reply: Reply) {
+        let entry = world.replicas[at].owned[place].entry;
+        world.create_peer(entry, self.mutant != Some(Mutant::NoFinalizer));
+        world.spend(reply);
+        world.replicas[at].owned[place].stage = match reply {
+            Reply::Heard => Stage::Clear,
+            Reply::Lost if self.looks_again => Stage::Ask,
+            Reply::Lost => Stage::Post,
+        };
+        if reply == Reply::Heard {
+            world.answer(entry.machine);
+        }
+    }
+
+    fn leader_clears(&self, world: &mut World, reply: Reply) -> Option<()> {
+        let Leader::Recorded(entry, basis) = std::mem::replace(&mut world.leader, Leader::Idle) else { return None };
+        let applies = world.key.is_some() && (basis.fresh || self.mutant == Some(Mutant::NoCompareAndSwap));
+        if !applies {
+            return (reply == Reply::Heard).then_some(());
+        }
+        let mut swap = ledger::clear(&basis.key.object(self.limit), &[entry.number.into()].into())?;
+        if self.mutant == Some(Mutant::Refund) {
+            swap.used_times -= 1;
+        }
+        world.spend(reply);
+        world.write(&basis.key, &swap);
+        Some(())
+    }
+
+    /// What the participants of the protocol do by themselves.
+    fn progress(&self, world: &World, steps: &mut Vec<Step>) {
+        let replies: &[Reply] = if world.losses > 0 { &[Reply::Heard, Reply::Lost] } else { &[Reply::Heard] };
+        for (replica, state) in world.replicas.iter().enumerate() {
+            match &state.judging {
+                None => {
+                    let to_clear = state.owned.iter().any(|owned| owned.stage == Stage::Clear);
+                    let (reads, looks) = (Step::ReadsKey { replica }, Step::LooksForPeers { replica });
+                    if !state.waiting.is_empty() || (to_clear && world.key.is_some()) {
+                        steps.push(if self.mutant == Some(Mutant::PeersBeforeKey) { looks } else { reads });
+                    }
+                }
+                Some(Judging { basis: None, .. }) => steps.push(Step::ReadsKey { replica }),
+                Some(Judging { found: None, .. }) => steps.push(Step::LooksForPeers { replica }),
+                Some(_) => steps.extend(replies.iter().map(|reply| Step::Swaps { replica, reply: *reply })),
+            }
+            for (place, owned) in state.owned.iter().enumerate() {
+                match owned.stage {
+                    Stage::Post => {
+                        steps.extend(replies.iter().map(|reply| Step::CreatesPeer { replica, place, reply: *reply }))
+                    }
+                    Stage::Ask => steps.push(Step::AsksAgain { replica, place }),
+                    Stage::Clear => {}
+                    Stage::Release => steps.push(Step::Releases { replica, place }),
+                }
+                if owned.stage != Stage::Release {
+                    steps.push(Step::RunsOutOfTime { replica, place });
+                }
+            }
+        }
+        match &world.leader {
+            Leader::Idle => {
+                for machine in self.machines() {
+                    let pending = world.key.as_ref().and_then(|key| key.entry_of(machine));
+                    let owned = world.is_owned(machine, self.mutant);
+                    if pending.is_some() && !owned && self.mutant != Some(Mutant::NobodyRollsForward) {
+                        steps.push(Step::LeaderReadsKey { machine });
+                    }
+                    let Some(peer) = world.peers[usize::from(machine)] else { continue };
+                    let at_once = peer.leaving && self.mutant == Some(Mutant::FreedWithTheKey);
+                    if peer.finalizer && pending.is_none() && (world.key.is_some() || !owned || at_once) {
+                        steps.push(Step::LeaderFindsFree { machine });
+                    }
+                }
+            }
+            Leader::Orphan(..) => steps.extend(replies.iter().map(|reply| Step::LeaderCreatesPeer { reply: *reply })),
+            Leader::Recorded(..) => steps.extend(replies.iter().map(|reply| Step::LeaderClears { reply: *reply })),
+            Leader::Freeing { .. } => steps.push(Step::LeaderReleases),
+        }
+    }
+
+    /// What happens to them.
+    fn fate(&self, world: &World, steps: &mut Vec<Step>) {
+        for machine in self.machines() {
+            if world.asks[usize::from(machine)] > 0 {
+                let free = (0..self.replicas).filter(|replica| !world.replicas[*replica].waiting.contains(&machine));
+                steps.extend(free.map(|replica| Step::Asks { machine, replica }));
+            }
+            if world.removals > 0 && world.peers[usize::from(machine)].is_some_and(|peer| !peer.leaving) {
+                steps.push(Step::PeerIsDeleted { machine });
+            }
+        }
+        if world.happened < self.happenings.len() {
+            steps.push(Step::Happens);
+        }
+        if world.crashes > 0 {
+            let alive = (0..self.replicas).filter(|replica| world.replicas[*replica] != Replica::default());
+            steps.extend(alive.map(|replica| Step::Crashes { replica }));
+            if world.leader != Leader::Idle {
+                steps.push(Step::LeaderCrashes);
+            }
+        }
+    }
+
+    fn take(&self, world: &mut World, step: Step) -> Option<()> {
+        match step {
+            Step::Asks { machine, replica } => {
+                world.asks[usize::from(machine)] -= 1;
+                world.replicas[replica].waiting.insert(machine);
+            }
+            Step::Happens => {
+                match (self.happenings[world.happened], &mut world.key) {
+                    (Happening::Revoke, Some(key)) => key.revoked = true,
+                    (Happening::Unrevoke, Some(key)) => key.revoked = false,
+                    (Happening::Delete, key) => *key = None,
+                    _ => return None,
+                }
+                world.happened += 1;
+                world.key_changed();
+            }
+            Step::PeerIsDeleted { machine } => {
+                world.removals -= 1;
+                let place = &mut world.peers[usize::from(machine)];
+                match place {
+                    Some(peer) if peer.finalizer => peer.leaving = true,
+                    _ => *place = None,
+                }
+            }
+            Step::Crashes { replica } => {
+                world.crashes -= 1;
+                world.replicas[replica] = Replica::default();
+            }
+            Step::LeaderCrashes => {
+                world.crashes -= 1;
+                world.leader = Leader::Idle;
+            }
+            Step::ReadsKey { replica } => {
+                let key = world.key.clone();
+                let state = &mut world.replicas[replica];
+                let Some(key) = key else {
+                    // Unknown keys are refused.
+                    state.judging = None;
+                    world.history.refused |= !state.waiting.is_empty();
+                    state.waiting.clear();
+                    return Some(());
+                };
+                let basis = Some(Basis { key, fresh: true });
+                match &mut state.judging {
+                    Some(judging) => judging.basis = basis,
+                    None => {
+                        let batch = std::mem::take(&mut state.waiting).into_iter().collect();
+                        state.judging = Some(Judging { batch, basis, found: None });
+                    }
+                }
+            }
+            Step::LooksForPeers { replica } => {
+                let state = &mut world.replicas[replica];
+                let judging = state.judging.get_or_insert_with(|| Judging {
+                    batch: std::mem::take(&mut state.waiting).into_iter().collect(),
+                    basis: None,
+                    found: None,
+                });
+                let found = judging.batch.iter().map(|machine| world.peers[usize::from(*machine)]);
+                judging.found = Some(found.map(|peer| peer.map(|peer| peer.leaving)).collect());
+            }
+            Step::Swaps { replica, reply } => self.swap(world, replica, reply)?,
+            Step::CreatesPeer { replica, place, reply } => self.replica_creates(world, replica, place, reply),
+            Step::AsksAgain { replica, place } => {
+                let owned = &mut world.replicas[replica].owned;
+                let entry = owned[place].entry;
+                if world.key.as_ref().is_some_and(|key| key.pending.contains(&entry)) {
+                    owned[place].stage = Stage::Post;
+                } else {
+                    owned.remove(place);
+                }
+            }
+            Step::RunsOutOfTime { replica, place } => {
+                let owned = &mut world.replicas[replica].owned;
+                owned.remove(place);
+            }
+            Step::Releases { replica, place } => {
+                let entry = world.replicas[replica].owned.remove(place).entry;
+                world.release(entry.machine, entry.commit, self.mutant);
+            }
+            Step::LeaderReadsKey { machine } => {
+                let key = world.key.clone()?;
+                world.leader = Leader::Orphan(key.entry_of(machine)?, Basis { key, fresh: true });
+            }
+            Step::LeaderCreatesPeer { reply } => {
+                let Leader::Orphan(entry, basis) = world.leader.clone() else { return None };
+                if self.mutant != Some(Mutant::Refund) {
+                    world.create_peer(entry, self.mutant != Some(Mutant::NoFinalizer));
+                }
+                world.spend(reply);
+                world.history.rolled_forward = true;
+                world.leader = match reply {
+                    Reply::Heard => Leader::Recorded(entry, basis),
+                    Reply::Lost => Leader::Idle,
+                };
+            }
+            Step::LeaderClears { reply } => self.leader_clears(world, reply)?,
+            Step::LeaderFindsFree { machine } => {
+                let peer = world.peers[usize::from(machine)]?;
+                world.leader = Leader::Freeing { machine, commit: peer.commit };
+            }
+            Step::LeaderReleases => {
+                let leader = std::mem::replace(&mut world.leader, Leader::Idle);
+                let Leader::Freeing { machine, commit } = leader else { return None };
+                world.release(machine, commit, self.mutant);
+            }
+        }
+        Some(())
+    }
+}
+
+pub const LIMIT: &str = "never more uses than the limit";
+pub const ONE_USE_PER_PEER: &str = "one use for each peer ever admitted";
+pub const NEVER_DOWN: &str = "uses never go down";
+pub const REVOKED_IS_REVOKED: &str = "nobody is admitted once a revocation has returned";
+pub const GONE_IS_GONE: &str = "a peer that was deleted is not created again";
+pub const ANSWERED_HAS_PEER: &str = "who is answered has had a Peer";
+pub const PENDING_EMPTIES: &str = "when all is done, nothing is pending and no Peer is held";
+
+/// What happens somewhere in every set of worlds worth looking at.
+pub const SIGHTS: [&str; 3] =
+    ["a machine is refused", "an entry is rolled forward", "a peer is held back from leaving"];
+
+impl Model for Enrollment {
+    type State = World;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World {
+            key: Some(Key { revoked: false, used: 0, pending: Vec::new() }),
+            peers: vec![None; self.asks.len()],
+            replicas: vec![Replica::default(); self.replicas],
+            leader: Leader::Idle,
+            asks: self.asks.to_vec(),
+            crashes: self.crashes,
+            losses: self.losses,
+            removals: self.removals,
+            happened: 0,
+            history: History { has_had: vec![false; self.asks.len()], ..History::default() },
+        }]
+    }
+
+    fn actions(&self, world: &World, steps: &mut Vec<Step>) {
+        self.progress(world, steps);
+        self.fate(world, steps);
+    }
+
+    fn next_state(&self, world: &World, step: Step) -> Option<World> {
+        let mut next = world.clone();
+        self.take(&mut next, step)?;
+        next.replicas.sort();
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(LIMIT, |model: &Self, world: &World| {
+                world.key.as_ref().is_none_or(|key| key.used <= model.limit)
+            }),
+            Property::always(ONE_USE_PER_PEER, |_, world: &World| {
+                let Some(key) = &world.key else { return true };
+                let created = &world.history.created;
+                let pending = |commit: usize| key.pending.iter().any(|entry| usize::from(entry.commit) == commit);
+                let peers = (0..created.len()).filter(|commit| created[*commit] > 0 || pending(*commit));
+                usize::from(key.used) == peers.count()
+            }),
+            Property::always(NEVER_DOWN, |_, world: &World| {
+                world.key.as_ref().is_none_or(|key| key.used >= world.history.most_used)
+            }),
+            Property::always(REVOKED_IS_REVOKED, |_, world: &World| !world.history.admitted_too_late),
+            Property::always(GONE_IS_GONE, |_, world: &World| world.history.created.iter().all(|times| *times <= 1)),
+            Property::always(ANSWERED_HAS_PEER, |_, world: &World| !world.history.answered_too_early),
+            Property::always(PENDING_EMPTIES, |model: &Self, world: &World| {
+                let held = world.key.as_ref().is_some_and(|key| !key.pending.is_empty())
+                    || world.peers.iter().flatten().any(|peer| peer.finalizer);
+                let mut steps = Vec::new();
+                if held {
+                    model.progress(world, &mut steps);
+                }
+                !held || !steps.is_empty()
+            }),
+            Property::sometimes(SIGHTS[0], |_, world: &World| world.history.refused),
+            Property::sometimes(SIGHTS[1], |_, world: &World| world.history.rolled_forward),
+            Property::sometimes(SIGHTS[2], |_, world: &World| world.peers.iter().flatten().any(|peer| peer.leaving)),
+        ]
+    }
+}

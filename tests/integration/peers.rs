@@ -1,0 +1,334 @@
+//! What the controller does about peers, and about enrollments that nobody completes. Replicas are played by the test.
+
+use std::time::Duration;
+
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use setupkey_operator::{
+    api::{Peer, PendingPeer, SetupKey, State, Timestamp, metadata::PENDING_FINALIZER},
+    key::{Digest, PeerName, PublicKey, peer::peer_of},
+};
+
+use crate::{
+    faults::{Fault, Faults},
+    harness::{Cluster, Setup, TestClock, eventually, let_it_settle},
+};
+
+/// Short, so that tests need not wait.
+const ORPHAN_AGE: Duration = Duration::from_millis(800);
+
+fn impatient() -> Setup {
+    Setup { orphan_age: ORPHAN_AGE, ..Setup::default() }
+}
+
+/// A use of a key that a replica has committed.
+pub fn entry(number: u8) -> PendingPeer {
+    let public_key = PublicKey::from_bytes([number; 32]);
+    PendingPeer {
+        number: number.into(),
+        name: PeerName::of(&public_key).to_string(),
+        public_key: public_key.to_string(),
+        hostname: format!("host-{number}"),
+        extra_dns_labels: Vec::new(),
+        token_digest: Digest::of("token").to_string(),
+        since: Timestamp::from(chrono::Utc::now()),
+    }
+}
+
+impl Cluster {
+    /// Lets a replica commit these uses and die.
+    pub async fn commit(&self, key: &str, entries: &[PendingPeer]) {
+        let used = entries.iter().map(|entry| entry.number).max().unwrap_or_default();
+        self.patch_status(key, json!({ "usedTimes": used, "pending": entries })).await;
+    }
+
+    /// Lets a replica create the Peer of an entry, held or already let go.
+    pub async fn record(&self, key: &SetupKey, entry: &PendingPeer, held: bool) -> Peer {
+        let mut peer = peer_of(key, entry);
+        if !held {
+            peer.metadata.finalizers = None;
+        }
+        self.peers().create(&PostParams::default(), &peer).await.expect("a Peer")
+    }
+
+    async fn see(&self, peer: &str, status: Value) {
+        let patch = Patch::Merge(json!({ "status": status }));
+        self.peers().patch_status(peer, &PatchParams::default(), &patch).await.expect("a Peer that is seen");
+    }
+
+    async fn peer_is_gone(&self, name: &str) {
+        eventually(&format!("Peer {name} to be gone"), || async {
+            self.peers().get_opt(name).await.ok()?.is_none().then_some(())
+        })
+        .await;
+    }
+
+    /// A key that a controller has issued and that no controller looks after now.
+    async fn issued(&self, spec: &str) -> SetupKey {
+        let operator = self.start_operator().await;
+        self.apply("office", spec);
+        self.ready("office").await;
+        operator.stop().await;
+        self.keys().get("office").await.unwrap()
+    }
+}
+
+fn is_held(peer: &Peer) -> bool {
+    peer.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_is_rolled_forward_never_refunded() {
+    let cluster = Cluster::for_test("roll_forward").await;
+    let operator = cluster.start_operator_with(impatient()).await;
+    cluster.apply("office", "usageLimit: 2, autoGroups: [a, b], ephemeral: true");
+    cluster.ready("office").await;
+    cluster.commit("office", &[entry(1), entry(2)]).await;
+    let status = cluster.status_when("office", "cleared", |status| status.pending.is_empty()).await;
+    assert_eq!(status.used_times, 2);
+    let status = cluster.status_when("office", "overused", |status| status.state == Some(State::Overused)).await;
+    assert_eq!((status.used_times, status.valid), (2, Some(false)));
+    cluster.event("office", "Overused").await;
+
+    let key = cluster.keys().get("office").await.unwrap();
+    for number in [1, 2] {
+        let expected = peer_of(&key, &entry(number));
+        let peer = eventually("the Peer to be let go", || async {
+            cluster.peers().get(&expected.name_any()).await.ok().filter(|peer| !is_held(peer))
+        })
+        .await;
+        assert_eq!(peer.spec, expected.spec);
+        assert_eq!(peer.labels(), expected.labels());
+        assert_eq!(peer.owner_references(), []);
+    }
+    let metrics = operator.metrics.expose().unwrap();
+    assert!(metrics.contains("setupkey_enrollments_rolled_forward_total 2"), "{metrics}");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pending_is_left_to_its_replica_for_a_while() {
+    let cluster = Cluster::for_test("not_orphaned").await;
+    let key = cluster.issued("").await;
+    let operator = cluster.start_operator().await;
+    cluster.commit("office", &[entry(1), entry(2)]).await;
+    cluster.record(&key, &entry(1), true).await;
+    let_it_settle().await;
+    assert_eq!(operator.requests.on_objects(), Vec::<String>::new());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_peer_is_not_resurrected() {
+    let cluster = Cluster::for_test("no_resurrection").await;
+    let key = cluster.issued("").await;
+    // Its replica has created the Peer and died before it could clear the entry. Somebody sends the machine away.
+    cluster.commit("office", &[entry(1)]).await;
+    let name = cluster.record(&key, &entry(1), true).await.name_any();
+    cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
+
+    let operator = cluster.start_operator_with(impatient()).await;
+    cluster.peer_is_gone(&name).await;
+    let status = cluster.keys().get("office").await.unwrap().status.unwrap();
+    assert_eq!((status.used_times, status.pending), (1, Vec::new()), "it was let go before its entry was cleared");
+    let_it_settle().await;
+    assert_eq!(cluster.peers().get_opt(&name).await.unwrap(), None, "it came back");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
+    let cluster = Cluster::for_test("stale_pending").await;
+    cluster.issued("").await;
+    let operator = cluster.start_operator_with(impatient()).await;
+    cluster.commit("office", &[entry(1)]).await;
+    eventually("the entry to be seen", || async {
+        let metrics = operator.metrics.expose().unwrap();
+        metrics.contains("setupkey_used_times{").then_some(())
+    })
+    .await;
+    // Its replica records, clears and frees it, and the machine leaves, all of which the controller does not see.
+    operator.faults.set_key_watch(crate::faults::Watches::Held);
+    cluster.commit("office", &[]).await;
+    tokio::time::sleep(ORPHAN_AGE * 3).await;
+    assert_eq!(cluster.peers().list(&Default::default()).await.unwrap().items, []);
+    assert_eq!(operator.requests.writes(), Vec::<String>::new());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_nobody_frees_is_let_go() {
+    let cluster = Cluster::for_test("let_go").await;
+    let key = cluster.issued("").await;
+    let operator = cluster.start_operator().await;
+    // At once when it wants to leave, for the entry is cleared.
+    let name = cluster.record(&key, &entry(1), true).await.name_any();
+    cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
+    cluster.peer_is_gone(&name).await;
+    operator.stop().await;
+
+    // After a while when nobody waits for it, and what others hold it by stays.
+    let operator = cluster.start_operator_with(impatient()).await;
+    let mut peer = peer_of(&key, &entry(2));
+    peer.finalizers_mut().push("example.com/theirs".to_owned());
+    let name = cluster.peers().create(&PostParams::default(), &peer).await.unwrap().name_any();
+    let peer = eventually("the Peer to be let go", || async {
+        cluster.peers().get(&name).await.ok().filter(|peer| !is_held(peer))
+    })
+    .await;
+    assert_eq!(peer.finalizers(), ["example.com/theirs"]);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_key_leaves_its_peers() {
+    let cluster = Cluster::for_test("key_deleted").await;
+    let key = cluster.issued("ephemeral: false").await;
+    let free = cluster.record(&key, &entry(1), false).await;
+    let held = cluster.record(&key, &entry(2), true).await.name_any();
+    let leaving = cluster.record(&key, &entry(3), true).await.name_any();
+    cluster.kubectl_ok(&["delete", "sk", "office"], "");
+    cluster.peers().delete(&leaving, &DeleteParams::default()).await.unwrap();
+    eventually("the garbage collector to have come by", || async {
+        cluster.secrets().get_opt("office").await.ok()?.is_none().then_some(())
+    })
+    .await;
+
+    // Without the key nobody knows whether a replica is at it, so these are not let go at once.
+    let operator = cluster.start_operator_with(Setup { orphan_age: Duration::from_secs(4), ..Setup::default() }).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(is_held(&cluster.peers().get(&held).await.unwrap()));
+    assert!(is_held(&cluster.peers().get(&leaving).await.expect("the Peer, still")));
+    cluster.peer_is_gone(&leaving).await;
+    eventually("the Peer to be let go", || async {
+        cluster.peers().get(&held).await.ok().filter(|peer| !is_held(peer))
+    })
+    .await;
+    let after = cluster.peers().get(&free.name_any()).await.unwrap();
+    assert_eq!(after.resource_version(), free.resource_version());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_status_counts_its_peers() {
+    let cluster = Cluster::for_test("lost_ledger").await;
+    let key = cluster.issued("usageLimit: 2").await;
+    for number in [1, 2] {
+        cluster.record(&key, &entry(number), false).await;
+    }
+    cluster.apply("other", "");
+    let lost = Patch::Merge(json!({ "status": null }));
+    cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
+
+    // While they cannot be counted, the key admits nobody.
+    let refused = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let counting = std::sync::Arc::clone(&refused);
+    let faults = Faults::by(move |sent, _| {
+        let counts = sent.path.ends_with("/peers") && sent.query.contains("labelSelector");
+        (counts && counting.load(std::sync::atomic::Ordering::Relaxed)).then_some(Fault::Answer(500))
+    });
+    let operator = cluster.start_operator_among(faults).await;
+    cluster.ready("other").await;
+    let_it_settle().await;
+    let status = cluster.keys().get("office").await.unwrap().status.unwrap_or_default();
+    assert_eq!((status.digest, status.state), (None, None), "it admits peers without having counted");
+    refused.store(false, std::sync::atomic::Ordering::Relaxed);
+    let status = cluster.ready("office").await;
+    assert_eq!((status.used_times, status.state), (2, Some(State::Overused)));
+    assert_eq!(status.id, key.status.unwrap().id);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
+    let cluster = Cluster::for_test("ephemeral").await;
+    let mut key = cluster.issued("").await;
+    let stays = cluster.record(&key, &entry(1), false).await.name_any();
+    let quiet = cluster.record(&key, &entry(2), false).await;
+    key.spec.ephemeral = true;
+    let never_seen = cluster.record(&key, &entry(3), false).await.name_any();
+    let seen_once = cluster.record(&key, &entry(4), false).await.name_any();
+    let there = cluster.record(&key, &entry(5), false).await.name_any();
+    let clock = TestClock::default();
+    let operator = cluster.start_operator_at(clock.clone()).await;
+    let seen = |minutes: i64| {
+        let at = Timestamp::from(chrono::Utc::now() + chrono::Duration::minutes(minutes));
+        json!({ "connected": true, "lastSeen": at })
+    };
+    cluster.see(&stays, seen(0)).await;
+    cluster.see(&seen_once, seen(5)).await;
+    cluster.see(&there, seen(14)).await;
+    let_it_settle().await;
+    assert_eq!(operator.requests.writes(), Vec::<String>::new(), "before anything is due");
+
+    // 10 minutes and a third after it joined, and no sooner.
+    clock.step(chrono::Duration::minutes(13));
+    let_it_settle().await;
+    assert_eq!(operator.requests.writes(), Vec::<String>::new(), "seen within what may be unwritten");
+    clock.step(chrono::Duration::minutes(1));
+    cluster.peer_is_gone(&never_seen).await;
+    clock.step(chrono::Duration::minutes(5));
+    cluster.peer_is_gone(&seen_once).await;
+    let peer = eventually("the quiet peer to read as gone", || async {
+        let peer = cluster.peers().get(&stays).await.ok()?;
+        (!peer.status.as_ref()?.connected).then_some(peer)
+    })
+    .await;
+    assert!(peer.status.unwrap().last_seen.is_some());
+    cluster.peers().get(&there).await.expect("the peer that was seen");
+
+    // Much later, all but the others are gone, and nothing is written any more.
+    clock.step(chrono::Duration::days(30));
+    cluster.peer_is_gone(&there).await;
+    let_it_settle().await;
+    operator.requests.clear();
+    let_it_settle().await;
+    assert_eq!(operator.requests.on_objects(), Vec::<String>::new());
+    let after = cluster.peers().get(&quiet.name_any()).await.unwrap();
+    assert_eq!(after.resource_version(), quiet.resource_version(), "a peer that never said a word was written");
+    cluster.peers().get(&stays).await.expect("the peer that is not ephemeral");
+    let metrics = operator.metrics.expose().unwrap();
+    assert!(metrics.contains("setupkey_peers_removed_total 3"), "{metrics}");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_seen_again_just_before_it_is_removed_stays() {
+    let cluster = Cluster::for_test("seen_again").await;
+    let mut key = cluster.issued("").await;
+    key.spec.ephemeral = true;
+    let name = cluster.record(&key, &entry(1), false).await.name_any();
+    let clock = TestClock::reading(chrono::Utc::now() + chrono::Duration::hours(1));
+    let faults = Faults::by(|sent, _| (sent.method == http::Method::DELETE).then_some(Fault::Late));
+    let operator = cluster.start_operator_with(Setup { clock, faults, ..Setup::default() }).await;
+    operator.faults.late().await;
+    let now = Timestamp::from(chrono::Utc::now() + chrono::Duration::hours(1));
+    cluster.see(&name, json!({ "connected": true, "lastSeen": now })).await;
+    operator.faults.let_late_ones_go();
+    let_it_settle().await;
+    cluster.peers().get(&name).await.expect("the peer that was seen");
+    assert_eq!(operator.requests.applied(), Vec::<String>::new());
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settled_peers_cost_no_request() {
+    let cluster = Cluster::for_test("settled_peers").await;
+    let mut key = cluster.issued("").await;
+    for number in 0..20 {
+        key.spec.ephemeral = number % 2 == 0;
+        let name = cluster.record(&key, &entry(number), false).await.name_any();
+        cluster
+            .see(&name, json!({ "connected": number % 3 == 0, "lastSeen": Timestamp::from(chrono::Utc::now()) }))
+            .await;
+    }
+    for run in ["at first", "over a restart"] {
+        let operator = cluster.start_operator_with(impatient()).await;
+        let_it_settle().await;
+        assert_eq!(operator.requests.on_objects(), Vec::<String>::new(), "{run}");
+        operator.stop().await;
+    }
+}
