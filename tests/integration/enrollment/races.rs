@@ -31,33 +31,45 @@ const MACHINES: usize = 3;
 const SPREAD: Duration = Duration::from_millis(40);
 const CHANGE: Duration = Duration::from_millis(300);
 
-/// Every version of every key of a namespace.
+/// Every version of every key of a namespace, and whether it is the last one.
 #[derive(Clone, Default)]
-struct History(Arc<Mutex<HashMap<String, Vec<SetupKey>>>>);
+struct History(Arc<Mutex<HashMap<String, Vec<(SetupKey, bool)>>>>);
 
 impl History {
     async fn follow(cluster: &Cluster) -> Self {
         let history = Self::default();
-        let from = cluster.keys().list(&Default::default()).await.unwrap().metadata.resource_version.unwrap();
+        let mut from = cluster.keys().list(&Default::default()).await.unwrap().metadata.resource_version.unwrap();
         let (keys, seen) = (cluster.keys(), history.clone());
         tokio::spawn(async move {
-            let events = keys.watch(&WatchParams::default().timeout(290), &from).await.unwrap();
-            let mut events = std::pin::pin!(events);
-            while let Some(Ok(event)) = events.next().await {
-                if let WatchEvent::Added(key) | WatchEvent::Modified(key) | WatchEvent::Deleted(key) = event {
-                    seen.0.lock().unwrap().entry(key.name_any()).or_default().push(key);
+            // A watch ends now and then, and goes on from the last version.
+            loop {
+                let Ok(events) = keys.watch(&WatchParams::default(), &from).await else { continue };
+                let mut events = std::pin::pin!(events);
+                while let Some(Ok(event)) = events.next().await {
+                    let (key, last) = match event {
+                        WatchEvent::Added(key) | WatchEvent::Modified(key) => (key, false),
+                        WatchEvent::Deleted(key) => (key, true),
+                        WatchEvent::Bookmark(_) => continue,
+                        WatchEvent::Error(error) => panic!("versions are missing: {error:?}"),
+                    };
+                    from = key.resource_version().unwrap();
+                    seen.0.lock().unwrap().entry(key.name_any()).or_default().push((key, last));
                 }
             }
         });
         history
     }
 
-    /// The versions of a key, once the last of them is the present one.
+    /// The versions of a key up to the present one at least.
     async fn of(&self, cluster: &Cluster, name: &str) -> Vec<SetupKey> {
         let present = cluster.keys().get_opt(name).await.unwrap().and_then(|key| key.resource_version());
         eventually("the history to be complete", || async {
             let versions = self.0.lock().unwrap().get(name).cloned()?;
-            (present.is_none() || versions.last()?.resource_version() == present).then_some(versions)
+            let complete = versions.iter().any(|(key, last)| match &present {
+                Some(present) => key.resource_version().as_ref() == Some(present),
+                None => *last,
+            });
+            complete.then(|| versions.into_iter().map(|(key, _)| key).collect())
         })
         .await
     }
