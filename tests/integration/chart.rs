@@ -142,14 +142,19 @@ async fn the_pods_are_accepted_under_pod_security_restricted() {
     let cluster = Cluster::for_test("restricted").await;
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
     ok(kubectl().args(["label", "namespace", &cluster.namespace, enforce]).output().unwrap());
-    let rendered = template_ok(&["--show-only", "templates/deployment.yaml"]);
-    let deployment: Value = serde_yaml::from_str(&rendered).unwrap();
-    let mut pod = deployment["spec"]["template"].clone();
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = "operator".into();
-    pod["spec"]["serviceAccountName"] = "default".into();
-    cluster.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], &pod.to_string());
+    for (name, template) in [("operator", "templates/deployment.yaml"), ("enrollment", "templates/enrollment.yaml")] {
+        let tls = "enrollment.tls.secretName=enrollment-tls";
+        let rendered =
+            template_ok(&["--set", "enrollment.enabled=true", "--set", tls, "--show-only", template]);
+        let documents = rendered.split("\n---").map(|document| serde_yaml::from_str::<Value>(document).unwrap());
+        let deployment = documents.into_iter().find(|document| document["kind"] == "Deployment").unwrap();
+        let mut pod = deployment["spec"]["template"].clone();
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["name"] = name.into();
+        pod["spec"]["serviceAccountName"] = "default".into();
+        cluster.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], &pod.to_string());
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{Machine, canary::free_address, from_environment, post, some_time};
 use crate::harness::{Cluster, Setup, enrollment_token, eventually, kubeconfig};
 
 /// Set STAMPEDE_ROUNDS for more; each has one key for one machine and one for a hundred.
-const ROUNDS: usize = 1;
+const ROUNDS: usize = 2;
 const MACHINES: usize = 1000;
 /// A random replica is killed so often, and started anew.
 const KILL_EVERY: Duration = Duration::from_millis(200);
