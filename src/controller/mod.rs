@@ -96,9 +96,9 @@ async fn watch_and_reconcile(
 ) {
     let watched = watch::start(&environment.client, namespace.as_deref());
     let filled = tokio::spawn({
-        let (filled, readiness) = (watched.filled.clone(), Arc::clone(&environment.readiness));
+        let (filled, readiness) = (watched.peers.filled.clone(), Arc::clone(&environment.readiness));
         async move {
-            if filled.wait_for_all().await {
+            if filled.wait().await {
                 readiness.reached();
             }
         }
@@ -115,6 +115,8 @@ async fn watch_and_reconcile(
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, shutdown.clone());
 
+    let caches = watched.filled.clone();
+    let idle = shutdown.clone();
     let keys = Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
         .reconcile_all_on(watched.relists)
@@ -132,6 +134,9 @@ async fn watch_and_reconcile(
             }
             future::ready(())
         });
+    let keys = async {
+        tokio::select! { () = keys => {}, () = caches.shut_down_before(&idle) => {} }
+    };
     future::join(keys, peers).await;
     filled.abort();
 }

@@ -18,6 +18,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     peers::WatchedPeer,
@@ -39,22 +40,28 @@ pub type SecretMetadata = PartialObjectMeta<Secret>;
 ///
 /// Not the caches' own `wait_until_ready`: of several that wait for one cache, it wakes only the last.
 #[derive(Clone)]
-pub struct Filled(tokio::sync::watch::Receiver<HashSet<Kind>>);
+pub struct Filled {
+    filled: tokio::sync::watch::Receiver<HashSet<Kind>>,
+    needed: &'static [Kind],
+}
 
 impl Filled {
-    /// Waits until the caches that a pass over a key needs are filled; false when they never will be, because the watches
-    /// have ended.
+    /// Waits until the caches that are needed are filled; false when they never will be, because the watches have ended.
     pub async fn wait(&self) -> bool {
-        self.wait_for(&[Kind::SetupKey, Kind::Secret]).await
+        self.filled.clone().wait_for(|filled| self.is_enough(filled)).await.is_ok()
     }
 
-    /// The same for all caches.
-    pub async fn wait_for_all(&self) -> bool {
-        self.wait_for(&[Kind::SetupKey, Kind::Secret, Kind::Peer]).await
+    /// Waits for a shutdown that comes before the caches are filled. A controller that has not begun for want of its cache
+    /// would not end by itself.
+    pub async fn shut_down_before(&self, shutdown: &CancellationToken) {
+        shutdown.cancelled().await;
+        if self.is_enough(&self.filled.borrow()) {
+            future::pending().await
+        }
     }
 
-    async fn wait_for(&self, kinds: &[Kind]) -> bool {
-        self.0.clone().wait_for(|filled| kinds.iter().all(|kind| filled.contains(kind))).await.is_ok()
+    fn is_enough(&self, filled: &HashSet<Kind>) -> bool {
+        self.needed.iter().all(|kind| filled.contains(kind))
     }
 }
 
@@ -96,6 +103,8 @@ pub struct WatchedPeers {
     pub filled: Filled,
     /// Each peer that changed.
     pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
+    /// One item when the cache of peers was filled anew: until then, a pass sees what was there before.
+    pub relists: BoxStream<'static, ()>,
 }
 
 /// Sets up the watches; they run while the streams are polled.
@@ -111,18 +120,20 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let key_events = watch(scoped(client, namespace), everything, keys_writer, signals.clone());
     let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals.clone());
     let (peers, peers_writer) = reflector::store();
+    let (relisted, peer_relists) = mpsc::channel(1);
+    let signals = Signals { relisted, ..signals };
     let peer_events = watch(scoped(client, namespace), watcher::Config::default(), peers_writer, signals);
-    let filled = Filled(filled);
     Watched {
         peers: WatchedPeers {
             peers,
             keys: keys.clone(),
-            filled: filled.clone(),
+            filled: Filled { filled: filled.clone(), needed: &[Kind::SetupKey, Kind::Secret, Kind::Peer] },
             changes: peer_events.applied_objects().boxed(),
+            relists: peer_relists.boxed(),
         },
         keys,
         secrets,
-        filled,
+        filled: Filled { filled, needed: &[Kind::SetupKey, Kind::Secret] },
         unseen,
         key_changes: key_events.applied_objects().boxed(),
         secret_changes: secret_events.touched_objects().boxed(),

@@ -23,6 +23,7 @@ metadata: { name: keys }
 rules:
   - { apiGroups: [setupkey.dev], resources: [setupkeys], verbs: [get, list, watch] }
   - { apiGroups: [setupkey.dev], resources: [setupkeys/status], verbs: [patch] }
+  - { apiGroups: [setupkey.dev], resources: [peers], verbs: [list, watch] }
   - { apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch] }
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -107,6 +108,22 @@ async fn operator_faults_a_watch_that_is_refused_from_the_start() {
     grant(&cluster, "keys");
     grant(&cluster, "secrets");
     ready_within(&cluster, "office", Instant::now()).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operator_faults_keys_are_looked_after_without_rights_on_peers() {
+    let cluster = Cluster::for_test("no_peers").await;
+    let rights: Vec<_> = RIGHTS.lines().filter(|line| !line.contains("resources: [peers]")).collect();
+    cluster.kubectl_ok(&["apply", "-f", "-"], &rights.join("\n"));
+    grant(&cluster, "keys");
+    grant(&cluster, "secrets");
+    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
+    let setup = Setup { token: Some(token), wait_until_ready: false, ..Setup::default() };
+    let operator = cluster.start_operator_with(setup).await;
+    cluster.apply("office", "");
+    cluster.ready("office").await;
+    // And it ends when it is told to.
     operator.stop().await;
 }
 

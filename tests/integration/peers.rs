@@ -13,7 +13,7 @@ use setupkey_operator::{
 };
 
 use crate::{
-    faults::{Fault, Faults},
+    faults::{Fault, Faults, Watches},
     harness::{Cluster, Setup, TestClock, eventually, let_it_settle},
 };
 
@@ -151,7 +151,7 @@ async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
     })
     .await;
     // Its replica records, clears and frees it, and the machine leaves, all of which the controller does not see.
-    operator.faults.set_key_watch(crate::faults::Watches::Held);
+    operator.faults.set_key_watch(Watches::Held);
     cluster.commit("office", &[]).await;
     tokio::time::sleep(ORPHAN_AGE * 3).await;
     assert_eq!(cluster.peers().list(&Default::default()).await.unwrap().items, []);
@@ -331,4 +331,32 @@ async fn settled_peers_cost_no_request() {
         assert_eq!(operator.requests.on_objects(), Vec::<String>::new(), "{run}");
         operator.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unobserved_signs_of_peers_are_made_up_for() {
+    let cluster = Cluster::for_test("unobserved_peers").await;
+    let key = cluster.issued("").await;
+    let mut names = Vec::new();
+    for number in 0..20 {
+        names.push(cluster.record(&key, &entry(number), false).await.name_any());
+    }
+    let setup = Setup { peer_lifetime: Duration::from_secs(3), ..Setup::default() };
+    let operator = cluster.start_operator_with(setup).await;
+    operator.faults.set_key_watch(Watches::Held);
+    for name in &names {
+        cluster.see(name, json!({ "connected": true, "lastSeen": Timestamp::from(chrono::Utc::now()) })).await;
+    }
+    // The watch is broken, and the new one lists what is there now.
+    operator.faults.set_key_watch(Watches::Lost);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    operator.faults.set_key_watch(Watches::Flow);
+    for name in &names {
+        eventually(&format!("Peer {name} to read as gone"), || async {
+            let peer = cluster.peers().get(name).await.ok()?;
+            (!peer.status.as_ref()?.connected).then_some(())
+        })
+        .await;
+    }
+    operator.stop().await;
 }

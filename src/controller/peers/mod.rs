@@ -27,7 +27,9 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let context = Arc::new(Context::new(environment, &watched));
     let forgetful = Arc::clone(&context);
-    Controller::for_stream(watched.changes, watched.peers)
+    let (caches, idle) = (watched.filled.clone(), shutdown.clone());
+    let peers = Controller::for_stream(watched.changes, watched.peers)
+        .reconcile_all_on(watched.relists)
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -40,6 +42,6 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
                 tracing::debug!(%error, "pass not made");
             }
             future::ready(())
-        })
-        .await;
+        });
+    tokio::select! { () = peers => {}, () = caches.shut_down_before(&idle) => {} }
 }
