@@ -144,8 +144,7 @@ async fn the_pods_are_accepted_under_pod_security_restricted() {
     ok(kubectl().args(["label", "namespace", &cluster.namespace, enforce]).output().unwrap());
     for (name, template) in [("operator", "templates/deployment.yaml"), ("enrollment", "templates/enrollment.yaml")] {
         let tls = "enrollment.tls.secretName=enrollment-tls";
-        let rendered =
-            template_ok(&["--set", "enrollment.enabled=true", "--set", tls, "--show-only", template]);
+        let rendered = template_ok(&["--set", "enrollment.enabled=true", "--set", tls, "--show-only", template]);
         let documents = rendered.split("\n---").map(|document| serde_yaml::from_str::<Value>(document).unwrap());
         let deployment = documents.into_iter().find(|document| document["kind"] == "Deployment").unwrap();
         let mut pod = deployment["spec"]["template"].clone();

@@ -345,8 +345,12 @@ impl Task {
     /// Lets go of the Peers whose entry is not in this object, which is not older than the one that committed them.
     fn release_cleared(&mut self, key: &SetupKey) {
         let pending = key.status.as_ref().map_or(&[][..], |status| &status.pending);
-        let is_cleared = |number: &i64, _: &mut Recorded| pending.iter().all(|entry| entry.number != *number);
-        for (_, cleared) in self.recorded.extract_if(.., is_cleared) {
+        let pending: BTreeSet<_> = pending.iter().map(|entry| entry.number).collect();
+        let (left, cleared) =
+            std::mem::take(&mut self.recorded).into_iter().partition(|(number, _)| pending.contains(number));
+        self.recorded = left;
+        let cleared: BTreeMap<i64, Recorded> = cleared;
+        for cleared in cleared.into_values() {
             if let Some(uid) = cleared.release {
                 self.shared.releases.later(Cleared { namespace: self.name.0.clone(), name: cleared.name, uid });
             }

@@ -31,9 +31,12 @@ const MACHINES: usize = 3;
 const SPREAD: Duration = Duration::from_millis(40);
 const CHANGE: Duration = Duration::from_millis(300);
 
-/// Every version of every key of a namespace, and whether it is the last one.
+/// A version of a key, and whether it is the last one.
+type Version = (SetupKey, bool);
+
+/// Every version of every key of a namespace, by name.
 #[derive(Clone, Default)]
-struct History(Arc<Mutex<HashMap<String, Vec<(SetupKey, bool)>>>>);
+struct History(Arc<Mutex<HashMap<String, Vec<Version>>>>);
 
 impl History {
     async fn follow(cluster: &Cluster) -> Self {
