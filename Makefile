@@ -70,6 +70,9 @@ crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the char
 		'apiVersion: v1' 'kind: Namespace' 'metadata:' '  name: setupkey-system'; \
 		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
 		--show-only templates/rbac.yaml; } > deploy/rbac.yaml
+	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.'; \
+		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
+		--set enrollment.enabled=true --show-only templates/enrollment-rbac.yaml; } > deploy/enrollment-rbac.yaml
 
 .PHONY: control-plane
 control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-manager, kubectl and helm

@@ -11,11 +11,14 @@ cd "$(dirname "$0")/.."
 readonly WORK=${CONTROL_PLANE_DIR:?is not set: run make demo, which starts a control plane first}/demo
 readonly LOG=$WORK/operator.log OPERATOR_KUBECONFIG=$WORK/operator.kubeconfig
 readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system CALLER=terraform
+readonly SERVICE_ACCOUNT=setupkey-operator-enrollment SERVICE_KUBECONFIG=$WORK/service.kubeconfig
+readonly LIFETIME=1m # of ephemeral peers; the shortest that there is
 # Longer than anything that is waited for takes, even on a busy machine.
 readonly PATIENCE=30
 readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
 
 operator='' # its process id, once it runs
+url='' machine=''
 keeping=''  # not empty once the story is over and only Ctrl-C is waited for
 number=0    # of the present chapter
 output=''   # what the last shown command printed
@@ -68,26 +71,59 @@ has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]
 has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
 answers_ready() { kubectl --kubeconfig=/dev/null --server="http://$1" get --raw /readyz; }
 
-# Below the ports that the system hands out, so that no connection takes it before the one that is started next.
+# A kubeconfig with the token of an account in the place of the administrator's. The token goes from file to file, for
+# everybody on this machine can read command lines.
+kubeconfig_of() {
+  kubectl create token "$1" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$2.token"
+  sed -e "s|^\( *\)token: .*|\1tokenFile: $2.token|" -e "s|: admin\$|: $1|" "$KUBECONFIG" >"$2"
+}
+
+# Below the ports that the system hands out, so that no connection takes it before the operator does.
 free_port() {
   local port
   while port=$((20000 + RANDOM % 12000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
-  printf '%s\n' "$port"
+  printf '%s' "$port"
 }
 
-# The operator's kubeconfig has its own token in the place of the administrator's. The token goes from file to file, for
-# everybody on this machine can read command lines.
 start_operator() {
   local port
-  kubectl create token "$ACCOUNT" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$WORK/operator.token"
-  sed -e "s|^\( *\)token: .*|\1tokenFile: $WORK/operator.token|" -e "s|: admin\$|: $ACCOUNT|" \
-    "$KUBECONFIG" >"$OPERATOR_KUBECONFIG"
+  kubeconfig_of "$ACCOUNT" "$OPERATOR_KUBECONFIG"
   port=$(free_port)
   # Namespaces from the caller's environment would narrow what it looks at; colours do not belong into a file.
   env -u SETUPKEY_NAMESPACES NO_COLOR=1 KUBECONFIG="$OPERATOR_KUBECONFIG" \
-    target/debug/setupkey-operator controller --health-address "127.0.0.1:$port" >"$LOG" 2>&1 &
+    target/debug/setupkey-operator controller --health-address "127.0.0.1:$port" --peer-lifetime "$LIFETIME" \
+    >"$LOG" 2>&1 &
   operator=$!
   eventually "become ready" answers_ready "127.0.0.1:$port"
+}
+
+# The service to which machines come, with the rights of its own account.
+start_service() {
+  local port probes
+  kubeconfig_of "$SERVICE_ACCOUNT" "$SERVICE_KUBECONFIG"
+  port=$(free_port) probes=$(free_port)
+  url=http://127.0.0.1:$port
+  env -u SETUPKEY_NAMESPACES NO_COLOR=1 KUBECONFIG="$SERVICE_KUBECONFIG" \
+    target/debug/setupkey-operator enrollment --address "127.0.0.1:$port" --health-address "127.0.0.1:$probes" \
+    --peer-lifetime "$LIFETIME" >"$WORK/service.log" 2>&1 &
+  eventually "let the enrollment service become ready" answers_ready "127.0.0.1:$probes"
+}
+
+# A machine that joins with the key in the file of a mounted Secret, and stays in the background; its process id is in
+# $machine.
+start_machine() {
+  NO_COLOR=1 target/debug/setupkey-operator enroll --server "$url" --hostname "$1" --state-file "$WORK/$1.state" \
+    --key-file "$2/setup-key" --heartbeat 10s >"$WORK/$1.log" 2>&1 &
+  machine=$!
+}
+
+has_joined() { grep -q ' joined ' "$WORK/$1.log"; }
+peer_of() { kubectl get peers -o jsonpath="{.items[?(@.spec.hostname==\"$1\")].metadata.name}"; }
+
+# What the kubelet does for a pod: the data of the Secret as files.
+mount_secret() {
+  mkdir -p "$2"
+  kubectl get secret "$1" -o jsonpath='{.data.setup-key}' | base64 -d >"$2/setup-key"
 }
 
 # Ends what this shell started: the operator, and a command that was interrupted.
@@ -110,7 +146,7 @@ interrupted() { if [[ -n $keeping ]]; then exit 0; else exit "$1"; fi; }
 set_up() {
   chapter "Setting up"
   say "The operator gets the rights of deploy/rbac.yaml and no others."
-  run "kubectl apply -f deploy/rbac.yaml"
+  run "kubectl apply -f deploy/rbac.yaml -f deploy/enrollment-rbac.yaml"
   start_operator
   say "It runs as a process of this machine, with a token of its ServiceAccount. It is no administrator:"
   run "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth whoami -o jsonpath='{.status.userInfo.username}'" \
@@ -260,6 +296,53 @@ deletion() {
   run "kubectl get setupkeys,secrets" setupkey.setupkey.dev/laptop-ada secret/laptop-ada
 }
 
+enrollment() {
+  local name secrets="$WORK/secrets"
+  numbered "Machines join with the key, and no more of them than allowed"
+  start_service
+  say "The enrollment service runs with an account of its own, which may not read Secrets:"
+  refused "kubectl --kubeconfig $SERVICE_KUBECONFIG auth can-i get secrets" '^no$'
+  say "A key for three machines, and one for machines that come and go:"
+  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: sensors},
+    spec: {usageLimit: 3, autoGroups: [sensors]}}'"
+  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: jobs},
+    spec: {ephemeral: true}}'"
+  run "$AWAIT --for=condition=Ready setupkey/sensors setupkey/jobs"
+  mount_secret sensors "$secrets/sensors"
+  mount_secret jobs "$secrets/jobs"
+  say "A job joins, and dies without saying goodbye:"
+  start_machine job "$secrets/jobs"
+  eventually "let the job join" has_joined job
+  kill -KILL "$machine"
+  run "kubectl get peers" 'job .* true'
+  job=$(peer_of job)
+  say "Three machines join, each with the mounted key file:"
+  for name in sensor-1 sensor-2 sensor-3; do
+    start_machine "$name" "$secrets/sensors"
+    eventually "let $name join" has_joined "$name"
+  done
+  run "kubectl get setupkey sensors" 'sensors +reusable +overused +3 +3'
+  run "kubectl get peers -l group.setupkey.dev/sensors" sensor-1 sensor-2 sensor-3
+  say "A fourth is refused, as the limit is reached:"
+  refused "target/debug/setupkey-operator enroll --server $url --hostname sensor-4 --state-file $WORK/sensor-4.state \\
+    --key-file $secrets/sensors/setup-key" 'this setup key does not admit this machine'
+}
+
+peers_outlive_keys() {
+  numbered "Keys are for joining, not for staying"
+  say "A revoked key admits nobody:"
+  run "kubectl patch setupkey jobs --type=merge -p '{\"spec\": {\"revoked\": true}}'"
+  run "$AWAIT --for=condition=Valid=false setupkey/jobs"
+  refused "target/debug/setupkey-operator enroll --server $url --hostname job-2 --state-file $WORK/job-2.state \\
+    --key-file $WORK/secrets/jobs/setup-key" 'this setup key does not admit this machine'
+  say "The key of the sensors is deleted, and they stay:"
+  run "kubectl delete setupkey sensors"
+  run "kubectl get peers -l setupkey.dev/key=sensors" sensor-1 sensor-2 sensor-3
+  say "The job has not been seen for its lifetime, $LIFETIME here and 10 minutes otherwise, so it is removed:"
+  run "kubectl wait --timeout=120s --for=delete peer/$job"
+  run "kubectl get peers" sensor-1 sensor-2 sensor-3
+}
+
 # The token goes by way of a file, for everybody on this machine can read command lines.
 start_rest_api() {
   local port health
@@ -275,7 +358,7 @@ rest_api() {
   local call="curl --silent --show-error --header @$WORK/authorization" account=default:$CALLER
   local id name
   local mask="sed -E 's/(\"key\":\".{5})[^\"]*/\\1****/'"
-  chapter "9. NetBird's clients need only another URL"
+  numbered "NetBird's clients need only another URL"
   say "The REST API has no rights of its own. Whoever calls it brings a token, here that of a ServiceAccount:"
   run "kubectl create serviceaccount $CALLER"
   run "kubectl create role setup-keys --verb=list,get,create,patch,delete --resource=setupkeys.setupkey.dev"
@@ -327,6 +410,7 @@ trap 'interrupted 143' TERM HUP
 set_up
 parts=(keys_from_manifests the_secret)
 if [[ ${NODE:-0} == 1 ]]; then parts+=(a_pod_reads_it); fi
-for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion rest_api; do $part; done
+for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion \
+  enrollment peers_outlive_keys rest_api; do $part; done
 say "Everything was as told here, in $SECONDS seconds."
 if [[ ${KEEP:-0} == 1 ]]; then keep; fi

@@ -7,7 +7,9 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Value;
 
-const OPERATOR: &str = "system:serviceaccount:setupkey-system:setupkey-operator";
+/// Each account, and the manifest with its rights, which is the chart's.
+const ACCOUNTS: [(&str, &str); 2] =
+    [("setupkey-operator", "rbac.yaml"), ("setupkey-operator-enrollment", "enrollment-rbac.yaml")];
 
 /// A verb on a resource, as RBAC knows it.
 type Right = (String, String, String);
@@ -16,9 +18,10 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// What deploy/rbac.yaml, which is the chart's, grants.
-fn granted() -> BTreeSet<Right> {
-    let manifest = std::fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/rbac.yaml")).unwrap();
+/// What a manifest grants.
+fn granted(manifest: &str) -> BTreeSet<Right> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy").join(manifest);
+    let manifest = std::fs::read_to_string(manifest).unwrap();
     let mut rights = BTreeSet::new();
     for document in manifest.split("\n---") {
         let document: Value = serde_yaml::from_str(document).unwrap();
@@ -34,13 +37,13 @@ fn granted() -> BTreeSet<Right> {
     rights
 }
 
-/// What the operator asked for, and whether it was let.
-fn used() -> (BTreeSet<Right>, BTreeSet<Right>) {
+/// What an account asked for, and whether it was let.
+fn used(account: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let folder = std::env::var("CONTROL_PLANE_DIR").expect("an audit log: this is run by `make test`");
     let log = std::fs::read_to_string(PathBuf::from(folder).join("audit.log")).expect("an audit log");
     let (mut allowed, mut refused) = (BTreeSet::new(), BTreeSet::new());
     for event in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        if event["user"]["username"] != OPERATOR {
+        if event["user"]["username"] != format!("system:serviceaccount:setupkey-system:{account}") {
             continue;
         }
         let object = &event["objectRef"];
@@ -59,10 +62,12 @@ fn used() -> (BTreeSet<Right>, BTreeSet<Right>) {
 #[test]
 #[ignore = "judges the audit log of a whole test run; `make test` runs it after that"]
 fn rbac_minimal() {
-    let (granted, (allowed, refused)) = (granted(), used());
-    assert!(!allowed.is_empty(), "the operator asked for nothing");
-    assert_eq!(refused, BTreeSet::new(), "the operator lacks rights");
-    let unused: Vec<_> = granted.difference(&allowed).collect();
-    assert!(unused.is_empty(), "granted, and used by no test: {unused:?}");
-    println!("rbac_minimal: {} rights, each used", granted.len());
+    for (account, manifest) in ACCOUNTS {
+        let (granted, (allowed, refused)) = (granted(manifest), used(account));
+        assert!(!allowed.is_empty(), "{account} asked for nothing");
+        assert_eq!(refused, BTreeSet::new(), "{account} lacks rights");
+        let unused: Vec<_> = granted.difference(&allowed).collect();
+        assert!(unused.is_empty(), "granted to {account}, and used by no test: {unused:?}");
+        println!("rbac_minimal: {} rights of {account}, each used", granted.len());
+    }
 }

@@ -13,7 +13,6 @@ use super::{Timestamp, rules};
     version = "v1alpha1",
     kind = "Peer",
     plural = "peers",
-    category = "setupkey",
     namespaced,
     status = "PeerStatus",
     derive = "PartialEq",

@@ -10,10 +10,7 @@
 //! writes ([`unseen`]); every write but a creation carries the version it was decided on, so that a decision made from
 //! an old object fails instead of doing harm; and a key's value is replaced only after the `SetupKey` was read afresh.
 
-mod call;
-mod clock;
 pub mod election;
-pub mod health;
 pub mod metrics;
 mod notify;
 mod observe;
@@ -38,9 +35,8 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use call::tuned;
-pub use clock::{Clock, SystemClock};
-
+pub use crate::cluster::{Clock, Scope, SystemClock, readiness as health, tuned};
+use crate::cluster::{call, clock};
 use election::Leadership;
 use health::Readiness;
 use metrics::Metrics;
@@ -52,15 +48,6 @@ const CONCURRENCY: u16 = 32;
 
 /// How long the end may be held up by events that are still to be sent.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
-
-/// What the controller works on.
-#[derive(Clone, Debug)]
-pub enum Scope {
-    /// Every namespace.
-    Cluster,
-    /// These namespaces, each with watches of its own, so that no right on the whole cluster is needed.
-    Namespaces(Vec<String>),
-}
 
 /// What the controller runs with.
 #[derive(Clone)]
@@ -84,10 +71,7 @@ pub struct Environment {
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
 pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationToken) {
-    let namespaces = match scope {
-        Scope::Cluster => vec![None],
-        Scope::Namespaces(namespaces) => namespaces.into_iter().map(Some).collect(),
-    };
+    let namespaces = scope.watched();
     environment.readiness.expect(namespaces.len());
     let (notifier, publisher) = Notifier::new(environment.client.clone());
     let publisher = tokio::spawn(publisher.run());

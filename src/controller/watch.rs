@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::PartialObjectMeta,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
@@ -25,7 +25,10 @@ use super::{
     retry::exponential,
     unseen::{Kind, Unseen},
 };
-use crate::api::{SetupKey, metadata::KEY_LABEL};
+use crate::{
+    api::{SetupKey, metadata::KEY_LABEL},
+    cluster::scoped,
+};
 
 /// A `SetupKey`, or what is left of one that cannot be read, so that it stops nobody else.
 pub type WatchedKey = DeserializeGuard<SetupKey>;
@@ -148,16 +151,6 @@ pub fn keys_of_secret(secret: SecretMetadata) -> Vec<ObjectRef<WatchedKey>> {
     let mut names: Vec<_> = labelled.into_iter().chain(owners).collect();
     names.dedup();
     names.into_iter().map(|name| ObjectRef::new(&name).within(&namespace)).collect()
-}
-
-fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    }
 }
 
 /// A watch that fills a cache and then passes on what happened.

@@ -91,9 +91,12 @@ fn the_chart_carries_the_crds_of_the_code() {
 
 #[test]
 fn deploy_holds_the_rights_of_the_chart() {
-    let rendered = template_ok(&["--show-only", "templates/rbac.yaml"]);
-    let kept = std::fs::read_to_string(repository().join("deploy/rbac.yaml")).unwrap();
-    assert!(kept.ends_with(&rendered), "deploy/rbac.yaml is not what the chart says: run `make crds`");
+    for name in ["rbac.yaml", "enrollment-rbac.yaml"] {
+        let template = format!("templates/{name}");
+        let rendered = template_ok(&["--set", "enrollment.enabled=true", "--show-only", &template]);
+        let kept = std::fs::read_to_string(repository().join("deploy").join(name)).unwrap();
+        assert!(kept.ends_with(&rendered), "deploy/{name} is not what the chart says: run `make crds`");
+    }
 }
 
 #[test]
@@ -109,6 +112,8 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("api.tls.secret=x", "/api/tls"),
         ("policies.maxExpiresIn=30d", "/policies/maxExpiresIn"),
         ("metrics.prometheusRule.expiresSoonDays=0", "/metrics/prometheusRule/expiresSoonDays"),
+        ("enrollment.service.type=ExternalName", "/enrollment/service/type"),
+        ("enrollment.peerLifetime=ten", "/enrollment/peerLifetime"),
         ("unheardOf=1", "unheardOf"),
     ] {
         for helm in [Helm::Three, Helm::Four] {
@@ -142,10 +147,14 @@ fn the_readme_of_the_chart_lists_every_value_with_its_default() {
 /// Values that the chart is rendered with, by name.
 const VALUES: [(&str, &[&str]); 4] = [
     ("chart-default", &[]),
-    ("chart-namespaces", &["--set", "scope.namespaces={team-a,team-b}"]),
+    ("chart-namespaces", &["--set", "scope.namespaces={team-a,team-b}", "--set", "enrollment.enabled=true"]),
     (
         "chart-everything",
         &[
+            "--set",
+            "enrollment.enabled=true",
+            "--set",
+            "enrollment.tls.secretName=enrollment-tls",
             "--set",
             "metrics.serviceMonitor.enabled=true",
             "--set",
@@ -235,14 +244,18 @@ async fn the_pods_are_accepted_under_pod_security_restricted() {
     let cluster = Cluster::for_test("restricted").await;
     let enforce = "pod-security.kubernetes.io/enforce=restricted";
     ok(kubectl().args(["label", "namespace", &cluster.namespace, enforce]).output().unwrap());
-    let rendered = template_ok(&["--show-only", "templates/deployment.yaml"]);
-    let deployment: Value = serde_yaml::from_str(&rendered).unwrap();
-    let mut pod = deployment["spec"]["template"].clone();
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = "operator".into();
-    pod["spec"]["serviceAccountName"] = "default".into();
-    cluster.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], &pod.to_string());
+    for (name, template) in [("operator", "templates/deployment.yaml"), ("enrollment", "templates/enrollment.yaml")] {
+        let tls = "enrollment.tls.secretName=enrollment-tls";
+        let rendered = template_ok(&["--set", "enrollment.enabled=true", "--set", tls, "--show-only", template]);
+        let documents = rendered.split("\n---").map(|document| serde_yaml::from_str::<Value>(document).unwrap());
+        let deployment = documents.into_iter().find(|document| document["kind"] == "Deployment").unwrap();
+        let mut pod = deployment["spec"]["template"].clone();
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["name"] = name.into();
+        pod["spec"]["serviceAccountName"] = "default".into();
+        cluster.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], &pod.to_string());
+    }
 }
 
 #[test]

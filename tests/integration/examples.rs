@@ -30,7 +30,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
 
     let names = cluster.kubectl_ok(&["get", "sk", "-o", "jsonpath={.items[*].metadata.name}"], "");
     let names: Vec<_> = names.split_whitespace().collect();
-    assert_eq!(names, ["batch", "gateways-production", "laptop-ada", "office", "workers"]);
+    assert_eq!(names, ["agents", "batch", "gateways-production", "laptop-ada", "nodes", "office", "workers"]);
     for name in names {
         cluster.ready(name).await;
     }

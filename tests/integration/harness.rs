@@ -354,7 +354,8 @@ fn control_plane() -> &'static control_plane::Access {
         let access = control_plane::shared(options).unwrap_or_else(|error| panic!("{error}"));
         let mut apply = Command::new(access.kubectl());
         apply.arg("--kubeconfig").arg(access.kubeconfig()).args(["apply", "--server-side", "-f"]);
-        let applied = run_to_end(apply.arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml")));
+        apply.arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml"));
+        let applied = run_to_end(apply.arg("-f").arg(repository().join("deploy/enrollment-rbac.yaml")));
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         access
     })
@@ -383,7 +384,7 @@ pub async fn admin_config() -> Config {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client configuration")
 }
 
-async fn config_of(token: String) -> Config {
+pub async fn config_of(token: String) -> Config {
     let mut config = admin_config().await;
     config.auth_info = Default::default();
     config.auth_info.token = Some(token.into());
@@ -393,20 +394,33 @@ async fn config_of(token: String) -> Config {
 /// A token of the operator's ServiceAccount, which has the rights of deploy/rbac.yaml.
 pub fn operator_token() -> &'static str {
     static TOKEN: OnceLock<String> = OnceLock::new();
-    TOKEN.get_or_init(|| {
-        let mut command = kubectl();
-        command.args(["--namespace", "setupkey-system", "create", "token", "setupkey-operator", "--duration", "2h"]);
-        let output = run_to_end(&mut command);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).expect("a token").trim().to_owned()
-    })
+    TOKEN.get_or_init(|| token_of("setupkey-operator"))
+}
+
+/// A token of the enrollment service's ServiceAccount, which has the rights of deploy/enrollment-rbac.yaml.
+pub fn enrollment_token() -> &'static str {
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    TOKEN.get_or_init(|| token_of("setupkey-operator-enrollment"))
+}
+
+fn token_of(account: &str) -> String {
+    let mut command = kubectl();
+    command.args(["--namespace", "setupkey-system", "create", "token", account, "--duration", "2h"]);
+    let output = run_to_end(&mut command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("a token").trim().to_owned()
 }
 
 /// A kubeconfig with the operator's own token, in this folder.
 pub fn operator_kubeconfig(folder: &Path) -> PathBuf {
+    kubeconfig(folder, operator_token())
+}
+
+/// A kubeconfig with this token, in this folder.
+pub fn kubeconfig(folder: &Path, token: &str) -> PathBuf {
     let administrator = kubectl().args(["config", "view", "--raw", "-o", "json"]).output().unwrap();
     let mut kubeconfig: Value = serde_json::from_slice(&administrator.stdout).unwrap();
-    kubeconfig["users"][0]["user"] = serde_json::json!({ "token": operator_token() });
+    kubeconfig["users"][0]["user"] = serde_json::json!({ "token": token });
     let path = folder.join("kubeconfig");
     std::fs::write(&path, kubeconfig.to_string()).unwrap();
     path

@@ -7,6 +7,7 @@ mod canary;
 mod chart;
 mod crash_matrix;
 mod deletion;
+mod enrollment;
 mod examples;
 mod expiry;
 mod faults;

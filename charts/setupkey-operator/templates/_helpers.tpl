@@ -54,3 +54,35 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [events]
   verbs: [create, patch]
 {{- end }}
+
+{{- define "setupkey.enrollment.selector" -}}
+app.kubernetes.io/name: setupkey-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: enrollment
+{{- end }}
+
+{{- define "setupkey.enrollment.labels" -}}
+{{ include "setupkey.labels" . | replace "component: controller" "component: enrollment" }}
+{{- end }}
+
+{{- define "setupkey.enrollment.name" -}}
+{{ include "setupkey.name" . | trunc 44 | trimSuffix "-" }}-enrollment
+{{- end }}
+
+{{- /* Once for the cluster, or once per namespace. No right on Secrets: a key is known by its digest. */ -}}
+{{- define "setupkey.enrollment.rules" -}}
+- apiGroups: [setupkey.dev]
+  resources: [setupkeys]
+  verbs: [get, list, watch]
+# The ledger: a use is counted with the resourceVersion that it was decided on.
+- apiGroups: [setupkey.dev]
+  resources: [setupkeys/status]
+  verbs: [patch]
+# What was agreed with a peer is never changed: a patch takes our own finalizer off.
+- apiGroups: [setupkey.dev]
+  resources: [peers]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [setupkey.dev]
+  resources: [peers/status]
+  verbs: [patch]
+{{- end }}

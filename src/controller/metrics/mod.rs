@@ -1,7 +1,6 @@
 //! `/metrics`, in OpenMetrics.
 
 mod keys;
-mod requests;
 
 use std::{
     fmt,
@@ -22,10 +21,11 @@ use prometheus_client::{
 };
 
 use super::{Clock, watch::WatchedKey};
-use crate::serve::health::text_of;
+use crate::{
+    cluster::{CountRequests, Requests},
+    serve::health::text_of,
+};
 use keys::Keys;
-pub use requests::CountRequests;
-use requests::Requests;
 
 /// The metrics of one process. Cheap to clone.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Whether the controller is ready.
+//! Whether a process is ready.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,12 +16,12 @@ impl Default for Readiness {
 
 impl Readiness {
     /// Says how many scopes there are.
-    pub(super) fn expect(&self, scopes: usize) {
+    pub(crate) fn expect(&self, scopes: usize) {
         self.missing.store(scopes, Ordering::Release);
     }
 
     /// Says that the caches of one more scope are filled.
-    pub(super) fn reached(&self) {
+    pub(crate) fn reached(&self) {
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::info!("the caches are filled");
         }

@@ -2,13 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-/// The longest that one call may take. kube sets no limit of its own on reading an answer.
+/// The longest that one call may take, unless it is told otherwise. kube sets no limit of its own on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// The client configuration that the controller counts on.
+/// The client configuration that every part counts on.
 ///
-/// kube would try a call again by itself, up to 15 times and faster than is fair to a server that is in trouble. A key
-/// that failed is tried again as a whole instead, for what was true before the call may no longer be.
+/// kube would try a call again by itself, up to 15 times and faster than is fair to a server that is in trouble. What
+/// failed is tried again as a whole instead, for what was true before the call may no longer be.
 pub fn tuned(mut config: kube::Config) -> kube::Config {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
@@ -27,8 +27,13 @@ pub enum Error {
         source: Box<kube::Error>,
     },
     /// There was no answer in time.
-    #[error("could not {0}: no answer within {limit} s", limit = TIME_LIMIT.as_secs())]
-    Timeout(Attempt),
+    #[error("could not {attempt}: no answer within {} s", limit.as_secs())]
+    Timeout {
+        /// What was attempted, and on which object.
+        attempt: Attempt,
+        /// How long that was waited for.
+        limit: Duration,
+    },
     /// The answer was not what the API server sends. It is not quoted, for it may hold a key.
     #[error("could not {0}: the answer could not be read")]
     Unreadable(Attempt),
@@ -108,11 +113,20 @@ impl Error {
     }
 }
 
-/// Waits for an answer, for so long.
+/// Waits for an answer, for as long as a call may take.
 pub async fn call<T>(attempt: Attempt, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match tokio::time::timeout(TIME_LIMIT, answer).await {
+    call_within(TIME_LIMIT, attempt, answer).await
+}
+
+/// Waits for an answer, for so long.
+pub async fn call_within<T>(
+    limit: Duration,
+    attempt: Attempt,
+    answer: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Api { attempt, source: Box::new(source) }),
-        Err(_) => Err(Error::Timeout(attempt)),
+        Err(_) => Err(Error::Timeout { attempt, limit }),
     }
 }

@@ -47,6 +47,7 @@ impl Default for Requests {
 }
 
 impl Requests {
+    /// Shows the counters.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "setupkey_api_requests",
@@ -60,6 +61,7 @@ impl Requests {
         );
     }
 
+    /// Counts what passes through it.
     pub fn layer(&self) -> CountRequests {
         CountRequests(self.clone())
     }

@@ -1,0 +1,43 @@
+//! The way to the API server, for every part that talks to it: calls with a time limit, the wall clock beside which they
+//! are made, and the requests counted.
+
+pub mod call;
+pub mod clock;
+pub mod readiness;
+mod requests;
+
+pub use call::tuned;
+pub use clock::{Clock, SystemClock};
+use kube::{Api, Client, Resource, core::NamespaceResourceScope};
+pub use readiness::Readiness;
+pub use requests::{CountRequests, Requests};
+
+/// Where a process works.
+#[derive(Clone, Debug)]
+pub enum Scope {
+    /// Every namespace.
+    Cluster,
+    /// These namespaces, each with watches of its own, so that no right on the whole cluster is needed.
+    Namespaces(Vec<String>),
+}
+
+impl Scope {
+    /// What each watch is about: a namespace, or all of them.
+    pub fn watched(self) -> Vec<Option<String>> {
+        match self {
+            Scope::Cluster => vec![None],
+            Scope::Namespaces(namespaces) => namespaces.into_iter().map(Some).collect(),
+        }
+    }
+}
+
+/// The objects of one namespace, or of all.
+pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}

@@ -1,0 +1,182 @@
+//! Admission: from a machine that presents a key to its Peer, through the ledger in the status of the `SetupKey`.
+//!
+//! For each key that machines come with there is one [task](task). It takes all that wait, decides on them with
+//! [`ledger::admit`](crate::key::ledger::admit) and commits with one compare-and-swap; those who come in the meantime
+//! wait for the next. So a key that a thousand machines come with at once is written a few dozen times.
+//!
+//! The Peers are [created](record) after the commit, and only then are the machines answered. Two may create a Peer from
+//! an entry of `pending`, and never at the same time, or one that was deleted in between could come back: the replica
+//! that committed, in the first [`OWNER_TIME`] since it sent the swap, and after that, later by more than a request may
+//! take, the controller. A finalizer holds the Peer until the entry is cleared; taking it off is [work](release) that
+//! nobody waits for.
+
+mod record;
+mod release;
+mod task;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use kube::ResourceExt;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    keys::{Keys, ObjectName, name_of},
+    metrics::Metrics,
+    objects::{Objects, TIME_LIMIT},
+    peers::{Known, Peers},
+};
+use crate::{
+    api::SetupKey,
+    cluster::{Clock, call::Error},
+    key::{
+        Digest, PeerName,
+        ledger::{Applicant, ORPHAN_AGE, OnRecord, Verdict},
+    },
+};
+use release::Releases;
+use task::Task;
+
+/// How long, since it sent the swap, a replica may create the Peers that it committed, and clear their entries.
+pub const OWNER_TIME: Duration = Duration::from_secs(8);
+
+// The last request is over before the controller begins.
+const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.as_secs());
+
+/// Requests about Peers at the same time, in one process. The API server has its own idea of fairness; this is ours.
+const REQUESTS: usize = 32;
+
+/// Machines that may wait for one key.
+const WAITING: usize = 4096;
+
+/// How a request to join ends.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The machine is a peer, since now or since before.
+    Joined {
+        /// The peer.
+        peer: Arc<Known>,
+        /// Whether this request used the key.
+        admitted: bool,
+    },
+    /// It is not, and why.
+    Not(Verdict),
+}
+
+impl Outcome {
+    /// Try again soon.
+    const BUSY: Self = Self::Not(Verdict::Busy);
+}
+
+/// A machine that waits.
+struct Job {
+    applicant: Applicant,
+    deadline: Instant,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// Shared by all tasks.
+pub struct Admissions {
+    pub objects: Objects,
+    pub keys: Arc<Keys>,
+    pub peers: Arc<Peers>,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+    owner_time: Duration,
+    requests: Semaphore,
+    releases: Releases,
+    /// By the uid of the key.
+    tasks: Mutex<HashMap<String, mpsc::Sender<task::Message>>>,
+    running: TaskTracker,
+    ending: CancellationToken,
+}
+
+impl Admissions {
+    /// Nobody waits yet.
+    pub fn new(
+        objects: Objects,
+        keys: Arc<Keys>,
+        peers: Arc<Peers>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        owner_time: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            releases: Releases::start(objects.clone()),
+            objects,
+            keys,
+            peers,
+            clock,
+            metrics,
+            owner_time,
+            requests: Semaphore::new(REQUESTS),
+            tasks: Mutex::default(),
+            running: TaskTracker::new(),
+            ending: CancellationToken::new(),
+        })
+    }
+
+    /// Has a machine wait for the next swap of this key, and for its Peer.
+    pub async fn admit(self: &Arc<Self>, key: &SetupKey, applicant: Applicant, deadline: Instant) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        if !self.submit(key, Job { applicant, deadline, reply }) {
+            return Outcome::BUSY;
+        }
+        match tokio::time::timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            _ => Outcome::BUSY,
+        }
+    }
+
+    /// A task ends only under this lock, so that nobody is sent to one that has ended.
+    fn submit(self: &Arc<Self>, key: &SetupKey, job: Job) -> bool {
+        let uid = key.uid().unwrap_or_default();
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let task = tasks.entry(uid.clone()).or_insert_with(|| self.start(name_of(key), uid));
+        task.try_send(task::Message::Job(job)).is_ok()
+    }
+
+    fn start(self: &Arc<Self>, name: ObjectName, uid: String) -> mpsc::Sender<task::Message> {
+        let (sender, inbox) = mpsc::channel(WAITING);
+        let task = Task::new(Arc::clone(self), name, uid, inbox, sender.clone());
+        self.running.spawn(task.run());
+        sender
+    }
+
+    /// Waits until a machine that somebody else admitted is a peer.
+    pub async fn arrival(&self, namespace: &str, applicant: &Applicant, deadline: Instant) -> Outcome {
+        let name = PeerName::of(&applicant.public_key);
+        match tokio::time::timeout_at(deadline, self.peers.arrival(namespace, &name)).await {
+            Ok(peer) if peer.has(&applicant.token) && peer.leaving => Outcome::Not(Verdict::Leaving),
+            Ok(peer) if peer.has(&applicant.token) => Outcome::Joined { peer, admitted: false },
+            Ok(_) => Outcome::Not(Verdict::Taken),
+            Err(_) => Outcome::BUSY,
+        }
+    }
+
+    /// What the API server has under the name of a machine.
+    async fn on_record(&self, namespace: &str, applicant: &Applicant) -> Result<OnRecord, Error> {
+        let _turn = self.requests.acquire().await;
+        let name = PeerName::of(&applicant.public_key);
+        let found = self.objects.peer(namespace, name.as_str()).await?;
+        Ok(found.map_or(OnRecord::Nobody, |peer| OnRecord::Peer {
+            token: Digest::on_record(&peer.spec.token_digest),
+            leaving: peer.metadata.deletion_timestamp.is_some(),
+        }))
+    }
+
+    /// Finishes what was committed. No machine may be submitted any more.
+    pub async fn end(&self) {
+        self.ending.cancel();
+        self.running.close();
+        self.running.wait().await;
+        self.releases.end().await;
+    }
+}

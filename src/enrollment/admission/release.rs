@@ -1,0 +1,73 @@
+//! Taking the finalizer off Peers whose entry has been cleared: nobody waits for it, so it comes after all else.
+
+use std::{sync::Mutex, time::Duration};
+
+use futures::StreamExt;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::enrollment::objects::Objects;
+
+/// Requests at the same time.
+const IN_FLIGHT: usize = 4;
+
+/// Peers that may wait. The controller releases what has no place here.
+const WAITING: usize = 16_384;
+
+/// How long the end waits for those that are left.
+const LAST_ONES: Duration = Duration::from_secs(5);
+
+/// A Peer whose entry has been cleared.
+pub struct Cleared {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// The queue.
+pub struct Releases {
+    queue: Mutex<Option<mpsc::Sender<Cleared>>>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Releases {
+    /// Starts to work.
+    pub fn start(objects: Objects) -> Self {
+        let (sender, receiver) = mpsc::channel::<Cleared>(WAITING);
+        let worker = tokio::spawn(ReceiverStream::new(receiver).for_each_concurrent(IN_FLIGHT, move |peer| {
+            let objects = objects.clone();
+            async move {
+                match objects.release(&peer.namespace, &peer.name, &peer.uid).await {
+                    Ok(()) => {}
+                    // It has gone, or other finalizers stand before ours. The controller looks after the latter.
+                    Err(error) if matches!(error.code(), Some(404 | 422)) => {}
+                    Err(error) => tracing::debug!(%error, "left to the controller"),
+                }
+            }
+        }));
+        Self { queue: Mutex::new(Some(sender)), worker: Mutex::new(Some(worker)) }
+    }
+
+    /// Has a Peer released when there is time.
+    pub fn later(&self, peer: Cleared) {
+        if let Ok(queue) = self.queue.lock()
+            && let Some(queue) = queue.as_ref()
+            && queue.try_send(peer).is_err()
+        {
+            tracing::debug!("too many Peers wait to be released; the rest is left to the controller");
+        }
+    }
+
+    /// Works off what is left, as far as there is time.
+    pub async fn end(&self) {
+        let worker = {
+            drop(self.queue.lock().ok().and_then(|mut queue| queue.take()));
+            self.worker.lock().ok().and_then(|mut worker| worker.take())
+        };
+        if let Some(worker) = worker
+            && tokio::time::timeout(LAST_ONES, worker).await.is_err()
+        {
+            tracing::debug!("the rest of the Peers is left to the controller");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The calls, and their description in OpenAPI.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{ConnectInfo, Path, State},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{AUTHORIZATION, RETRY_AFTER},
+    },
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Deserialize;
+use utoipa::{
+    Modify, OpenApi, ToSchema,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Service,
+    answer::{Answer, Enrolled, Problem},
+    limits,
+    request::{Complaint, digest_of_token, is_token, parse},
+};
+use crate::{key::Digest, serve};
+
+/// A machine that asks to join. [`parse`] reads it; this describes it.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "a description, of which no value is made")]
+struct Enrollment {
+    /// The setup key, in upper or lower case.
+    #[schema(min_length = 1, max_length = 64)]
+    setup_key: String,
+    /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
+    #[schema(pattern = "^[A-Za-z0-9+/]{43}=$")]
+    public_key: String,
+    /// How the machine calls itself.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,253}$")]
+    hostname: String,
+    /// DNS labels that the machine would like to have, where its key allows that; all different.
+    #[serde(default)]
+    #[schema(max_items = 32, required = false)]
+    extra_dns_labels: Vec<String>,
+    /// At least 32 random bytes in base64, chosen by the machine and kept by it. With the same token a request can be sent
+    /// again without using the key twice, and it is the Bearer token of the other calls.
+    #[schema(pattern = "^[!-~]{43,256}$")]
+    token: String,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "setupkey-operator enrollment", description = "Machines present a setup key and become peers."),
+    modifiers(&BearerToken)
+)]
+struct Document;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+fn routes() -> OpenApiRouter<Arc<Service>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(enroll))
+        .routes(routes!(heartbeat))
+        .routes(routes!(leave))
+}
+
+/// The description of the calls, in OpenAPI.
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes().to_openapi()
+}
+
+pub fn router(service: Arc<Service>) -> Router {
+    let (router, document) = routes().split_for_parts();
+    let requests = service.metrics().http.clone();
+    let router = router.route("/openapi.json", get(async move || Json(document))).with_state(service);
+    let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
+    router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+}
+
+/// The time limit answers without saying when.
+async fn when_to_come_again(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Admit a machine
+///
+/// The same public key and token get the same answer, and use the key once. A machine that is a peer already is told so
+/// whatever has become of the key.
+#[utoipa::path(
+    post, path = "/v1/enroll", request_body = Enrollment,
+    responses(
+        (status = 200, description = "The machine is a peer", body = Enrolled),
+        (status = 400, description = "The body is not a JSON object", body = Problem),
+        (status = 403, description = "The key does not admit this machine; it is not said why", body = Problem),
+        (status = 409, description = "The public key has joined with another token", body = Problem),
+        (status = 413, description = "The body is longer than 8 KiB"),
+        (status = 422, description = "A field is wrong, and which", body = Problem),
+        (status = 429, description = "Too many requests from this address have failed", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+        (status = 503, description = "Come again; nothing is counted twice", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+    )
+)]
+async fn enroll(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    body: Body,
+) -> Response {
+    if let Some(wait) = service.wait(address.ip()) {
+        service.metrics().limited();
+        return Answer::Limited(wait).into_response();
+    }
+    let answer = match axum::body::to_bytes(body, limits().body).await {
+        Err(_) => Answer::TooLong,
+        Ok(body) => match parse(&body) {
+            Err(complaint) => invalid(&service, complaint),
+            Ok(applicant) => service.enroll(applicant).await.into(),
+        },
+    };
+    finish(&service, address.ip(), answer)
+}
+
+/// Tell that a peer is there
+///
+/// An ephemeral peer that does not do so for 10 minutes is removed. Once a minute is a good measure.
+#[utoipa::path(
+    post, path = "/v1/peers/{name}/heartbeat", params(("name", description = "The name of the peer")),
+    security(("token" = [])),
+    responses(
+        (status = 204, description = "Seen"),
+        (status = 401, description = "There is no Bearer token", body = Problem),
+        (status = 404, description = "There is no peer of this name with this token", body = Problem),
+        (status = 429, description = "Too many requests from this address have failed", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+        (status = 503, description = "Come again", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+    )
+)]
+async fn heartbeat(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let answer = match bearer(&headers) {
+        Some(token) => service.heartbeat(&name, &token).await.into(),
+        None => Answer::NoToken,
+    };
+    finish(&service, address.ip(), answer)
+}
+
+/// Leave
+#[utoipa::path(
+    delete, path = "/v1/peers/{name}", params(("name", description = "The name of the peer")),
+    security(("token" = [])),
+    responses(
+        (status = 204, description = "The peer has left, or is about to"),
+        (status = 401, description = "There is no Bearer token", body = Problem),
+        (status = 404, description = "There is no peer of this name with this token", body = Problem),
+        (status = 429, description = "Too many requests from this address have failed", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+        (status = 503, description = "Come again", body = Problem,
+            headers(("Retry-After" = u64, description = "Seconds"))),
+    )
+)]
+async fn leave(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let answer = match bearer(&headers) {
+        Some(token) => service.leave(&name, &token).await.into(),
+        None => Answer::NoToken,
+    };
+    finish(&service, address.ip(), answer)
+}
+
+fn invalid(service: &Service, complaint: Complaint) -> Answer {
+    service.metrics().enrolled("invalid");
+    Answer::Wrong(complaint)
+}
+
+/// The digest of the Bearer token.
+fn bearer(headers: &HeaderMap) -> Option<Digest> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then(|| digest_of_token(token))
+}
+
+/// Counts failures. Whoever has a right token is not held up by others behind the same address.
+fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
+    if !answer.is_failure() {
+        return answer.into_response();
+    }
+    if let Some(wait) = service.wait(address) {
+        service.metrics().limited();
+        return Answer::Limited(wait).into_response();
+    }
+    service.failed(address);
+    answer.into_response()
+}

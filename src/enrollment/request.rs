@@ -1,0 +1,261 @@
+//! What a machine sends to join, read and checked: bytes in, an applicant or a complaint out.
+//!
+//! A complaint names the field and says what it takes, and never quotes what was sent: it may be a key.
+
+use std::collections::BTreeSet;
+
+use secrecy::{ExposeSecret, SecretString, zeroize::Zeroize};
+use serde_json::{Map, Value};
+
+use crate::key::{Digest, PublicKey, ledger::Applicant};
+
+/// Characters of a setup key. One of ours has 36; a longer text is no key of anybody.
+const KEY: usize = 64;
+/// Characters of a hostname, as in DNS.
+const HOSTNAME: usize = 253;
+/// DNS labels that a machine may bring. NetBird: peer.go, AddPeer.
+const LABELS: usize = 32;
+/// Characters of a DNS label.
+const LABEL: usize = 63;
+/// Characters of a token: the least is 32 random bytes in base64, without padding.
+const TOKEN: std::ops::RangeInclusive<usize> = 43..=256;
+
+/// Why a request is not looked at any further.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Complaint {
+    /// The body is not a JSON object.
+    #[error("the body must be a JSON object in UTF-8")]
+    NotJson,
+    /// A field is missing or not as it should be.
+    #[error("{field} {rule}")]
+    Field {
+        /// The field as it stands in the body.
+        field: &'static str,
+        /// What it takes.
+        rule: &'static str,
+    },
+}
+
+/// Reads the body of `POST /v1/enroll`. Fields that are not known are ignored.
+pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Err(Complaint::NotJson) };
+    let key = secret(&mut fields, "setupKey")?;
+    let token = secret(&mut fields, "token")?;
+    let public_key = text(&mut fields, "publicKey")?.and_then(|text| PublicKey::parse(&text));
+    let hostname = text(&mut fields, "hostname")?.filter(|text| is_hostname(text));
+    Ok(Applicant {
+        key: key
+            .filter(|key| (1..=KEY).contains(&key.expose_secret().len()))
+            .map(|key| digest_of_key(&key))
+            .ok_or(Complaint::Field { field: "setupKey", rule: "must be a text of 1 to 64 bytes" })?,
+        public_key: public_key.ok_or(Complaint::Field {
+            field: "publicKey",
+            rule: "must be the base64 of 32 bytes, as `wg pubkey` prints it",
+        })?,
+        hostname: hostname.ok_or(Complaint::Field {
+            field: "hostname",
+            rule: "must be 1 to 253 letters, digits, dots, hyphens and underscores",
+        })?,
+        extra_dns_labels: labels(fields.remove("extraDnsLabels"))?,
+        token: token
+            .filter(|token| is_token(token.expose_secret()))
+            .map(|token| digest_of_token(token.expose_secret()))
+            .ok_or(Complaint::Field {
+                field: "token",
+                rule: "must be 43 to 256 printable ASCII characters without spaces: at least 32 random bytes in base64",
+            })?,
+    })
+}
+
+/// By which a token is recognised.
+pub fn digest_of_token(token: &str) -> Digest {
+    Digest::of(token)
+}
+
+/// Whether a text may be a token at all.
+pub fn is_token(text: &str) -> bool {
+    TOKEN.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Keys are upper-case; people type them as they like. NetBird: peer.go, AddPeer.
+fn digest_of_key(key: &SecretString) -> Digest {
+    let mut upper = key.expose_secret().to_uppercase();
+    let digest = Digest::of(&upper);
+    upper.zeroize();
+    digest
+}
+
+/// A text that is wiped from memory once it was used.
+fn secret(fields: &mut Map<String, Value>, field: &'static str) -> Result<Option<SecretString>, Complaint> {
+    text(fields, field).map(|text| text.map(SecretString::from))
+}
+
+fn text(fields: &mut Map<String, Value>, field: &'static str) -> Result<Option<String>, Complaint> {
+    match fields.remove(field) {
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Complaint::Field { field, rule: "must be a text" }),
+        None => Err(Complaint::Field { field, rule: "is missing" }),
+    }
+}
+
+fn is_hostname(text: &str) -> bool {
+    (1..=HOSTNAME).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+fn labels(value: Option<Value>) -> Result<Vec<String>, Complaint> {
+    let wrong = Complaint::Field {
+        field: "extraDnsLabels",
+        rule: "must be a list of at most 32 different DNS labels: lower-case letters, digits and inner hyphens, \
+               at most 63",
+    };
+    let values = match value {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(values)) if values.len() <= LABELS => values,
+        Some(_) => return Err(wrong),
+    };
+    let labels = values.into_iter().map(|value| match value {
+        Value::String(label) if is_label(&label) => Ok(label),
+        _ => Err(wrong),
+    });
+    let labels: Vec<_> = labels.collect::<Result<_, _>>()?;
+    let distinct: BTreeSet<_> = labels.iter().collect();
+    if distinct.len() == labels.len() { Ok(labels) } else { Err(wrong) }
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=LABEL).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|byte| inner(byte) || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: &str = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+    const TOKEN: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    fn body() -> Value {
+        json!({ "setupKey": KEY, "publicKey": format!("{TOKEN}="), "hostname": "ada", "token": TOKEN })
+    }
+
+    fn with(field: &str, value: Value) -> Result<Applicant, Complaint> {
+        let mut body = body();
+        body[field] = value;
+        parse(body.to_string().as_bytes())
+    }
+
+    /// The field that is complained about.
+    fn complaint(field: &str, value: Value) -> &'static str {
+        match with(field, value) {
+            Err(Complaint::Field { field, .. }) => field,
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_is_known_however_it_is_typed() {
+        let applicant = with("setupKey", KEY.to_lowercase().into()).unwrap();
+        assert_eq!(applicant.key, Digest::of(KEY));
+    }
+
+    #[test]
+    fn each_field_is_named_when_it_is_missing() {
+        for field in ["setupKey", "publicKey", "hostname", "token"] {
+            let mut body = body();
+            body.as_object_mut().unwrap().remove(field);
+            let wrong = parse(body.to_string().as_bytes()).unwrap_err();
+            assert_eq!(wrong, Complaint::Field { field, rule: "is missing" });
+        }
+    }
+
+    #[test]
+    fn each_field_is_named_when_it_is_wrong() {
+        let long = |length: usize| json!("a".repeat(length));
+        for (field, value) in [
+            ("setupKey", json!(1)),
+            ("setupKey", json!("")),
+            ("setupKey", long(65)),
+            ("publicKey", json!("")),
+            ("publicKey", json!(TOKEN)),
+            ("hostname", json!("")),
+            ("hostname", long(254)),
+            ("hostname", json!("a b")),
+            ("hostname", json!("a\u{0}")),
+            ("hostname", json!("ä")),
+            ("token", long(42)),
+            ("token", long(257)),
+            ("token", json!(format!("{TOKEN} "))),
+            ("token", json!(format!("{TOKEN}ä"))),
+            ("extraDnsLabels", json!("a")),
+            ("extraDnsLabels", json!([1])),
+            ("extraDnsLabels", json!([""])),
+            ("extraDnsLabels", json!(["A"])),
+            ("extraDnsLabels", json!(["-a"])),
+            ("extraDnsLabels", json!(["a-"])),
+            ("extraDnsLabels", json!(["a.b"])),
+            ("extraDnsLabels", json!(["*"])),
+            ("extraDnsLabels", json!(["a", "a"])),
+            ("extraDnsLabels", json!([long(64)])),
+            ("extraDnsLabels", json!((0..33).map(|number| format!("a{number}")).collect::<Vec<_>>())),
+        ] {
+            assert_eq!(complaint(field, value.clone()), field, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_longest_of_everything_is_accepted() {
+        let labels: Vec<_> = (10..42).map(|number| format!("{number}{}", "a".repeat(61))).collect();
+        for (field, value) in [
+            ("setupKey", json!("a".repeat(64))),
+            ("hostname", json!("a".repeat(253))),
+            ("token", json!("~".repeat(256))),
+            ("extraDnsLabels", json!(labels)),
+            ("extraDnsLabels", json!(null)),
+            ("unheardOf", json!({ "a": [1, 2, 3] })),
+        ] {
+            assert!(with(field, value.clone()).is_ok(), "{field}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused_without_being_quoted() {
+        let deep = "[".repeat(100_000);
+        for body in ["", "{", "null", "[]", "\"key\"", "{} {}", deep.as_str()] {
+            assert_eq!(parse(body.as_bytes()), Err(Complaint::NotJson));
+        }
+        assert_eq!(parse(b"{\"hostname\": \"\xff\"}"), Err(Complaint::NotJson));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn whatever_is_accepted_fits_into_a_peer(
+            key in "\\PC{0,70}", hostname in "[a-zA-Z0-9._ -]{0,260}", token in "[ -~]{40,260}",
+            labels in prop::collection::vec("[a-z0-9-]{0,64}", 0..34),
+        ) {
+            let mut body = body();
+            body["setupKey"] = key.into();
+            body["hostname"] = hostname.clone().into();
+            body["token"] = token.clone().into();
+            body["extraDnsLabels"] = labels.clone().into();
+            if let Ok(applicant) = parse(body.to_string().as_bytes()) {
+                prop_assert!((1..=253).contains(&applicant.hostname.len()));
+                prop_assert_eq!(applicant.hostname, hostname);
+                prop_assert_eq!(applicant.token, Digest::of(&token));
+                prop_assert!(applicant.extra_dns_labels.len() <= 32);
+                prop_assert_eq!(applicant.extra_dns_labels, labels);
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Clients that mean no good.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{Machine, Replica, Setup, any_key, post};
+use crate::harness::Cluster;
+
+/// Sends bytes and returns what comes back until the connection is closed.
+async fn raw(replica: &Replica, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(replica.address).await.unwrap();
+    // The service may hang up before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut answer)).await.expect("an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_abuse() {
+    let cluster = Cluster::for_test("abuse").await;
+    let replica = Replica::start(&cluster).await;
+    let key = cluster.issue("office", json!({})).await;
+    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    replica.requests.clear();
+
+    // A body of 1 GiB is refused by its announcement, and one that is not announced once it is too long.
+    let announced = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n";
+    assert!(raw(&replica, announced).await.starts_with("HTTP/1.1 413 "));
+    let mut stream = TcpStream::connect(replica.address).await.unwrap();
+    stream.write_all(b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = [b"1000\r\n".as_slice(), &[b' '; 4096], b"\r\n"].concat();
+    let mut sent = 0_u64;
+    while sent < 1 << 30 && stream.write_all(&chunk).await.is_ok() {
+        sent += 4096;
+    }
+    assert!(sent < 64 << 20, "{sent} bytes were taken");
+    let mut answer = [0; 13];
+    if stream.read_exact(&mut answer).await.is_ok() {
+        assert_eq!(&answer, b"HTTP/1.1 413 ");
+    }
+
+    // Text that is none, JSON that is deep, fields of the wrong kind, and calls that there are not.
+    for (body, status) in [
+        (b"{\"setupKey\": \"\xff\xfe\"}".to_vec(), 400),
+        ([b"{\"setupKey\":".as_slice(), &b"[".repeat(8000)].concat(), 400),
+        (b"{\"a\":".repeat(1500), 400),
+        (vec![0; 8192], 400),
+        (b"{\"setupKey\": {}}".to_vec(), 422),
+        (b"{\"setupKey\": \"a\", \"token\": null}".to_vec(), 422),
+    ] {
+        assert_eq!(post(replica.address, "/v1/enroll", body).await.unwrap().status, status);
+    }
+    assert_eq!(post(replica.address, "/v1/nothing", "").await.unwrap().status, 404);
+    assert_eq!(post(replica.address, "/v1/peers/..%2f..%2fsecrets/heartbeat", "").await.unwrap().status, 401);
+    assert!(raw(&replica, b"GET /v1/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.contains(" 405 "));
+    assert!(raw(&replica, b"\x16\x03\x01 not HTTP\r\n\r\n").await.contains(" 400 "));
+
+    // Headers that never end are cut off, while others are served.
+    let slow = async {
+        let mut stream = TcpStream::connect(replica.address).await.unwrap();
+        let started = Instant::now();
+        stream.write_all(b"POST /v1/enroll HTTP/1.1\r\n").await.unwrap();
+        while started.elapsed() < Duration::from_secs(60) {
+            if stream.write_all(b"x: y\r\n").await.is_err() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        false
+    };
+    let machine = Machine::new();
+    let (cut_off, served) = tokio::join!(slow, machine.enroll(replica.address, &key));
+    assert!(cut_off, "headers may take for ever");
+    assert_eq!(served.status, 200);
+
+    // None of it reached the API server, but for the machine that joined.
+    let writes = replica.requests.writes();
+    assert!(writes.iter().all(|write| write.contains("office/status") || write.contains("/peers")), "{writes:?}");
+    assert_eq!((cluster.used("office").await, cluster.peers_of("office").await.len()), (1, 1));
+    replica.stop().await;
+}
+
+/// Who fails too often is sent away, and no peer is sent away with him.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_limited_and_those_with_a_right_token_are_not() {
+    let cluster = Cluster::for_test("limited").await;
+    let replica = Replica::start_with(&cluster, Setup { failures_per_minute: 20, ..Setup::default() }).await;
+    let (key, address) = (cluster.issue("office", json!({})).await, replica.address);
+    let machine = Machine::new();
+    let name = crate::harness::eventually("the key to be known", || async {
+        let answer = machine.enroll(address, &key).await;
+        (answer.status == 200).then(|| answer.name())
+    })
+    .await;
+    crate::harness::eventually("the peer to be known", || async {
+        (machine.heartbeat(address, &name).await.status == 204).then_some(())
+    })
+    .await;
+    replica.requests.clear();
+    let answers = join_all((0..100).map(|_| async { Machine::new().enroll(address, &any_key()).await })).await;
+    let of = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!(of(403) + of(429), 100);
+    assert!((10..30).contains(&of(403)), "{} were refused", of(403));
+    let limited = answers.iter().find(|answer| answer.status == 429).unwrap();
+    let seconds: u64 = limited.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=3).contains(&seconds), "{seconds} s");
+    assert_eq!(machine.heartbeat(address, &name).await.status, 204);
+    assert_eq!(replica.requests.on_objects(), Vec::<String>::new());
+    let text = replica.metrics.expose().unwrap();
+    assert!(text.contains("setupkey_failures_limited_total"), "{text}");
+    replica.stop().await;
+}

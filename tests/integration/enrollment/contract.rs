@@ -1,0 +1,134 @@
+//! The description in OpenAPI against the service: each documented answer is given, and is as it is described.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use serde_json::{Value, json};
+use setupkey_operator::enrollment;
+
+use super::{Answer, Machine, Replica, Setup, any_key, post, send};
+use crate::harness::{Cluster, eventually};
+
+/// Checks answers, and remembers which were given.
+struct Contract {
+    document: Value,
+    given: BTreeSet<String>,
+}
+
+impl Contract {
+    fn check(&mut self, method: &str, path: &str, answer: &Answer) {
+        let status = answer.status.to_string();
+        let described = &self.document["paths"][path][method]["responses"][&status];
+        assert!(described.is_object(), "{method} {path} answered {status}, which is not described");
+        let schema = &described["content"]["application/json"]["schema"];
+        if schema.is_object() {
+            assert_eq!(answer.headers["content-type"], "application/json");
+            let schema = json!({ "$ref": schema["$ref"], "components": self.document["components"] });
+            let validator = jsonschema::validator_for(&schema).unwrap();
+            let errors: Vec<_> = validator.iter_errors(&answer.json()).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{method} {path} {status}: {errors:?}");
+        }
+        for header in described["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
+            assert!(answer.headers.contains_key(header.to_lowercase()), "{method} {path} {status} lacks {header}");
+        }
+        self.given.insert(format!("{method} {path} {status}"));
+    }
+
+    fn described(&self) -> BTreeSet<String> {
+        let paths = self.document["paths"].as_object().unwrap();
+        let operations = paths.iter().flat_map(|(path, methods)| {
+            methods.as_object().unwrap().iter().map(move |(method, operation)| (path, method, operation))
+        });
+        let answers = operations.flat_map(|(path, method, operation)| {
+            let statuses = operation["responses"].as_object().unwrap().keys();
+            statuses.map(move |status| format!("{method} {path} {status}"))
+        });
+        answers.collect()
+    }
+}
+
+const ENROLL: &str = "/v1/enroll";
+const HEARTBEAT: &str = "/v1/peers/{name}/heartbeat";
+const LEAVE: &str = "/v1/peers/{name}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_as_the_document_says() {
+    let cluster = Cluster::for_test("contract").await;
+    let replica = Replica::start(&cluster).await;
+    let address = replica.address;
+    let served = send(http::Request::get(format!("http://{address}/openapi.json")).body(Default::default()).unwrap());
+    let document = served.await.unwrap().json();
+    assert_eq!(document, serde_json::to_value(enrollment::document()).unwrap());
+    let mut contract = Contract { document, given: BTreeSet::new() };
+
+    let key = cluster.issue("office", json!({})).await;
+    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    let machine = Machine::new();
+    // What the document accepts, the service accepts.
+    let request = &contract.document["paths"][ENROLL]["post"]["requestBody"]["content"]["application/json"]["schema"];
+    let schema = json!({ "$ref": request["$ref"], "components": contract.document["components"] });
+    assert!(jsonschema::is_valid(&schema, &machine.body(&key)));
+    let mut wrong = machine.body(&key);
+    wrong["hostname"] = json!("");
+    assert!(!jsonschema::is_valid(&schema, &wrong));
+
+    let joined = machine.enroll(address, &key).await;
+    let name = joined.name();
+    contract.check("post", ENROLL, &joined);
+    contract.check("post", ENROLL, &post(address, ENROLL, "[").await.unwrap());
+    contract.check("post", ENROLL, &Machine::new().enroll(address, &any_key()).await);
+    let thief = Machine { token: Machine::new().token, ..machine.clone() };
+    contract.check("post", ENROLL, &thief.enroll(address, &key).await);
+    contract.check("post", ENROLL, &post(address, ENROLL, vec![b' '; 9000]).await.unwrap());
+    let unprocessable = post(address, ENROLL, wrong.to_string()).await.unwrap();
+    assert_eq!(unprocessable.json()["field"], "hostname");
+    contract.check("post", ENROLL, &unprocessable);
+
+    let no_token = |method: Method, path: String| {
+        send(
+            http::Request::builder()
+                .method(method)
+                .uri(format!("http://{address}{path}"))
+                .body(Default::default())
+                .unwrap(),
+        )
+    };
+    contract.check("post", HEARTBEAT, &no_token(Method::POST, format!("/v1/peers/{name}/heartbeat")).await.unwrap());
+    contract.check("delete", LEAVE, &no_token(Method::DELETE, format!("/v1/peers/{name}")).await.unwrap());
+    contract.check("post", HEARTBEAT, &thief.heartbeat(address, &name).await);
+    contract.check("delete", LEAVE, &thief.leave(address, &name).await);
+    eventually("the peer to be known", || async {
+        (machine.heartbeat(address, &name).await.status == 204).then_some(())
+    })
+    .await;
+    contract.check("post", HEARTBEAT, &machine.heartbeat(address, &name).await);
+
+    // Somebody keeps the peer from going, so there is no answer yet to a machine that wants to come back.
+    let hold = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/held"] } }));
+    cluster.peers().patch(&name, &Default::default(), &hold).await.unwrap();
+    contract.check("delete", LEAVE, &machine.leave(address, &name).await);
+    let leaving = eventually("the peer to be leaving", || async {
+        let answer = machine.enroll(address, &key).await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    contract.check("post", ENROLL, &leaving);
+    replica.stop().await;
+
+    // A replica that fills its caches yet, which it never will, knows nobody.
+    let cold = Replica::start_cold(&cluster).await;
+    contract.check("post", HEARTBEAT, &machine.heartbeat(cold.address, &name).await);
+    contract.check("delete", LEAVE, &machine.leave(cold.address, &name).await);
+    cold.stop().await;
+
+    let strict = Replica::start_with(&cluster, Setup { failures_per_minute: 1, ..Setup::default() }).await;
+    assert_eq!(Machine::new().enroll(strict.address, &any_key()).await.status, 403);
+    contract.check("post", ENROLL, &Machine::new().enroll(strict.address, &any_key()).await);
+    contract.check("post", HEARTBEAT, &thief.heartbeat(strict.address, &name).await);
+    contract.check("delete", LEAVE, &thief.leave(strict.address, &name).await);
+    strict.stop().await;
+
+    let described = contract.described();
+    let missing: Vec<_> = described.difference(&contract.given).collect();
+    assert!(missing.is_empty(), "described, and never given: {missing:?}");
+}

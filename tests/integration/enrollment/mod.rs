@@ -1,0 +1,285 @@
+//! The enrollment service on the real control plane: replicas of it, keys, and machines that come with them.
+
+mod abuse;
+mod admission;
+mod canary;
+mod contract;
+mod machine;
+mod races;
+mod stampede;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::body::Bytes;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use chrono::Utc;
+use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use kube::{api::ListParams, client::ClientBuilder};
+use serde_json::{Value, json};
+use setupkey_operator::{
+    api::SetupKey,
+    cluster::{Readiness, Scope, tuned},
+    enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
+    serve::Server,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    harness::{Cluster, TestClock, config_of, digest, enrollment_token, eventually},
+    requests::Requests,
+};
+
+/// How a replica is started.
+struct Setup {
+    clock: TestClock,
+    peer_lifetime: Duration,
+    failures_per_minute: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { clock: TestClock::default(), peer_lifetime: Duration::from_secs(600), failures_per_minute: 0 }
+    }
+}
+
+/// A replica in this process.
+struct Replica {
+    address: SocketAddr,
+    /// What reached the API server.
+    requests: Requests,
+    metrics: Metrics,
+    readiness: Arc<Readiness>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Replica {
+    async fn start(cluster: &Cluster) -> Self {
+        Self::start_with(cluster, Setup::default()).await
+    }
+
+    async fn start_with(cluster: &Cluster, setup: Setup) -> Self {
+        let replica = Self::begin(cluster, setup, "127.0.0.1:0".parse().unwrap(), enrollment_token()).await;
+        replica.ready().await;
+        replica
+    }
+
+    async fn start_at(cluster: &Cluster, address: SocketAddr) -> Self {
+        let replica = Self::begin(cluster, Setup::default(), address, enrollment_token()).await;
+        replica.ready().await;
+        replica
+    }
+
+    /// One that cannot fill its caches, for the API server does not know it.
+    async fn start_cold(cluster: &Cluster) -> Self {
+        Self::begin(cluster, Setup::default(), "127.0.0.1:0".parse().unwrap(), "nobody").await
+    }
+
+    async fn begin(cluster: &Cluster, setup: Setup, address: SocketAddr, token: &str) -> Self {
+        let (requests, metrics) = (Requests::default(), Metrics::default());
+        let client = ClientBuilder::try_from(tuned(config_of(token.to_owned()).await)).unwrap();
+        let client = client.with_layer(&metrics.count_requests()).with_layer(&requests).build();
+        let readiness = Arc::new(Readiness::default());
+        let environment = Environment {
+            client,
+            clock: Arc::new(setup.clock),
+            readiness: Arc::clone(&readiness),
+            metrics: metrics.clone(),
+            peer_lifetime: setup.peer_lifetime,
+            failures_per_minute: setup.failures_per_minute,
+            owner_time: OWNER_TIME,
+        };
+        let service = Service::start(environment, Scope::Namespaces(vec![cluster.namespace.clone()]));
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::new(listener, None, enrollment::limits());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn({
+            let (shutdown, service) = (shutdown.clone(), Arc::clone(&service));
+            async move {
+                server.run(service.router(), shutdown).await.unwrap();
+                service.end().await;
+            }
+        });
+        Self { address, requests, metrics, readiness, shutdown, task }
+    }
+
+    async fn ready(&self) {
+        eventually("the replica to be ready", || async { self.readiness.is_ready().then_some(()) }).await;
+    }
+
+    async fn three(cluster: &Cluster) -> Vec<Self> {
+        futures::future::join_all((0..3).map(|_| Self::start(cluster))).await
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends").expect("it does not panic");
+    }
+}
+
+/// A machine that would like to join.
+#[derive(Clone, Debug)]
+struct Machine {
+    public_key: String,
+    token: String,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let random = || BASE64_STANDARD.encode(rand::random::<[u8; 32]>());
+        Self { public_key: random(), token: random() }
+    }
+
+    fn body(&self, key: &str) -> Value {
+        json!({ "setupKey": key, "publicKey": self.public_key, "hostname": "machine", "token": self.token })
+    }
+
+    async fn enroll(&self, at: SocketAddr, key: &str) -> Answer {
+        post(at, "/v1/enroll", self.body(key).to_string()).await.expect("an answer")
+    }
+
+    /// As a machine does it: until there is an answer that is yes or no.
+    async fn insist(&self, at: impl Fn() -> SocketAddr, key: &str) -> Answer {
+        for _ in 0..2000 {
+            match post(at(), "/v1/enroll", self.body(key).to_string()).await {
+                Some(answer) if answer.status != 503 => return answer,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        panic!("no answer to {key:.5}");
+    }
+
+    async fn call(&self, at: SocketAddr, method: Method, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(format!("http://{at}{path}"));
+        let request = request.header(AUTHORIZATION, format!("Bearer {}", self.token)).body(Full::default()).unwrap();
+        send(request).await.expect("an answer")
+    }
+
+    async fn heartbeat(&self, at: SocketAddr, name: &str) -> Answer {
+        self.call(at, Method::POST, &format!("/v1/peers/{name}/heartbeat")).await
+    }
+
+    async fn leave(&self, at: SocketAddr, name: &str) -> Answer {
+        self.call(at, Method::DELETE, &format!("/v1/peers/{name}")).await
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// The name of the peer that it is about.
+    fn name(&self) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()["name"].as_str().unwrap().to_owned()
+    }
+
+    /// All that a client sees, other than the moment.
+    fn as_seen(&self) -> (u16, BTreeMap<String, String>, Bytes) {
+        let headers = self.headers.iter().filter(|(name, _)| *name != "date");
+        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+        (self.status, headers.collect(), self.body.clone())
+    }
+}
+
+async fn post(at: SocketAddr, path: &str, body: impl Into<Bytes>) -> Option<Answer> {
+    let request = Request::post(format!("http://{at}{path}")).body(Full::new(body.into())).unwrap();
+    send(request).await
+}
+
+/// `None` when the connection breaks, or is not there.
+async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(Duration::from_secs(5)));
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let answer = tokio::time::timeout(Duration::from_secs(40), client.request(request)).await.ok()?.ok()?;
+    let (parts, body) = answer.into_parts();
+    Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.ok()?.to_bytes() })
+}
+
+/// A value as keys have it.
+fn any_key() -> String {
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+impl Cluster {
+    /// A key as the controller would have issued it, without one: there are many, and they are gone in a moment.
+    async fn issue(&self, name: &str, spec: Value) -> String {
+        self.issue_until(name, spec, Utc::now() + chrono::Duration::hours(24)).await
+    }
+
+    async fn issue_until(&self, name: &str, spec: Value, expires: chrono::DateTime<Utc>) -> String {
+        let value = any_key();
+        self.apply_quickly(name, spec).await;
+        let id = format!("{:020}", rand::random::<u32>());
+        let status = json!({
+            "id": id, "digest": digest(&value), "expires": expires.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            "usedTimes": 0,
+        });
+        self.patch_status(name, status).await;
+        value
+    }
+
+    /// Waits until these replicas know the key, by letting nobody in with it.
+    async fn known_to(&self, replicas: &[Replica], value: &str) {
+        for replica in replicas {
+            let probe = Machine::new();
+            eventually("the replica to know the key", || async {
+                let mut body = probe.body(value);
+                // What a valid key does not allow is said to its holder only.
+                body["extraDnsLabels"] = json!(["probe"]);
+                (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
+            })
+            .await;
+        }
+    }
+
+    async fn used(&self, name: &str) -> i64 {
+        self.keys().get(name).await.unwrap().status.unwrap_or_default().used_times
+    }
+
+    /// The names of the Peers that joined with this key.
+    async fn peers_of(&self, name: &str) -> Vec<String> {
+        let of = ListParams::default().labels(&format!("setupkey.dev/key={name}"));
+        let peers = self.peers().list(&of).await.unwrap();
+        peers.items.into_iter().filter_map(|peer| peer.metadata.name).collect()
+    }
+
+    /// Waits until nothing is pending any more.
+    async fn settled(&self, name: &str) -> SetupKey {
+        eventually(&format!("nothing of SetupKey {name} to be pending"), || async {
+            let key = self.keys().get(name).await.ok()?;
+            key.status.as_ref().is_none_or(|status| status.pending.is_empty()).then_some(key)
+        })
+        .await
+    }
+}
+
+/// A number from the environment, for runs that are longer than `make test`.
+fn from_environment(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
+}
+
+/// Not a wait for anything to happen, but a spread of moments.
+async fn some_time(most: Duration) {
+    tokio::time::sleep(most.mul_f64(rand::random())).await;
+}
