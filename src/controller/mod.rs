@@ -2,9 +2,9 @@
 //! peers that joined ([`peers`]).
 //!
 //! Watches fill caches: the `SetupKey`s, the metadata of the Secrets that carry our label, and what is decided from of the
-//! peers. Any change of a key or its Secret, and any moment that a key waits for, leads to one pass over one key ([`reconcile`]). A pass asks
-//! [`plan`](crate::key::plan) what to do, does it, and asks again, until there is nothing to do but wait. A settled key
-//! costs no request: both caches together tell that it is settled.
+//! peers. Any change of a key or its Secret, and any moment that a key waits for, leads to one pass over one key
+//! ([`reconcile`]). A pass asks [`plan`](crate::key::plan) what to do, does it, and asks again, until there is nothing to
+//! do but wait. A settled key costs no request: the caches tell that it is settled.
 //!
 //! A cache may be behind. Three things make that harmless: a pass waits until the caches show this process's own last
 //! writes ([`unseen`]); every write but a creation carries the version it was decided on, so that a decision made from
