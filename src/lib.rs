@@ -4,8 +4,8 @@
 //!
 //! - [`controller`]: watches, asks the planner, performs one write at a time.
 //! - [`enrollment`]: admits machines that present a key, through the ledger in its status.
+//! - [`peer`]: the machine's side of enrollment.
 //! - [`rest`]: NetBird's REST API over the resources.
-//! - [`peer`]: the machine's side of it.
 //! - [`cluster`]: calls to the API server, with their limits.
 //! - [`serve`]: HTTP and TLS on a socket, within limits, with probes and metrics beside it.
 //! - [`key`]: what a key is and what is to be done about it; values in, values out.
