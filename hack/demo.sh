@@ -313,7 +313,9 @@ enrollment() {
   say "A job joins, and dies without saying goodbye:"
   start_machine job "$secrets/jobs"
   eventually "let the job join" has_joined job
+  # Waited for here, or the shell would say that it was killed.
   kill -KILL "$machine"
+  wait "$machine" 2>/dev/null || true
   run "kubectl get peers" 'job .* true'
   job=$(peer_of job)
   say "Three machines join, each with the mounted key file:"
