@@ -26,6 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Service,
+    admission::Outcome,
     answer::{Answer, Enrolled, Problem},
     limits,
     request::{Complaint, digest_of_token, is_token, parse},
@@ -132,7 +133,11 @@ async fn enroll(
         Err(_) => Answer::TooLong,
         Ok(body) => match parse(&body) {
             Err(complaint) => invalid(&service, complaint),
-            Ok(applicant) => service.enroll(applicant).await.into(),
+            Ok(applicant) => {
+                let outcome = service.enroll(applicant).await;
+                tell(&outcome, address.ip());
+                outcome.into()
+            }
         },
     };
     finish(&service, address.ip(), answer)
@@ -192,6 +197,19 @@ async fn leave(
         None => Answer::NoToken,
     };
     finish(&service, address.ip(), answer)
+}
+
+/// Who joined is worth a line. Who did not is one only to whoever asks for it: strangers could fill the log.
+fn tell(outcome: &Outcome, address: IpAddr) {
+    match outcome {
+        Outcome::Joined { peer, admitted: true } => {
+            tracing::info!(namespace = peer.namespace, peer = peer.name, %address, "a machine has joined");
+        }
+        Outcome::Joined { peer, admitted: false } => {
+            tracing::debug!(namespace = peer.namespace, peer = peer.name, %address, "a peer has asked again");
+        }
+        Outcome::Not(verdict) => tracing::debug!(?verdict, %address, "a machine has not joined"),
+    }
 }
 
 fn invalid(service: &Service, complaint: Complaint) -> Answer {

@@ -1,6 +1,6 @@
 //! Alerts and the dashboard: they ask for metrics that exist, and alert when they should.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -43,7 +43,11 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
     cluster.patch_status("office", json!({ "usedTimes": 1, "lastUsed": "2026-11-24T06:00:00Z" })).await;
     cluster.status_when("office", "used", |status| status.used_times == 1).await;
     crate::harness::let_it_settle().await;
-    let exposed = metrics_in(&operator.metrics.expose().unwrap());
+    let mut exposed = metrics_in(&operator.metrics.expose().unwrap());
+    let service = setupkey_operator::enrollment::Metrics::default();
+    service.enrolled("admitted");
+    service.admitted_within(Duration::from_millis(9));
+    exposed.extend(metrics_in(&service.expose().unwrap()));
     let dashboard =
         std::fs::read_to_string(repository().join("charts/setupkey-operator/files/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
