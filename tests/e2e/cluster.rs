@@ -18,9 +18,9 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
-use setupkey_operator::api::SetupKey;
+use setupkey_operator::api::{Peer, SetupKey};
 
-use crate::release::Release;
+use crate::{authority::Authority, release::Release};
 
 /// Longer than anything that is waited for takes: a kubelet may try a mount again only after two minutes.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -34,6 +34,8 @@ pub fn repository() -> &'static Path {
 
 pub struct Cluster {
     pub client: Client,
+    /// Who has issued the certificate of the enrollment service.
+    pub authority: Authority,
     kubeconfig: PathBuf,
     /// The folder of our own node's programs, if it is ours.
     node: Option<PathBuf>,
@@ -64,6 +66,7 @@ impl Cluster {
         let suffix = format!("{:06x}", rand::random::<u32>() >> 8);
         Self {
             client,
+            authority: Authority::new(),
             kubeconfig: kubeconfig.into(),
             node: node.map(PathBuf::from),
             suffix,
@@ -84,6 +87,11 @@ impl Cluster {
     pub fn shell_image(&self) -> String {
         let ours = if self.is_ours() { "localhost/setupkey-node:shell" } else { "busybox:1.37" };
         variable("E2E_SHELL_IMAGE").unwrap_or_else(|| ours.to_owned())
+    }
+
+    /// The operator's image, which is also the program of machines that enroll.
+    pub fn operator_image(&self) -> String {
+        variable("E2E_IMAGE").unwrap_or_else(|| concat!("setupkey-operator:", env!("CARGO_PKG_VERSION")).to_owned())
     }
 
     /// The name of a namespace of ours.
@@ -152,11 +160,29 @@ impl Cluster {
         data.map(|(_, value)| String::from_utf8(value.0).expect("text")).collect()
     }
 
+    /// The Peers in our namespaces, and in no other: there were none before.
+    pub async fn peers(&self) -> Vec<Peer> {
+        Api::<Peer>::all(self.client.clone()).list(&all()).await.expect("Peers").items
+    }
+
+    /// The logs of all pods in our namespaces.
+    pub fn logs(&self) -> String {
+        let mut logs = String::new();
+        for namespace in self.namespaces().iter() {
+            let place = Place { cluster: self, namespace: namespace.clone() };
+            for pod in place.kubectl(&["get", "pods", "-o", "name"], "").lines() {
+                // One that has not started has none.
+                logs.push_str(&place.try_kubectl(&["logs", pod], "").unwrap_or_default());
+            }
+        }
+        logs
+    }
+
     /// For a story that failed: the objects and events of its namespaces, and the operator's log. No Secret.
     pub fn tell_what_is_there(&self, story: &str) {
         eprintln!("--- what is there after {story} ---");
         for namespace in self.namespaces().iter() {
-            for what in [["get", "setupkeys,pods,deployments", "-o", "wide"].as_slice(), &["events"]] {
+            for what in [["get", "setupkeys,peers,pods,deployments", "-o", "wide"].as_slice(), &["events"]] {
                 let output = self.kubectl().args(["--namespace", namespace]).args(what).output();
                 let output = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
                 eprintln!("{namespace}:\n{}", output.unwrap_or_default());

@@ -38,6 +38,12 @@ impl Place<'_> {
         self.status_when(name, state.as_str(), |status| status.state == Some(state)).await
     }
 
+    /// The key itself. No message may print it.
+    pub async fn value(&self, secret: &str) -> String {
+        let data = self.api::<Secret>().get(secret).await.expect("the Secret").data.unwrap_or_default();
+        String::from_utf8(data["setup-key"].0.clone()).expect("text")
+    }
+
     pub async fn patch_spec(&self, name: &str, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
         self.api::<SetupKey>().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");

@@ -6,9 +6,11 @@
 //!
 //! Stories that only use the operator run side by side. Those that disturb it come after, one at a time.
 
+mod authority;
 mod cluster;
 mod keys;
 mod node;
+mod peers;
 mod pods;
 mod release;
 mod stories;
@@ -20,10 +22,18 @@ use suite::{Needs, Suite};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    use stories::{disturbance, examples, installation, keys, mounting};
+    use stories::{disturbance, enrollment, examples, installation, keys, mounting, rest};
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![
+        // The longest first.
+        story!(enrollment::a_killed_ephemeral_peer_is_removed_and_another_is_not_connected, Needs::HandsOnTheNode),
+        story!(examples::each_example_with_a_pod_does_what_it_says),
+        story!(enrollment::pods_enroll_by_the_name_of_the_service_and_are_peers),
+        story!(enrollment::the_third_pod_of_a_key_for_two_ends_and_says_why),
+        story!(enrollment::an_ephemeral_peer_leaves_with_its_pod),
+        story!(enrollment::a_deleted_key_leaves_its_peers_and_their_pods_alone),
+        story!(rest::the_rest_api_shows_a_pod_what_its_service_account_may_see),
         story!(installation::metrics_are_scraped_through_the_service),
         story!(mounting::a_pod_created_before_its_key_waits_and_starts),
         story!(mounting::a_pod_reads_the_key_from_a_directory_and_exactly_the_key),
@@ -31,9 +41,9 @@ async fn main() -> ExitCode {
         story!(keys::a_revoked_key_lets_running_pods_go_on_and_new_ones_start),
         story!(keys::a_deleted_secret_comes_back_and_the_mounted_file_follows),
         story!(keys::a_deleted_key_takes_its_secret_and_leaves_running_pods_alone),
-        story!(examples::each_example_with_a_pod_does_what_it_says),
     ]);
     suite.one_by_one(vec![
+        story!(enrollment::a_replica_is_killed_while_pods_enroll_and_each_use_is_a_peer),
         story!(disturbance::a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown),
         story!(disturbance::an_upgrade_rolls_and_changes_no_key, Needs::AnotherImage),
         story!(disturbance::kubelet_and_api_server_restart_and_nothing_is_written, Needs::HandsOnTheNode),

@@ -24,6 +24,13 @@ pub fn kill_containers_of(pod: &Pod, name: &str) {
     kill(|process| is_called(process, name) && in_pod(process));
 }
 
+/// A file of an `emptyDir` of a pod, for images that have no `cat`.
+pub fn file_of_pod(pod: &Pod, volume: &str, file: &str) -> String {
+    let uid = pod.uid().expect("a pod that is there");
+    let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/{volume}/{file}");
+    fs::read_to_string(&path).expect("a file of a pod")
+}
+
 fn is_called(process: &Path, name: &str) -> bool {
     fs::read_link(process.join("exe")).is_ok_and(|exe| exe.ends_with(name))
 }

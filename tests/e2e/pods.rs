@@ -38,9 +38,6 @@ impl Place<'_> {
             "name": "script",
             "image": self.cluster.shell_image(),
             "command": ["sh", "-c", script.script],
-            "securityContext": {
-                "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
-            },
         });
         let mut volumes = Value::Array(Vec::new());
         match script.key {
@@ -54,8 +51,16 @@ impl Place<'_> {
                 container["env"] = json!([{ "name": "NB_SETUP_KEY", "valueFrom": source }]);
             }
         }
-        let pod = json!({
-            "metadata": { "name": script.name },
+        self.create_pod(self.restricted_pod(script.name, container, volumes)).await;
+    }
+
+    /// A pod of one container that ends once and for all, and that Pod Security *restricted* lets in.
+    pub fn restricted_pod(&self, name: &str, mut container: Value, volumes: Value) -> Value {
+        container["securityContext"] = json!({
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
+        });
+        json!({
+            "metadata": { "name": name },
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": false,
@@ -67,7 +72,10 @@ impl Place<'_> {
                 "containers": [container],
                 "volumes": volumes,
             },
-        });
+        })
+    }
+
+    pub async fn create_pod(&self, pod: Value) {
         let pod = serde_json::from_value(pod).expect("a Pod");
         self.api::<Pod>().create(&PostParams::default(), &pod).await.expect("a created Pod");
     }

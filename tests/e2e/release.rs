@@ -2,8 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
-use kube::{Api, ResourceExt};
+use chrono::Duration;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    coordination::v1::Lease,
+    core::v1::{Pod, Secret},
+};
+use kube::{Api, ResourceExt, api::PostParams};
+use serde_json::json;
 
 use crate::cluster::{Cluster, all, eventually, repository, said, variable};
 
@@ -15,10 +21,37 @@ pub struct Release<'a> {
 
 impl<'a> Release<'a> {
     pub const NAME: &'static str = "setupkey-operator";
+    /// The pods of all components.
     pub const SELECTOR: &'static str = "app.kubernetes.io/name=setupkey-operator";
+    pub const CONTROLLER: &'static str =
+        "app.kubernetes.io/name=setupkey-operator,app.kubernetes.io/component=controller";
+    pub const ENROLLMENT: &'static str =
+        "app.kubernetes.io/name=setupkey-operator,app.kubernetes.io/component=enrollment";
+    /// The Deployments with their replicas.
+    const DEPLOYMENTS: [(&'static str, i32); 3] =
+        [(Self::NAME, 2), ("setupkey-operator-enrollment", 3), ("setupkey-operator-api", 2)];
+    /// How long a peer may not be seen: the least there is.
+    pub const PEER_LIFETIME: Duration = Duration::minutes(1);
 
     pub fn of(cluster: &'a Cluster) -> Self {
         Self { cluster, namespace: cluster.name("operator") }
+    }
+
+    /// The name of the enrollment service for pods, which its certificate has.
+    pub fn enrollment_host(&self) -> String {
+        format!("{}-enrollment.{}.svc", Self::NAME, self.namespace)
+    }
+
+    /// Puts a certificate where the chart is told to look for it.
+    pub async fn certify(&self) {
+        let (certificate, key) = self.cluster.authority.certify(&self.enrollment_host());
+        let secret = json!({
+            "metadata": { "name": "enrollment-tls" },
+            "type": "kubernetes.io/tls",
+            "stringData": { "tls.crt": certificate, "tls.key": key },
+        });
+        let secret = serde_json::from_value(secret).expect("a Secret");
+        self.api::<Secret>().create(&PostParams::default(), &secret).await.expect("a created Secret");
     }
 
     pub fn install(&self) {
@@ -43,6 +76,10 @@ impl<'a> Release<'a> {
         let mut command = self.cluster.helm();
         command.args(["--namespace", &self.namespace, what, Self::NAME]);
         command.arg(repository().join("charts/setupkey-operator")).args(["--wait", "--timeout", "3m"]);
+        let lifetime = format!("peers.lifetime={}m", Self::PEER_LIFETIME.num_minutes());
+        let set =
+            ["enrollment.enabled=true", "enrollment.tls.secretName=enrollment-tls", "api.enabled=true", &lifetime];
+        command.args(set.iter().flat_map(|value| ["--set", value]));
         if let Some(image) = image {
             // The last colon begins the tag, unless it begins a port.
             let (name, tag) =
@@ -59,23 +96,28 @@ impl<'a> Release<'a> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace)
     }
 
-    pub async fn pods(&self) -> Vec<Pod> {
-        self.api::<Pod>().list(&all().labels(Self::SELECTOR)).await.expect("pods").items
+    pub async fn pods(&self, selector: &str) -> Vec<Pod> {
+        self.api::<Pod>().list(&all().labels(selector)).await.expect("pods").items
     }
 
     pub async fn deployment(&self) -> Deployment {
         self.api().get(Self::NAME).await.expect("the Deployment")
     }
 
-    /// Waits until all replicas of the present template, and no other pod, are there and ready.
+    /// Waits until all replicas of the present templates, and no other pods, are there and ready.
     pub async fn settled(&self) {
-        eventually("the operator's two replicas to be available", || async {
-            let deployment = self.api::<Deployment>().get(Self::NAME).await.ok()?;
-            let status = deployment.status?;
-            let numbers = [status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas];
-            let observed = status.observed_generation == deployment.metadata.generation;
+        eventually("all replicas of the release to be available", || async {
+            for (name, replicas) in Self::DEPLOYMENTS {
+                let deployment = self.api::<Deployment>().get(name).await.ok()?;
+                let status = deployment.status?;
+                let numbers =
+                    [status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas];
+                let observed = status.observed_generation == deployment.metadata.generation;
+                (observed && numbers == [Some(replicas); 4]).then_some(())?;
+            }
             let pods = self.api::<Pod>().list(&all().labels(Self::SELECTOR)).await.ok()?;
-            (observed && numbers == [Some(2); 4] && pods.items.len() == 2).then_some(())
+            let wanted: i32 = Self::DEPLOYMENTS.iter().map(|(_, replicas)| replicas).sum();
+            (i32::try_from(pods.items.len()) == Ok(wanted)).then_some(())
         })
         .await;
     }
@@ -85,7 +127,7 @@ impl<'a> Release<'a> {
         eventually("a pod to lead", || async {
             let lease = self.api::<Lease>().get(Self::NAME).await.ok()?;
             let holder = lease.spec.as_ref()?.holder_identity.clone().filter(|holder| !gone.contains(holder))?;
-            let pods = self.api::<Pod>().list(&all().labels(Self::SELECTOR)).await.ok()?;
+            let pods = self.api::<Pod>().list(&all().labels(Self::CONTROLLER)).await.ok()?;
             // The identity is the pod's name and what tells its processes apart.
             let leader = pods.items.into_iter().find(|pod| holder.starts_with(&format!("{}_", pod.name_any())))?;
             Some((lease, leader))
@@ -97,7 +139,7 @@ impl<'a> Release<'a> {
         self.leader_other_than(&BTreeSet::new()).await
     }
 
-    /// The logs of all pods of the operator.
+    /// The logs of all pods of the release.
     pub fn logs(&self) -> String {
         let logs = ["logs", "--selector", Self::SELECTOR, "--tail=-1", "--prefix"];
         let output = self.cluster.kubectl().args(["--namespace", &self.namespace]).args(logs).output();

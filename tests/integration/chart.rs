@@ -113,7 +113,9 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("policies.maxExpiresIn=30d", "/policies/maxExpiresIn"),
         ("metrics.prometheusRule.expiresSoonDays=0", "/metrics/prometheusRule/expiresSoonDays"),
         ("enrollment.service.type=ExternalName", "/enrollment/service/type"),
-        ("enrollment.peerLifetime=ten", "/enrollment/peerLifetime"),
+        ("peers.lifetime=ten", "/peers/lifetime"),
+        ("peers.lifetime=30s", "/peers/lifetime"),
+        ("enrollment.peerLifetime=10m", "/enrollment"),
         ("unheardOf=1", "unheardOf"),
     ] {
         for helm in [Helm::Three, Helm::Four] {
@@ -123,6 +125,18 @@ fn a_wrong_value_is_refused_with_its_path() {
             assert!(error.contains(path), "{value}: {error}");
         }
     }
+}
+
+/// Whoever removes peers that are not seen has to agree with who writes down when they were seen.
+#[test]
+fn controller_and_enrollment_service_get_the_same_lifetime_of_peers() {
+    let lifetime = "peers.lifetime=1h30m";
+    let rendered = template_ok(&["--set", "enrollment.enabled=true", "--set", lifetime]);
+    let containers = documents(&rendered).into_iter().filter(|object| object["kind"] == "Deployment");
+    let args = containers.map(|deployment| deployment["spec"]["template"]["spec"]["containers"][0]["args"].clone());
+    let args: Vec<_> = args.map(|args| args.as_array().unwrap().clone()).collect();
+    assert_eq!(args.len(), 2);
+    assert!(args.iter().all(|args| args.contains(&"--peer-lifetime=1h30m".into())), "{args:?}");
 }
 
 /// Each value that can be set, by its path. An empty map is one: users fill it.

@@ -59,7 +59,7 @@ pub async fn an_upgrade_rolls_and_changes_no_key(cluster: Arc<Cluster>) {
     let release = Release::of(&cluster);
     release.settled().await;
     let image = |pod: &Pod| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
-    let before: BTreeSet<_> = release.pods().await.iter().map(image).collect();
+    let before: BTreeSet<_> = release.pods(Release::CONTROLLER).await.iter().map(image).collect();
     let versions = cluster.versions().await;
 
     let next = variable("E2E_UPGRADE_IMAGE").expect("another image");
@@ -69,7 +69,7 @@ pub async fn an_upgrade_rolls_and_changes_no_key(cluster: Arc<Cluster>) {
             let status = release.deployment().await.status.unwrap_or_default();
             fewest = fewest.min(status.available_replicas.unwrap_or_default());
             if status.updated_replicas == Some(2) && status.replicas == Some(2) && fewest < i32::MAX {
-                let pods = release.pods().await;
+                let pods = release.pods(Release::CONTROLLER).await;
                 if pods.iter().all(|pod| image(pod) == next) {
                     return fewest;
                 }
@@ -147,7 +147,8 @@ pub async fn uninstalled_and_installed_again_it_takes_up_every_key(cluster: Arc<
     let versions = cluster.versions().await;
 
     release.uninstall();
-    eventually("the operator's pods to be gone", || async { release.pods().await.is_empty().then_some(()) }).await;
+    let gone = || async { release.pods(Release::SELECTOR).await.is_empty().then_some(()) };
+    eventually("the operator's pods to be gone", gone).await;
     assert_eq!(cluster.versions().await, versions, "the keys and their Secrets did not stay as they were");
     // Nobody takes it up.
     place.apply_key("waiting", "");

@@ -1,7 +1,9 @@
 //! One promise each.
 
 pub mod disturbance;
+pub mod enrollment;
 pub mod examples;
 pub mod installation;
 pub mod keys;
 pub mod mounting;
+pub mod rest;

@@ -13,14 +13,14 @@ use serde_json::json;
 use super::{Replica, any_key};
 use crate::harness::{Cluster, eventually};
 
-struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts it with the key in a file, as a mounted Secret has it, and with this state.
-    fn start(folder: &Path, server: &str, key: &str, state: &str, flags: &[&str]) -> Self {
+    pub fn start(folder: &Path, server: &str, key: &str, state: &str, flags: &[&str]) -> Self {
         let (key_file, log) = (folder.join("setup-key"), folder.join(format!("{state}.log")));
         std::fs::write(&key_file, format!("{key}\n")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
@@ -37,12 +37,12 @@ impl Process {
         Self { child, log }
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
-    async fn end(&mut self) -> ExitStatus {
+    pub async fn end(&mut self) -> ExitStatus {
         eventually("the machine to end", || {
             let status = self.child.try_wait().unwrap();
             async move { status }
@@ -50,7 +50,7 @@ impl Process {
         .await
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 }

@@ -7,6 +7,7 @@ mod contract;
 mod machine;
 mod races;
 mod stampede;
+mod tls;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ use setupkey_operator::{
     api::SetupKey,
     cluster::{Readiness, Scope, tuned},
     enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
-    serve::Server,
+    serve::{Certificate, Server},
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -40,11 +41,18 @@ struct Setup {
     clock: TestClock,
     peer_lifetime: Duration,
     failures_per_minute: u32,
+    /// Without one it speaks plain HTTP.
+    certificate: Option<Certificate>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { clock: TestClock::default(), peer_lifetime: Duration::from_secs(600), failures_per_minute: 0 }
+        Self {
+            clock: TestClock::default(),
+            peer_lifetime: Duration::from_secs(600),
+            failures_per_minute: 0,
+            certificate: None,
+        }
     }
 }
 
@@ -98,7 +106,7 @@ impl Replica {
         let service = Service::start(environment, Scope::Namespaces(vec![cluster.namespace.clone()]));
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = Server::new(listener, None, enrollment::limits());
+        let server = Server::new(listener, setup.certificate, enrollment::limits());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn({
             let (shutdown, service) = (shutdown.clone(), Arc::clone(&service));
