@@ -11,6 +11,8 @@ KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubec
 NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
+CARGO_FUZZ_VERSION := 0.13.1
 
 # Where a user has setup-envtest's folder, it replaces what we would build.
 ifdef KUBEBUILDER_ASSETS
@@ -57,6 +59,13 @@ tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool
 .PHONY: mutants
 mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
 	@hack/mutants.sh
+
+# What is found goes to fuzz/artifacts; what was tried stays in target/fuzz, for the next time to go on from.
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## send nonsense to the parser of enrollment requests for FUZZ_SECONDS (60); needs a nightly compiler
+	@mkdir -p target/fuzz/corpus
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo +nightly fuzz run --target-dir target/fuzz/build request \
+		target/fuzz/corpus fuzz/seeds/request -- -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=8192
 
 .PHONY: image
 image: ## build the image without a container engine, as target/image/image.tar
@@ -138,6 +147,10 @@ $(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION)"
 	cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 
+$(CARGO_FUZZ):
+	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION)"
+	cargo install --quiet --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
+
 .PHONY: demo
 demo: $(if $(filter 1,$(NODE)),node,control-plane) ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
 	@cargo build --workspace --bins --target-dir target
@@ -153,6 +166,10 @@ endif
 .PHONY: bench
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)
 	cargo bench --locked --bench controller
+
+.PHONY: bench-enrollment
+bench-enrollment: control-plane ## measure the enrollment service; see docs/performance.md (8 minutes)
+	cargo bench --locked --bench enrollment
 
 .PHONY: bench-rest
 bench-rest: control-plane ## measure the REST API with 1,000 keys, next to kubectl; see docs/rest-api.md (a minute)

@@ -55,6 +55,11 @@ others-removed-too           | an_ephemeral_peer_that_is_not_seen_is_removed_and
 peers-not-counted            | a_lost_status_counts_its_peers | src/key/report.rs | s/counted\.filter/counted.filter(|_| false).filter/
 uncounted-is-none            | a_lost_status_counts_its_peers | src/controller/reconcile.rs | s/\&id)\.await?);$/\&id).await.unwrap_or_default());/
 peers-written-on-every-start | settled_peers_cost_no_request | src/key/presence.rs | s/Some(gone) if now > gone => PeerStep::Disconnect/Some(_) if !peer.ephemeral => PeerStep::Disconnect/
+swap-without-version         | revoke_race | src/enrollment/objects.rs | s/"resourceVersion": basis\.metadata\.resource_version, "uid"/"uid"/
+enrolled-and-never-released  | a_replica_that_ends_finishes_what_it_committed | src/enrollment/admission/release.rs | s/match objects\.release(.*)\.await {/match { let _ = \&objects; Ok::<(), crate::cluster::call::Error>(()) } {/
+refusal-asks-the-server      | refusals_are_byte_identical | src/enrollment/mod.rs | s/(None, Some(key)) if admits =>/(None, Some(key)) if admits || key.spec.revoked =>/
+key-as-it-is-typed           | a_key_is_known_however_it_is_typed | src/enrollment/request.rs | s/\.to_uppercase()/.to_owned()/
+heartbeat-always-written     | a_heartbeat_is_written_only_when_it_is_news | src/enrollment/peers.rs | s/^        !fresh$/        true/
 LIST
 )
 

@@ -4,19 +4,17 @@
 //! of deploy/rbac.yaml. What it does is learnt from outside: requests from the API server's audit log, states from a
 //! watch of our own, memory and time from `/proc`. What each row of the table means is told in docs/performance.md.
 
-mod audit;
-mod cluster;
-mod machine;
 mod measure;
 mod observer;
-mod operator;
 mod plot;
-mod process;
 mod raw;
-mod report;
 mod settings;
+#[allow(dead_code, reason = "each benchmark needs its part of it")]
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use settings::Settings;
+use shared::{audit, cluster, operator, process, report};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -28,5 +26,6 @@ async fn main() -> anyhow::Result<()> {
     }
     let report = measure::all(&Settings::from_environment()?).await?;
     println!("\n{}", report.markdown());
-    report.write()
+    report.write()?;
+    report.write_file("svg", &plot::svg(&report)?)
 }

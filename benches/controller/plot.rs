@@ -19,7 +19,7 @@ const OTHER: RGBColor = RGBColor(0x8a, 0x8a, 0x8a);
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 pub fn svg(report: &Report) -> anyhow::Result<String> {
-    let rows: Vec<_> = report.rows.iter().filter_map(|row| Some((row, row.goal?))).collect();
+    let rows: Vec<_> = report.rows.iter().filter_map(|row| Some((row, row.goal?.parts().1))).collect();
     let height = CURVES_HEIGHT + 40 + BAR_HEIGHT * u32::try_from(rows.len())?;
     let mut svg = String::new();
     {

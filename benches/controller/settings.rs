@@ -1,8 +1,10 @@
 //! What to measure, from the environment.
 
-use std::{env, fmt::Display, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+
+use crate::shared::settings::setting;
 
 pub struct Settings {
     /// Numbers of keys; each is measured on a control plane of its own.
@@ -27,12 +29,5 @@ impl Settings {
             idle: Duration::from_secs(setting("BENCH_IDLE_SECONDS", 60)?.max(1)),
             foreign: setting("BENCH_FOREIGN", 10_000)?,
         })
-    }
-}
-
-fn setting<T: FromStr<Err: Display>>(name: &str, default: T) -> anyhow::Result<T> {
-    match env::var(name) {
-        Ok(text) => text.parse().map_err(|error| anyhow::anyhow!("{name} is {text:?}: {error}")),
-        Err(_) => Ok(default),
     }
 }

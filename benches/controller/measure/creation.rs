@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use anyhow::ensure;
 
-use super::{Bench, list, median};
+use super::Bench;
 use crate::{
     audit::{Class, Counts},
-    cluster::Identity,
+    cluster::{Identity, key_spec},
     observer::Observer,
     operator::Operator,
     process::Process,
     raw,
-    report::{Curve, Row},
+    report::{Curve, Row, list, median},
 };
 
 /// How one set of keys was created.
@@ -97,7 +97,7 @@ async fn take_model(bench: &Bench<'_>) -> anyhow::Result<()> {
     let mut operator = Operator::start(bench.cluster).await?;
     bench.cluster.create_namespace(NAMESPACE).await?;
     let observer = Observer::start(bench.cluster.keys(NAMESPACE)).await?;
-    bench.cluster.create_keys(NAMESPACE, KEYS).await?;
+    bench.cluster.create_keys(NAMESPACE, KEYS, &key_spec(50)).await?;
     observer.until("Ready", KEYS, &mut operator.process, bench.limit(), |seen| seen.ready.is_some()).await?;
     raw::take_model(bench.cluster, NAMESPACE).await?;
     operator.process.end().await?;
@@ -143,9 +143,10 @@ async fn create(
     let observer = Observer::start(cluster.keys(namespace)).await?;
     let mut requests = cluster.requests_of(identity)?;
     let cpu = process.usage()?.cpu;
+    let spec = key_spec(50);
     let begun = Instant::now();
     tokio::try_join!(
-        cluster.create_keys(namespace, keys),
+        cluster.create_keys(namespace, keys, &spec),
         observer.until("Ready", keys, process, bench.limit(), |seen| seen.ready.is_some()),
     )?;
     requests.settle().await?;

@@ -2,8 +2,11 @@
 
 use rustix::process::Signal;
 
-use super::{Bench, list, median};
-use crate::{operator::Operator, report::Row};
+use super::Bench;
+use crate::{
+    operator::Operator,
+    report::{Row, list, median},
+};
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     // Started anew each time as the standby, so that each time another one takes over.

@@ -45,7 +45,7 @@ pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let mut report = None;
     for &keys in &settings.sizes {
         let cluster = Cluster::start().await?;
-        let report = report.get_or_insert_with(|| Report::new(cluster.version.clone()));
+        let report = report.get_or_insert_with(|| Report::new("controller", "make bench", cluster.version.clone()));
         let bench = Bench { cluster: &cluster, keys, namespace: "settled".to_owned(), begun };
         let largest = settings.sizes.last() == Some(&keys);
         report.rows.extend(of_size(&bench, settings, largest, &mut report.curves).await?);
@@ -75,21 +75,4 @@ async fn of_size(
         rows.extend(fail_over::measure(bench).await?);
     }
     Ok(rows)
-}
-
-/// The middle, or the mean of the two in the middle.
-fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        count if count % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
-}
-
-/// All values, in their order.
-fn list(values: impl IntoIterator<Item = f64>) -> String {
-    values.into_iter().map(crate::report::number).collect::<Vec<_>>().join(", ")
 }

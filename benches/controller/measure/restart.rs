@@ -1,10 +1,10 @@
 //! Starting anew with settled keys: how soon, at which cost, and what it takes to hold them in memory.
 
-use super::{Bench, list, median};
+use super::Bench;
 use crate::{
     audit::{Class, Counts},
     operator::{Operator, Start},
-    report::Row,
+    report::{Row, list, median},
 };
 
 const MEBIBYTE: f64 = (1 << 20) as f64;

@@ -33,6 +33,9 @@ const CLEAR_AFTER: Duration = Duration::from_millis(200);
 /// When there is no place in `pending`: until the next look.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
 
+/// So many places are waited for, if as many machines wait: each swap writes all of `pending`.
+const WORTHWHILE: usize = 25;
+
 /// A task that nobody came to for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -116,7 +119,11 @@ impl Task {
                 self.round(Vec::new()).await;
                 return;
             }
-            let wake = self.wake.unwrap_or_else(|| Instant::now() + IDLE);
+            let wake = match self.wake {
+                _ if self.is_worthwhile() => Instant::now(),
+                Some(wake) => wake,
+                None => Instant::now() + IDLE,
+            };
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
@@ -138,23 +145,30 @@ impl Task {
                 self.take(message);
             }
             let due = self.wake.is_some_and(|wake| wake <= Instant::now());
-            if !self.waiting.is_empty() && !self.held_up() || due {
+            if due || self.is_worthwhile() {
                 self.wake = None;
-                let batch = self.waiting.len().min(BATCH);
+                // Whoever has no place is not looked up, but for one: he may be a peer already.
+                let batch = self.waiting.len().min(BATCH).min(self.places().max(1));
                 let jobs = self.waiting.drain(..batch).collect();
                 self.round(jobs).await;
+            }
+            if !self.waiting.is_empty() && !self.is_worthwhile() {
+                self.wake_within(FULL_PAUSE);
             }
         }
     }
 
-    /// Whether those that wait have been told to, because `pending` was full.
-    fn held_up(&self) -> bool {
-        self.wake.is_some_and(|wake| wake > Instant::now()) && self.full()
+    /// Whether machines wait, and there are places for as many of them as are worth a swap.
+    fn is_worthwhile(&self) -> bool {
+        !self.waiting.is_empty() && self.places() >= self.waiting.len().min(WORTHWHILE)
     }
 
-    fn full(&self) -> bool {
-        let pending = self.latest.as_ref().and_then(|key| key.status.as_ref()).map_or(0, |status| status.pending.len());
-        pending >= ledger::MOST_PENDING && self.recorded.is_empty()
+    /// Places in `pending`, those included that the next swap clears.
+    fn places(&self) -> usize {
+        let basis = self.basis();
+        let pending = basis.as_ref().and_then(|key| key.status.as_ref()).map_or(&[][..], |status| &status.pending);
+        let stay = pending.iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
+        ledger::MOST_PENDING.saturating_sub(stay)
     }
 
     fn take(&mut self, message: Message) {

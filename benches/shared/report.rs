@@ -1,24 +1,30 @@
-//! The table: printed, and written as Markdown, JSON and a plot.
+//! The table: printed, and written as Markdown and JSON.
 
 use std::{fmt::Write as _, fs, path::Path};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::{machine, plot};
+use super::machine;
 
-/// Between these lines, docs/performance.md holds the table of the last run.
-const BEGIN: &str = "<!-- the table of the last run: written by make bench -->";
+/// The table of the last run stands in docs/performance.md between a line that names the command, and this one.
 const END: &str = "<!-- end of the table -->";
 
 #[derive(Serialize)]
 pub struct Report {
+    /// The benchmark, as its files are called.
+    #[serde(skip)]
+    name: &'static str,
+    /// By which it is run.
+    #[serde(skip)]
+    command: &'static str,
     /// When it was made, RFC 3339.
     date: String,
     machine: String,
     kubernetes: String,
     pub rows: Vec<Row>,
     /// How keys became Ready, in the last comparison of each size.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
 }
 
@@ -31,9 +37,26 @@ pub struct Row {
     pub unit: &'static str,
     /// What else is to be said about the figure.
     pub detail: String,
-    /// The figure is to be no more than this.
-    pub goal: Option<f64>,
+    pub goal: Option<Goal>,
     pub met: Option<bool>,
+}
+
+/// What a figure is to be.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Goal {
+    /// The sign and the bound.
+    pub fn parts(self) -> (&'static str, f64) {
+        match self {
+            Goal::AtMost(bound) => ("≤", bound),
+            Goal::AtLeast(bound) => ("≥", bound),
+        }
+    }
 }
 
 /// Seconds after the first create at which keys were Ready.
@@ -67,7 +90,11 @@ impl Row {
     }
 
     pub fn at_most(self, goal: f64) -> Self {
-        Self { goal: Some(goal), met: Some(self.value <= goal), ..self }
+        Self { goal: Some(Goal::AtMost(goal)), met: Some(self.value <= goal), ..self }
+    }
+
+    pub fn at_least(self, goal: f64) -> Self {
+        Self { goal: Some(Goal::AtLeast(goal)), met: Some(self.value >= goal), ..self }
     }
 
     fn cells(&self) -> [String; 5] {
@@ -78,16 +105,18 @@ impl Row {
             self.what.clone(),
             self.keys.to_string(),
             format!("{}{detail}", with_unit(self.value)),
-            self.goal.map(|goal| format!("≤ {}", with_unit(goal))).unwrap_or_default(),
+            self.goal.map(Goal::parts).map(|(sign, goal)| format!("{sign} {}", with_unit(goal))).unwrap_or_default(),
             met.to_owned(),
         ]
     }
 }
 
 impl Report {
-    pub fn new(kubernetes: String) -> Self {
+    /// Without rows yet.
+    pub fn new(name: &'static str, command: &'static str, kubernetes: String) -> Self {
         let date = chrono::Utc::now().format("%Y-%m-%dT%H:%MZ").to_string();
-        Self { date, machine: machine::describe(), kubernetes, rows: Vec::new(), curves: Vec::new() }
+        let (rows, curves) = (Vec::new(), Vec::new());
+        Self { name, command, date, machine: machine::describe(), kubernetes, rows, curves }
     }
 
     /// The table, aligned, so that it reads well in a terminal, too.
@@ -110,32 +139,54 @@ impl Report {
         text
     }
 
-    /// Writes target/bench/controller.{md,json,svg} and puts the table into the documentation.
+    /// Writes the table and the figures into target/bench, and puts the table into the documentation.
     pub fn write(&self) -> anyhow::Result<()> {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = repository.join("target/bench");
-        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         let table = self.markdown();
-        write(&folder.join("controller.md"), &table)?;
-        write(&folder.join("controller.json"), &format!("{}\n", serde_json::to_string_pretty(self)?))?;
-        write(&folder.join("controller.svg"), &plot::svg(self)?)?;
-        println!("written to {}/controller.{{md,json,svg}}", folder.display());
-
-        let page = repository.join("docs/performance.md");
+        self.write_file("md", &table)?;
+        self.write_file("json", &format!("{}\n", serde_json::to_string_pretty(self)?))?;
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
         let text = fs::read_to_string(&page).with_context(|| format!("could not read {}", page.display()))?;
-        write(&page, &with_table(&text, &table).with_context(|| format!("could not update {}", page.display()))?)
+        let text = self.put_into(&text, &table);
+        write(&page, &text.with_context(|| format!("could not update {}", page.display()))?)
     }
-}
 
-fn with_table(page: &str, table: &str) -> anyhow::Result<String> {
-    let parts = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    ensure!(parts.is_some(), "it has not both of the lines {BEGIN:?} and {END:?}");
-    let (before, after) = parts.unwrap_or_default();
-    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+    /// Writes a file of this benchmark.
+    pub fn write_file(&self, extension: &str, text: &str) -> anyhow::Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        let file = folder.join(self.name).with_extension(extension);
+        write(&file, text)?;
+        println!("written to {}", file.display());
+        Ok(())
+    }
+
+    fn put_into(&self, page: &str, table: &str) -> anyhow::Result<String> {
+        let begin = format!("<!-- the table of the last run: written by {} -->", self.command);
+        let parts = page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+        let (before, after) = parts.with_context(|| format!("it has not both of the lines {begin:?} and {END:?}"))?;
+        Ok(format!("{before}{begin}\n\n{table}\n{END}{after}"))
+    }
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
+}
+
+/// The middle, or the mean of the two in the middle.
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// All values, in their order.
+pub fn list(values: impl IntoIterator<Item = f64>) -> String {
+    values.into_iter().map(number).collect::<Vec<_>>().join(", ")
 }
 
 /// Three figures, or all before the point.

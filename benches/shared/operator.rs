@@ -1,15 +1,14 @@
 //! The operator, as a process of its own.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     process::Command,
     time::{Duration, Instant},
 };
 
-use crate::{
+use super::{
     cluster::Cluster,
-    process::{GLANCE, Process, Usage, free_port},
+    process::{GLANCE, Process, Usage, answers_ready, free_port},
 };
 
 /// Logged once this process may work.
@@ -95,17 +94,4 @@ impl Operator {
         let start = Start { ready: ready.unwrap_or_default(), last_pass, usage: operator.process.usage()? };
         Ok((operator, start))
     }
-}
-
-/// Asks `/readyz`. Blocking, for an answer from this machine takes less than a millisecond.
-fn answers_ready(health: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect_timeout(&health, Duration::from_millis(200))?;
-        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
-        Ok(&status == b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
 }

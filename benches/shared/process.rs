@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    net::Ipv4Addr,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -12,7 +13,7 @@ use anyhow::{Context as _, bail};
 use control_plane::tie_to_this_thread;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::field;
+use super::machine::field;
 
 const LOG_TAIL_LINES: usize = 15;
 /// Between two looks at something that is waited for. It bounds how exact a time is that was found by looking.
@@ -139,4 +140,17 @@ pub fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| rand::random_range(20_000..32_000));
     let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     ports.find(is_free).expect("the iterator does not end")
+}
+
+/// Asks `/readyz`. Blocking, for an answer from this machine takes less than a millisecond.
+pub fn answers_ready(health: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&health, Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok(&status == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
 }

@@ -20,9 +20,12 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
-use setupkey_operator::{api::SetupKey, controller::tuned};
+use setupkey_operator::{
+    api::{SetupKey, SetupKeySpec},
+    controller::tuned,
+};
 
-use crate::audit::Window;
+use super::audit::Window;
 
 /// Namespace of the operator's and the raw client's ServiceAccounts.
 const SYSTEM: &str = "setupkey-system";
@@ -39,6 +42,8 @@ pub struct Cluster {
     /// The administrator's client: the load and the observer.
     pub admin: Client,
     pub operator: Identity,
+    /// The enrollment service.
+    pub enrollment: Identity,
     pub raw_client: Identity,
     /// Such as v1.37.2.
     pub version: String,
@@ -52,7 +57,7 @@ pub struct Identity {
 }
 
 impl Cluster {
-    /// A control plane with the CRDs, the operator's rights, and a second ServiceAccount with the same rights, so that the
+    /// A control plane with the CRDs, the rights of the operator and of its services, and a second ServiceAccount with the same rights, so that the
     /// raw client passes through the same authentication and authorization without being counted with the operator.
     pub async fn start() -> anyhow::Result<Self> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -64,7 +69,9 @@ impl Cluster {
             ..Options::default()
         })?;
         let kubectl = |arguments: &[&str]| kubectl(&control_plane, arguments);
-        kubectl(&["apply", "--server-side", "-f", &repository.join("deploy/rbac.yaml").display().to_string()])?;
+        for rights in ["deploy/rbac.yaml", "deploy/enrollment-rbac.yaml"] {
+            kubectl(&["apply", "--server-side", "-f", &repository.join(rights).display().to_string()])?;
+        }
         kubectl(&["create", "serviceaccount", "raw-client", "--namespace", SYSTEM])?;
         let subject = format!("--serviceaccount={SYSTEM}:raw-client");
         kubectl(&["create", "clusterrolebinding", "raw-client", "--clusterrole=setupkey-operator", &subject])?;
@@ -73,8 +80,9 @@ impl Cluster {
         let version =
             admin.apiserver_version().await.context("could not ask for the API server's version")?.git_version;
         let operator = identity(&control_plane, "setupkey-operator")?;
+        let enrollment = identity(&control_plane, "setupkey-operator-enrollment")?;
         let raw_client = identity(&control_plane, "raw-client")?;
-        Ok(Self { admin, operator, raw_client, version, control_plane })
+        Ok(Self { admin, operator, enrollment, raw_client, version, control_plane })
     }
 
     /// A file beside those of the control plane, which goes with them.
@@ -117,14 +125,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Creates the keys 0 to `count`, as in the README's example.
-    pub async fn create_keys(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
+    /// Creates the keys 0 to `count`.
+    pub async fn create_keys(&self, namespace: &str, count: usize, spec: &SetupKeySpec) -> anyhow::Result<()> {
         let keys = self.keys(namespace);
         let (keys, parameters) = (&keys, &PostParams::default());
         each(count, CREATORS, |number| async move {
             let name = key_name(number);
-            let spec = json!({ "usageLimit": 50, "expiresIn": "2160h", "autoGroups": ["office", "printers"] });
-            let key = SetupKey::new(&name, serde_json::from_value(spec)?);
+            let key = SetupKey::new(&name, spec.clone());
             keys.create(parameters, &key).await.with_context(|| format!("could not create SetupKey {name}"))?;
             Ok(())
         })
@@ -171,6 +178,12 @@ impl Cluster {
         })
         .await
     }
+}
+
+/// As in the README's example, with this limit; 0 is none.
+pub fn key_spec(usage_limit: i64) -> SetupKeySpec {
+    let spec = json!({ "usageLimit": usage_limit, "expiresIn": "2160h", "autoGroups": ["office", "printers"] });
+    serde_json::from_value(spec).expect("the spec of a SetupKey")
 }
 
 /// What of a key is changed.

@@ -42,11 +42,16 @@ impl Counts {
         self.0.iter().filter(|((class, _), _)| classes.contains(class)).map(|(_, count)| count).sum()
     }
 
+    /// The requests with exactly this verb, resource and refusal, as in "patch setupkeys/status (409)".
+    pub fn exactly(&self, what: &str) -> u64 {
+        self.0.iter().filter(|((_, found), _)| found == what).map(|(_, count)| count).sum()
+    }
+
     /// The requests of some classes, divided by something, as in "1 create secrets, 1 patch setupkeys/status".
     pub fn list(&self, classes: &[Class], divisor: f64) -> String {
         let wanted = self.0.iter().filter(|((class, _), _)| classes.contains(class));
         let listed =
-            wanted.map(|((_, what), count)| format!("{} {what}", crate::report::number(*count as f64 / divisor)));
+            wanted.map(|((_, what), count)| format!("{} {what}", super::report::number(*count as f64 / divisor)));
         let listed = listed.collect::<Vec<_>>().join(", ");
         if listed.is_empty() { "none".to_owned() } else { listed }
     }
@@ -86,8 +91,8 @@ impl Window {
         Ok(active)
     }
 
-    /// Waits until the user makes no more requests.
-    pub async fn settle(&mut self) -> anyhow::Result<()> {
+    /// Waits until the user makes no more requests, and returns when the last of them was seen.
+    pub async fn settle(&mut self) -> anyhow::Result<Instant> {
         let (begun, mut last) = (Instant::now(), Instant::now());
         while last.elapsed() < QUIET {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -96,7 +101,7 @@ impl Window {
             }
             ensure!(begun.elapsed() < SETTLE_LIMIT, "{} still makes requests after {SETTLE_LIMIT:?}", self.user);
         }
-        Ok(())
+        Ok(last)
     }
 }
 

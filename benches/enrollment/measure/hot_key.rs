@@ -1,0 +1,42 @@
+//! One key that all machines come with.
+
+use anyhow::ensure;
+
+use super::{Bench, REPLICAS, Run, WORK};
+use crate::{report::Row, service};
+
+/// A write of the ledger, as the audit log has it: one that was done, and one that was lost to another replica.
+const SWAP: &str = "patch setupkeys/status";
+const LOST: &str = "patch setupkeys/status (409)";
+
+pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
+    let machines = bench.settings.machines as f64;
+    let mut rows = Vec::new();
+    for count in [1, REPLICAS] {
+        bench.say(&format!("one key, replicas: {count}"));
+        let key = bench.issue(&format!("hot-key-{count}"), 1).await?;
+        let replicas = service::start(bench.cluster, count).await?;
+        let run = bench.join(&replicas, &key).await?;
+        service::end(replicas).await?;
+        let used = bench.cluster.keys(&format!("hot-key-{count}")).list(&kube::api::ListParams::default()).await?;
+        let used = used.items[0].status.as_ref().map_or(0, |status| status.used_times);
+        ensure!(used == bench.settings.machines as i64, "{machines} machines joined, and {used} were counted");
+        rows.extend(of(count, machines, &run));
+    }
+    Ok(rows)
+}
+
+fn of(replicas: usize, machines: f64, run: &Run) -> [Row; 3] {
+    let row = |what: &str, value, unit| Row::new(format!("one key, {what}, replicas: {replicas}"), 1, value, unit);
+    let (done, lost) = (run.counts.exactly(SWAP) as f64, run.counts.exactly(LOST) as f64);
+    let rate = row("enrollments", machines / run.time.as_secs_f64(), "/s")
+        .detail(format!("told to come again: {}", run.again));
+    let swaps = row("swaps tried per swap done", (done + lost) / done, "")
+        .detail(format!("{} per enrollment", crate::report::number((done + lost) / machines)));
+    [
+        if replicas == REPLICAS { rate.at_least(200.0) } else { rate },
+        if replicas == REPLICAS { swaps.at_most(3.0) } else { swaps },
+        row("requests per enrollment", run.counts.of(&WORK) as f64 / machines, "")
+            .detail(run.counts.list(&WORK, machines)),
+    ]
+}

@@ -1,0 +1,69 @@
+//! Many keys, next to a client that creates the same Peers and does nothing else.
+
+use super::{Bench, KEYS, Keys, REPLICAS, Run, WORK};
+use crate::{
+    cluster::client,
+    raw,
+    report::{Row, list, median},
+    service,
+};
+
+/// Machines and Peers of the warm-up, which is not measured.
+const NAMESPACE: &str = "many-keys";
+
+pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
+    let keys = bench.issue(NAMESPACE, KEYS).await?;
+    let raw_client = client(&bench.cluster.raw_client.kubeconfig).await?;
+    let replicas = service::start(bench.cluster, REPLICAS).await?;
+    bench.say("warming up");
+    bench.join(&replicas, &keys).await?;
+    let (mut runs, mut raws) = (Vec::new(), Vec::new());
+    for pair in 1..=bench.settings.pairs {
+        bench.say(&format!("{KEYS} keys, comparison {pair} of {}", bench.settings.pairs));
+        // The API server slows down as it ages, which alternating evens out.
+        if pair % 2 == 0 {
+            raws.push(by_raw_client(bench, &raw_client, &keys).await?);
+            runs.push(bench.join(&replicas, &keys).await?);
+        } else {
+            runs.push(bench.join(&replicas, &keys).await?);
+            raws.push(by_raw_client(bench, &raw_client, &keys).await?);
+        }
+    }
+    service::end(replicas).await?;
+    let alone = service::start(bench.cluster, 1).await?;
+    bench.say(&format!("{KEYS} keys, one replica"));
+    let one = bench.join(&alone, &keys).await?;
+    service::end(alone).await?;
+    Ok(rows(bench.settings.machines as f64, &runs, &raws, &one))
+}
+
+/// Peers created per second.
+async fn by_raw_client(bench: &Bench<'_>, client: &kube::Client, keys: &Keys) -> anyhow::Result<f64> {
+    let created = raw::create(client, NAMESPACE, &keys.objects, bench.settings.machines).await?;
+    Ok(bench.settings.machines as f64 / created.as_secs_f64())
+}
+
+fn rows(machines: f64, runs: &[Run], raws: &[f64], one: &Run) -> Vec<Row> {
+    let rates: Vec<_> = runs.iter().map(|run| machines / run.time.as_secs_f64()).collect();
+    let settled: Vec<_> = runs.iter().map(|run| machines / run.settled.as_secs_f64()).collect();
+    let ratios: Vec<_> = rates.iter().zip(raws).map(|(rate, raw)| rate / raw).collect();
+    let last = &runs[runs.len() - 1];
+    let row = |what: &str, value: f64, unit| Row::new(what, KEYS, value, unit);
+    let samples = |what: &str, values: &[f64], unit| {
+        row(what, median(values.iter().copied()), unit).detail(list(values.iter().copied()))
+    };
+    vec![
+        samples("enrollments, until answered", &rates, "/s"),
+        samples("enrollments, until all is done", &settled, "/s"),
+        samples("Peers created by the raw client", raws, "/s"),
+        samples("enrollments ÷ raw client", &ratios, "").at_least(0.8),
+        row("requests per enrollment", last.counts.of(&WORK) as f64 / machines, "")
+            .detail(last.counts.list(&WORK, machines)),
+        row("requests per enrollment, controller", last.of_controller.of(&WORK) as f64 / machines, "")
+            .detail(last.of_controller.list(&WORK, machines)),
+        row("told to come again, per enrollment", last.again as f64 / machines, ""),
+        row("CPU per enrollment, all replicas", last.cpu.as_secs_f64() * 1000.0 / machines, "ms"),
+        row("enrollments, one replica", machines / one.time.as_secs_f64(), "/s")
+            .detail(one.counts.list(&WORK, machines)),
+    ]
+}

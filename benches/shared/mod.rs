@@ -1,0 +1,9 @@
+//! What every benchmark needs: the control plane, programs under measurement and what they cost, and the report.
+
+pub mod audit;
+pub mod cluster;
+pub mod machine;
+pub mod operator;
+pub mod process;
+pub mod report;
+pub mod settings;

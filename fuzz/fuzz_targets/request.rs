@@ -1,0 +1,30 @@
+//! What anybody may send to `POST /v1/enroll`: it is never a panic, and what is accepted fits into a Peer.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use serde_json::{Value, json};
+use setupkey_operator::enrollment::parse;
+
+fuzz_target!(|body: &[u8]| {
+    match parse(body) {
+        Ok(applicant) => {
+            assert!((1..=253).contains(&applicant.hostname.len()) && applicant.hostname.is_ascii());
+            let labels = &applicant.extra_dns_labels;
+            assert!(labels.len() <= 32 && labels.iter().all(|label| (1..=63).contains(&label.len())));
+            is_read_as_it_was_meant(body, &applicant.public_key.to_string());
+        }
+        // It goes back to whoever asked, and must not hold what he sent.
+        Err(complaint) => assert!(complaint.to_string().len() < 200),
+    }
+});
+
+/// One machine has one spelling, or it could have two Peers. Keys of any case are one key.
+fn is_read_as_it_was_meant(body: &[u8], public_key: &str) {
+    let mut sent: Value = serde_json::from_slice(body).expect("JSON, since it was accepted");
+    assert_eq!(sent["publicKey"], json!(public_key));
+    let again = |sent: &Value| parse(sent.to_string().as_bytes()).expect("what was accepted once");
+    let first = again(&sent);
+    let typed = sent["setupKey"].as_str().unwrap_or_default().to_ascii_lowercase();
+    sent["setupKey"] = typed.into();
+    assert_eq!(again(&sent), first);
+}
