@@ -168,7 +168,7 @@ bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see d
 	cargo bench --locked --bench controller
 
 .PHONY: bench-enrollment
-bench-enrollment: control-plane ## measure the enrollment service; see docs/performance.md (8 minutes)
+bench-enrollment: control-plane ## measure the enrollment service; see docs/performance.md (6 minutes)
 	cargo bench --locked --bench enrollment
 
 .PHONY: bench-rest
