@@ -43,7 +43,7 @@ rest-state-as-reported       | the_state_in_the_answer_waits_for_nobody | src/re
 rest-id-selects              | every_row_of_the_contract_holds | src/rest/keys.rs | s/escaped(id))/id)/
 certificate-not-followed     | a_renewed_certificate_is_served_without_a_restart | src/serve/tls.rs | s/self\.config\.reload_from_config(Arc::new(self\.files\.parse(&found)?));/self.files.parse(\&found)?;/
 slow-headers-waited-for      | a_client_that_does_not_finish_its_headers_is_cut | src/serve/mod.rs | s/header_read_timeout(self\.limits\.headers)/header_read_timeout(None)/
-use-given-back               | pending_is_rolled_forward_never_refunded | src/controller/orphans.rs | s/"usedTimes": swap\.used_times/"usedTimes": swap.used_times - 1/
+use-given-back               | pending_is_rolled_forward_never_refunded | src/key/ledger.rs | s/"usedTimes": self\.used_times/"usedTimes": self.used_times - 1/
 peer-not-created             | pending_is_rolled_forward_never_refunded | src/controller/reconcile.rs | /orphans::create_peers/d
 orphan-at-once               | what_is_pending_is_left_to_its_replica_for_a_while | src/controller/orphans.rs | s/if left\.is_zero()/if left.is_zero() || true/
 orphan-from-the-cache        | an_entry_that_only_a_cache_still_shows | src/controller/reconcile.rs | s/let uid = self\.key\.uid();/let uid = self.key.uid(); if false {/; s/^        let Some(swap) = ledger::clear/        } let Some(swap) = ledger::clear/
@@ -55,7 +55,7 @@ others-removed-too           | an_ephemeral_peer_that_is_not_seen_is_removed_and
 peers-not-counted            | a_lost_status_counts_its_peers | src/key/report.rs | s/counted\.filter/counted.filter(|_| false).filter/
 uncounted-is-none            | a_lost_status_counts_its_peers | src/controller/reconcile.rs | s/\&id)\.await?);$/\&id).await.unwrap_or_default());/
 peers-written-on-every-start | settled_peers_cost_no_request | src/key/presence.rs | s/Some(gone) if now > gone => PeerStep::Disconnect/Some(_) if !peer.ephemeral => PeerStep::Disconnect/
-swap-without-version         | revoke_race | src/enrollment/objects.rs | s/"resourceVersion": basis\.metadata\.resource_version, "uid"/"uid"/
+swap-without-version         | revoke_race | src/key/ledger.rs | s/"resourceVersion": basis\.metadata\.resource_version, "uid"/"uid"/
 enrolled-and-never-released  | a_replica_that_ends_finishes_what_it_committed | src/enrollment/admission/release.rs | s/match objects\.release(.*)\.await {/match { let _ = \&objects; Ok::<(), crate::cluster::call::Error>(()) } {/
 refusal-asks-the-server      | refusals_are_byte_identical | src/enrollment/mod.rs | s/(None, Some(key)) if admits =>/(None, Some(key)) if admits || key.spec.revoked =>/
 key-as-it-is-typed           | a_key_is_known_however_it_is_typed | src/enrollment/request.rs | s/\.to_uppercase()/.to_owned()/

@@ -8,9 +8,11 @@ mod requests;
 
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
-use kube::{Api, Client, Resource, core::NamespaceResourceScope};
+use kube::{Api, Client, Resource, api::PatchParams, core::NamespaceResourceScope};
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};
+
+use crate::api::metadata::MANAGER;
 
 /// Where a process works.
 #[derive(Clone, Debug)]
@@ -40,4 +42,9 @@ where
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     }
+}
+
+/// Writes under our name, by which a later pass knows what is ours.
+pub fn ours() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }

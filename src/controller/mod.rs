@@ -25,13 +25,16 @@ mod write;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{
-    StreamExt,
+    Stream, StreamExt,
     future::{self, join_all},
     stream,
 };
 use kube::{
     Client,
-    runtime::controller::{self, Action, Config, Controller},
+    runtime::{
+        controller::{self, Action, Config, Controller},
+        watcher,
+    },
 };
 use tokio_util::sync::CancellationToken;
 
@@ -124,19 +127,29 @@ async fn watch_and_reconcile(
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context)
-        .for_each(|result| {
-            // The usual case, and no error: a key was deleted while it waited for its next pass.
-            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
-                forgetful.forget(gone.namespace.as_deref(), &gone.name);
-            } else if let Err(error) = &result {
-                tracing::debug!(%error, "pass not made");
-            }
-            future::ready(())
-        });
+        .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
+    let keys = passes(keys, move |namespace, name| forgetful.forget(namespace, name));
     let keys = async {
         tokio::select! { () = keys => {}, () = caches.shut_down_before(&idle) => {} }
     };
     future::join(keys, peers).await;
     filled.abort();
+}
+
+/// Has a controller make its passes until it ends, and lets go of what is remembered of objects that are gone.
+async fn passes<T>(
+    passes: impl Stream<Item = Result<T, controller::Error<Infallible, watcher::Error>>>,
+    forget: impl Fn(Option<&str>, &str),
+) {
+    passes
+        .for_each(|result| {
+            // The usual case, and no error: an object was deleted while it waited for its next pass.
+            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
+                forget(gone.namespace.as_deref(), &gone.name);
+            } else if let Err(error) = &result {
+                tracing::debug!(%error, "pass not made");
+            }
+            future::ready(())
+        })
+        .await;
 }

@@ -15,15 +15,14 @@ use kube::{
     Api, Client, ResourceExt,
     api::{Patch, PostParams},
 };
-use serde_json::json;
 
 use super::{
     call::{Attempt, Error, call},
     retry::KeyName,
-    write::ours,
 };
 use crate::{
     api::{Peer, SetupKey},
+    cluster::ours,
     key::{ledger::Swap, peer::peer_of},
 };
 
@@ -122,18 +121,15 @@ pub async fn create_peers(client: &Client, key: &SetupKey, numbers: &BTreeSet<i6
 /// Writes what the ledger says, if the `SetupKey` is still the one that it was computed from.
 pub async fn write_swap(client: &Client, key: &SetupKey, swap: &Swap) -> Result<SetupKey, Error> {
     let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
-    let pending = (!swap.pending.is_empty()).then_some(&swap.pending);
-    let patch = json!({
-        "metadata": { "resourceVersion": key.metadata.resource_version, "uid": key.metadata.uid },
-        "status": { "usedTimes": swap.used_times, "lastUsed": swap.last_used, "pending": pending },
-    });
     let keys: Api<SetupKey> = Api::namespaced(client.clone(), &namespace);
     let attempt = Attempt::on("clear pending entries of SetupKey", &namespace, &name);
-    call(attempt, keys.patch_status(&name, &ours(), &Patch::Merge(&patch))).await
+    call(attempt, keys.patch_status(&name, &ours(), &Patch::Merge(swap.patch(key)))).await
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn key(uid: &str, pending: &[i64]) -> SetupKey {

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ObjectMeta, PartialObjectMeta, Patch, PatchParams, PostParams},
+    api::{ObjectMeta, PartialObjectMeta, Patch, PostParams},
     core::Request,
 };
 use rand::{TryRng, rngs::SysRng};
@@ -16,7 +16,8 @@ use super::{
     observe::owned,
 };
 use crate::{
-    api::{SetupKey, SetupKeyStatus, metadata::MANAGER},
+    api::{SetupKey, SetupKeyStatus},
+    cluster::ours,
     key::{
         KeyId, KeyValue,
         plan::Issue,
@@ -135,11 +136,6 @@ fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Ma
     let removed = before.keys().filter(|field| !after.contains_key(*field)).map(|field| (field.clone(), Value::Null));
     let changed = after.iter().filter(|(field, value)| before.get(*field) != Some(value));
     removed.chain(changed.map(|(field, value)| (field.clone(), value.clone()))).collect()
-}
-
-/// Writes under our name, by which a later pass knows what is ours.
-pub fn ours() -> PatchParams {
-    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// Sends a Secret with a value in it, and makes sure that no answer quotes the value.

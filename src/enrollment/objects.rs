@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, Patch, PostParams, Preconditions},
 };
 use serde_json::{Value, json};
 
 use super::{keys::ObjectName, peers::Known};
 use crate::{
-    api::{
-        Peer, SetupKey, Timestamp,
-        metadata::{MANAGER, PENDING_FINALIZER},
+    api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
+    cluster::{
+        call::{Attempt, Error, call_within},
+        ours,
     },
-    cluster::call::{Attempt, Error, call_within},
     key::ledger::Swap,
 };
 
@@ -61,17 +61,10 @@ impl Objects {
     /// Writes the ledger of a key, if the key is still what it was when `basis` was read.
     pub async fn swap(&self, basis: &SetupKey, swap: &Swap) -> Result<Swapped, Error> {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
-        let mut status = json!({ "usedTimes": swap.used_times, "pending": swap.pending });
-        if let Some(last_used) = swap.last_used {
-            status["lastUsed"] = json!(last_used);
-        }
-        let patch = json!({
-            "metadata": { "resourceVersion": basis.metadata.resource_version, "uid": basis.metadata.uid },
-            "status": status,
-        });
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
-        let (attempt, patch) = (Attempt::on("write the ledger of SetupKey", &namespace, &name), Patch::Merge(patch));
-        match call_within(TIME_LIMIT, attempt, keys.patch_status(&name, &by_us(), &patch)).await {
+        let (attempt, patch) =
+            (Attempt::on("write the ledger of SetupKey", &namespace, &name), Patch::Merge(swap.patch(basis)));
+        match call_within(TIME_LIMIT, attempt, keys.patch_status(&name, &ours(), &patch)).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -89,7 +82,7 @@ impl Objects {
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let parameters = PostParams { field_manager: ours().field_manager, ..PostParams::default() };
         match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&parameters, peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
@@ -106,8 +99,8 @@ impl Objects {
         ]);
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("a JSON patch");
         let attempt = Attempt::on("release Peer", namespace, name);
-        let (peers, by_us, patch) = (self.peers(namespace), by_us(), Patch::Json::<()>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_metadata(name, &by_us, &patch)).await.map(drop)
+        let (peers, ours, patch) = (self.peers(namespace), ours(), Patch::Json::<()>(patch));
+        call_within(TIME_LIMIT, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
     }
 
     /// Writes that a peer was seen.
@@ -115,7 +108,7 @@ impl Objects {
         let patch = json!({ "metadata": { "uid": peer.uid }, "status": { "connected": true, "lastSeen": now } });
         let attempt = Attempt::on("write the status of Peer", &peer.namespace, &peer.name);
         let (peers, patch) = (self.peers(&peer.namespace), Patch::Merge::<Value>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &by_us(), &patch)).await.map(drop)
+        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &ours(), &patch)).await.map(drop)
     }
 
     /// Deletes a Peer, if it is still the same.
@@ -131,8 +124,4 @@ impl Objects {
     fn peers(&self, namespace: &str) -> Api<Peer> {
         Api::namespaced(self.client.clone(), namespace)
     }
-}
-
-fn by_us() -> PatchParams {
-    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }

@@ -12,6 +12,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 
 use super::{Digest, Ledger, PeerName, PublicKey, state};
 use crate::api::{PendingPeer, SetupKey, State, Timestamp};
@@ -88,6 +89,17 @@ pub struct Swap {
     pub pending: Vec<PendingPeer>,
 }
 
+impl Swap {
+    /// The merge patch of the status that makes it, or fails if the key is no longer what `basis` was.
+    pub fn patch(&self, basis: &SetupKey) -> Value {
+        let pending = (!self.pending.is_empty()).then_some(&self.pending);
+        json!({
+            "metadata": { "resourceVersion": basis.metadata.resource_version, "uid": basis.metadata.uid },
+            "status": { "usedTimes": self.used_times, "lastUsed": self.last_used, "pending": pending },
+        })
+    }
+}
+
 /// Decides on applicants that came at about the same time, in their order, and clears entries on the way.
 ///
 /// `recorded` has the numbers of entries of which a Peer was seen to exist. The swap is `None` when there is nothing to write.
@@ -121,12 +133,16 @@ pub fn clear(key: &SetupKey, recorded: &BTreeSet<i64>) -> Option<Swap> {
 /// Whether a key admits a peer now, as far as this object tells. An object from a cache is good enough to refuse by,
 /// for what has been refused has changed nothing.
 pub fn admits(key: &SetupKey, presented: &Digest, now: DateTime<Utc>) -> bool {
-    admits_after(key, presented, unchanged(key).used_times, now)
+    admits_after(key, presented, key.status.as_ref().map_or(0, |status| status.used_times), now)
 }
 
 fn unchanged(key: &SetupKey) -> Swap {
-    let status = key.status.clone().unwrap_or_default();
-    Swap { used_times: status.used_times, last_used: status.last_used, pending: status.pending }
+    let status = key.status.as_ref();
+    Swap {
+        used_times: status.map_or(0, |status| status.used_times),
+        last_used: status.and_then(|status| status.last_used),
+        pending: status.map_or_else(Vec::new, |status| status.pending.clone()),
+    }
 }
 
 fn admits_after(key: &SetupKey, presented: &Digest, used_times: i64, now: DateTime<Utc>) -> bool {

@@ -9,12 +9,12 @@ mod watched;
 use std::{convert::Infallible, sync::Arc};
 
 use futures::{StreamExt, future, stream};
-use kube::runtime::controller::{self, Action, Config, Controller};
+use kube::runtime::controller::{Action, Config, Controller};
 use tokio_util::sync::CancellationToken;
 
 pub use watched::WatchedPeer;
 
-use super::{Environment, clock, watch::WatchedPeers};
+use super::{Environment, clock, passes, watch::WatchedPeers};
 use pass::Context;
 
 /// Peers worked on at the same time, per watched scope.
@@ -34,14 +34,7 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(pass::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context)
-        .for_each(|result| {
-            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
-                forgetful.forget(gone.namespace.as_deref(), &gone.name);
-            } else if let Err(error) = &result {
-                tracing::debug!(%error, "pass not made");
-            }
-            future::ready(())
-        });
+        .run(pass::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
+    let peers = passes(peers, move |namespace, name| forgetful.forget(namespace, name));
     tokio::select! { () = peers => {}, () = caches.shut_down_before(&idle) => {} }
 }

@@ -20,6 +20,7 @@ use serde_json::json;
 use super::WatchedPeer;
 use crate::{
     api::{Peer, SetupKey, metadata::PENDING_FINALIZER},
+    cluster::ours,
     controller::{
         Clock, Environment,
         call::{Attempt, Error, call},
@@ -27,7 +28,6 @@ use crate::{
         metrics::Metrics,
         retry::{KeyName, Retries},
         watch::{Filled, WatchedKey, WatchedPeers},
-        write::ours,
     },
     key::{
         plan::{LONGEST_SLEEP, Until},
