@@ -1,6 +1,7 @@
 //! Every order of events in small worlds: the ledger's protocol keeps its promises in all of them, and each protocol
 //! that leaves a step out breaks one.
 
+mod follow;
 mod model;
 
 use std::collections::BTreeSet;
@@ -24,11 +25,16 @@ const CALM: Enrollment = Enrollment {
     removals: 0,
     happenings: &[],
     looks_again: true,
+    follows: false,
+    interruptions: 0,
     mutant: None,
 };
 
 /// One machine that asks twice with the same token, and all that may go wrong.
 const RETRY: Enrollment = Enrollment { asks: &[2], limit: 2, crashes: 1, losses: 1, removals: 1, ..CALM };
+
+/// One machine that asks twice, at replicas that follow keys and Peers.
+const FOLLOWED: Enrollment = Enrollment { asks: &[2], limit: 2, follows: true, ..CALM };
 
 const REVOKED_AND_BACK: &[Happening] = &[Happening::Revoke, Happening::Unrevoke];
 const DELETED: &[Happening] = &[Happening::Delete];
@@ -79,7 +85,30 @@ fn every_promise_holds_in_every_world() {
         ("revoked and deleted", Enrollment { happenings: REVOKED_AND_DELETED, removals: 2, ..RETRY }),
         ("no second look", Enrollment { looks_again: false, losses: 2, removals: 2, happenings: DELETED, ..RETRY }),
     ];
-    let seen: BTreeSet<_> = worlds.into_iter().flat_map(|(name, world)| explore(name, world)).collect();
+    let followed = [
+        ("followed: two machines for one use", Enrollment { asks: &[2, 1], limit: 1, losses: 1, ..FOLLOWED }),
+        ("followed: two machines, one is sent away", Enrollment { asks: &[2, 1], removals: 1, ..FOLLOWED }),
+        ("followed: a process dies, a reply is lost", Enrollment { follows: true, ..RETRY }),
+        (
+            "followed: a process dies, a watch is interrupted",
+            Enrollment { crashes: 1, interruptions: 1, removals: 1, ..FOLLOWED },
+        ),
+        ("followed: watches are interrupted", Enrollment { interruptions: 2, removals: 1, ..FOLLOWED }),
+        (
+            "followed: two machines for one use, a watch is interrupted",
+            Enrollment { asks: &[2, 1], limit: 1, interruptions: 1, ..FOLLOWED },
+        ),
+        (
+            "followed: one machine asks at three replicas, a watch is interrupted",
+            Enrollment { replicas: 3, asks: &[3], limit: 3, interruptions: 1, ..FOLLOWED },
+        ),
+        (
+            "followed: one machine asks three times, is sent away, and a watch is interrupted",
+            Enrollment { asks: &[3], limit: 3, removals: 1, interruptions: 1, ..FOLLOWED },
+        ),
+    ];
+    let worlds = worlds.into_iter().chain(followed);
+    let seen: BTreeSet<_> = worlds.flat_map(|(name, world)| explore(name, world)).collect();
     // Otherwise the promises would hold because nothing happens.
     assert_eq!(seen, SIGHTS.into());
 }
@@ -89,6 +118,8 @@ fn every_mutant_breaks_a_promise() {
     let deleted = Enrollment { asks: &[1], happenings: DELETED, ..RETRY };
     let revoked = Enrollment { happenings: &[Happening::Revoke], ..RETRY };
     let two_for_one = Enrollment { losses: 1, ..CALM };
+    let interrupted = Enrollment { interruptions: 1, ..FOLLOWED };
+    let joins_again = Enrollment { asks: &[3], limit: 3, removals: 1, ..FOLLOWED };
     let sent_away_twice = Enrollment { losses: 0, removals: 2, ..RETRY };
     for (mutant, world, promises) in [
         (Mutant::Refund, RETRY, [NEVER_DOWN, ONE_USE_PER_PEER].as_slice()),
@@ -105,6 +136,12 @@ fn every_mutant_breaks_a_promise() {
         (Mutant::ReleaseByName, sent_away_twice, &[GONE_IS_GONE]),
         (Mutant::AnswerWithTheSwap, two_for_one, &[ANSWERED_HAS_PEER]),
         (Mutant::NobodyRollsForward, RETRY, &[PENDING_EMPTIES]),
+        (Mutant::NothingExpected, FOLLOWED, &[ONE_USE_PER_PEER]),
+        (Mutant::MetByAnyEvent, joins_again, &[ONE_USE_PER_PEER]),
+        (Mutant::TrustedAfterInterruption, interrupted, &[ONE_USE_PER_PEER]),
+        (Mutant::ListBegunBefore, interrupted, &[ONE_USE_PER_PEER]),
+        (Mutant::PendingMetByList, interrupted, &[ONE_USE_PER_PEER]),
+        (Mutant::ViewWithoutFollowing, interrupted, &[ONE_USE_PER_PEER]),
     ] {
         for promise in promises {
             breaks(Enrollment { mutant: Some(mutant), ..world }, promise);

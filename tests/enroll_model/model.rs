@@ -16,6 +16,8 @@ use setupkey_operator::{
 };
 use stateright::{Model, Property};
 
+use super::follow::{Event, Following};
+
 /// The world to be explored, all of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Enrollment {
@@ -33,6 +35,10 @@ pub struct Enrollment {
     pub happenings: &'static [Happening],
     /// Whether a replica reads the key before it tries to create a Peer again. It may do either: the entry is its own.
     pub looks_again: bool,
+    /// Whether replicas follow keys and Peers by watches, and may judge by what these tell instead of asking.
+    pub follows: bool,
+    /// How often a watch is interrupted, or that of keys falls behind.
+    pub interruptions: u8,
     pub mutant: Option<Mutant>,
 }
 
@@ -71,6 +77,18 @@ pub enum Mutant {
     ClearByName,
     /// A finalizer is taken off whatever Peer has the name.
     ReleaseByName,
+    /// The view of Peers is believed, whatever is expected.
+    NothingExpected,
+    /// An expectation is met by every event of a Peer with that name, also of an earlier one.
+    MetByAnyEvent,
+    /// The view of Peers is trusted although the keys were listed anew.
+    TrustedAfterInterruption,
+    /// A list of Peers that began before the keys were listed restores trust.
+    ListBegunBefore,
+    /// A list of Peers meets all expectations, also of entries that were pending when it began.
+    PendingMetByList,
+    /// The view of Peers is believed on a key that was read and not followed.
+    ViewWithoutFollowing,
 }
 
 /// A state of the world. Replicas are sorted, for it does not matter which is which.
@@ -84,29 +102,32 @@ pub struct World {
     crashes: u8,
     losses: u8,
     removals: u8,
+    interruptions: u8,
     happened: usize,
     history: History,
 }
 
 /// The ledger in the status of the `SetupKey`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Key {
+pub struct Key {
     revoked: bool,
     used: u8,
-    pending: Vec<Entry>,
+    pub pending: Vec<Entry>,
 }
 
 /// An entry. Which commit it is of is not in the real one; the properties speak of it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Entry {
-    machine: u8,
-    number: u8,
+pub struct Entry {
+    pub machine: u8,
+    pub number: u8,
     commit: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Peer {
+pub struct Peer {
     commit: u8,
+    /// That of its entry.
+    pub number: u8,
     finalizer: bool,
     leaving: bool,
 }
@@ -118,6 +139,8 @@ struct Replica {
     judging: Option<Judging>,
     /// Entries that it has committed itself.
     owned: Vec<Owned>,
+    /// What it knows by its watches, if it has any.
+    following: Option<Following>,
 }
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -194,6 +217,7 @@ pub enum Step {
     LeaderCrashes,
     ReadsKey { replica: usize },
     LooksForPeers { replica: usize },
+    LooksAtView { replica: usize },
     Swaps { replica: usize, reply: Reply },
     CreatesPeer { replica: usize, place: usize, reply: Reply },
     AsksAgain { replica: usize, place: usize },
@@ -204,6 +228,12 @@ pub enum Step {
     LeaderClears { reply: Reply },
     LeaderFindsFree { machine: u8 },
     LeaderReleases,
+    HearsOfPeer { replica: usize, machine: u8 },
+    FallsBehind { replica: usize },
+    CatchesUp { replica: usize },
+    ListsKeys { replica: usize },
+    BeginsToListPeers { replica: usize },
+    HasListedPeers { replica: usize },
 }
 
 /// Whether the answer to a write arrives.
@@ -258,8 +288,21 @@ impl Key {
         key
     }
 
-    fn entry_of(&self, machine: u8) -> Option<Entry> {
+    /// The entry of a machine.
+    pub fn entry_of(&self, machine: u8) -> Option<Entry> {
         self.pending.iter().find(|entry| entry.machine == machine).copied()
+    }
+}
+
+impl Replica {
+    /// One that has just started.
+    fn started(follows: bool) -> Self {
+        Self { following: follows.then(Following::started), ..Self::default() }
+    }
+
+    /// Whether a machine waits here, or is being judged.
+    fn has(&self, machine: u8) -> bool {
+        self.waiting.contains(&machine) || self.judging.as_ref().is_some_and(|judging| judging.batch.contains(&machine))
     }
 }
 
@@ -293,7 +336,9 @@ impl World {
             pending.push(known.unwrap_or_else(|| {
                 self.history.created.push(0);
                 let commit = u8::try_from(self.history.created.len() - 1).expect("few commits");
-                Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit }
+                let entry = Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit };
+                self.replicas.iter_mut().flat_map(|replica| &mut replica.following).for_each(|known| known.note(entry));
+                entry
             }));
         }
         let key = self.key.as_mut().expect("a key to write");
@@ -305,10 +350,31 @@ impl World {
     fn create_peer(&mut self, entry: Entry, finalizer: bool) {
         let peer = &mut self.peers[usize::from(entry.machine)];
         if peer.is_none() {
-            *peer = Some(Peer { commit: entry.commit, finalizer, leaving: false });
+            *peer = Some(Peer { commit: entry.commit, number: entry.number, finalizer, leaving: false });
             self.history.created[usize::from(entry.commit)] += 1;
             self.history.has_had[usize::from(entry.machine)] = true;
+            self.peer_changed(entry.machine, Event::Applied(entry.number));
         }
+    }
+
+    fn delete_peer(&mut self, machine: u8) -> Option<()> {
+        let place = &mut self.peers[usize::from(machine)];
+        let peer = place.as_mut()?;
+        let event = if peer.finalizer { Event::Applied(peer.number) } else { Event::Deleted(peer.number) };
+        peer.leaving = true;
+        if !peer.finalizer {
+            *place = None;
+        }
+        self.peer_changed(machine, event);
+        Some(())
+    }
+
+    /// Every watch of Peers will deliver it.
+    fn peer_changed(&mut self, machine: u8, event: Event) {
+        self.replicas
+            .iter_mut()
+            .flat_map(|replica| &mut replica.following)
+            .for_each(|known| known.happens(machine, event));
     }
 
     fn answer(&mut self, machine: u8) {
@@ -319,12 +385,41 @@ impl World {
     fn release(&mut self, machine: u8, commit: u8, mutant: Option<Mutant>) {
         let place = &mut self.peers[usize::from(machine)];
         let Some(peer) = place else { return };
-        if peer.commit != commit && mutant != Some(Mutant::ReleaseByName) {
+        if !peer.finalizer || (peer.commit != commit && mutant != Some(Mutant::ReleaseByName)) {
             return;
         }
+        let event = if peer.leaving { Event::Deleted(peer.number) } else { Event::Applied(peer.number) };
         peer.finalizer = false;
         if peer.leaving {
             *place = None;
+        }
+        self.peer_changed(machine, event);
+    }
+
+    /// The machines that are about to be looked for and are not pending, and what is known where they are.
+    fn looked_for(&self) -> impl Iterator<Item = (u8, &Following)> {
+        self.replicas.iter().flat_map(|replica| match (&replica.judging, &replica.following) {
+            (Some(Judging { batch, basis: Some(basis), found: None }), Some(known)) if basis.fresh => {
+                let machines = batch.iter().filter(|machine| basis.key.entry_of(**machine).is_none());
+                machines.map(|machine| (*machine, known)).collect()
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    /// Whether a machine may have to be judged by this replica.
+    fn may_come(&self, machine: u8, replica: &Replica) -> bool {
+        self.asks[usize::from(machine)] > 0 || replica.has(machine)
+    }
+
+    /// What a replica knows of machines that do not come to it any more does not matter.
+    fn forget(&mut self) {
+        for at in 0..self.replicas.len() {
+            let machines = (0..).zip(&self.asks).map(|(machine, _)| machine);
+            let kept = machines.filter(|machine| self.may_come(*machine, &self.replicas[at])).collect();
+            if let Some(known) = &mut self.replicas[at].following {
+                known.keep(&kept);
+            }
         }
     }
 
@@ -343,6 +438,11 @@ impl World {
 }
 
 impl Enrollment {
+    /// A replica that has started before everything else.
+    fn replica(&self) -> Replica {
+        Replica { following: self.follows.then(Following::default), ..Replica::default() }
+    }
+
     fn machines(&self) -> std::ops::Range<u8> {
         0..u8::try_from(self.asks.len()).expect("few machines")
     }
@@ -456,7 +556,15 @@ impl Enrollment {
                     }
                 }
                 Some(Judging { basis: None, .. }) => steps.push(Step::ReadsKey { replica }),
-                Some(Judging { found: None, .. }) => steps.push(Step::LooksForPeers { replica }),
+                Some(Judging { found: None, batch, .. }) => {
+                    steps.push(Step::LooksForPeers { replica });
+                    let known = state.following.as_ref();
+                    let knows_nobody =
+                        |machine: &u8| known.is_some_and(|known| known.knows_nobody(*machine, self.mutant));
+                    if batch.iter().any(knows_nobody) {
+                        steps.push(Step::LooksAtView { replica });
+                    }
+                }
                 Some(_) => steps.extend(replies.iter().map(|reply| Step::Swaps { replica, reply: *reply })),
             }
             for (place, owned) in state.owned.iter().enumerate() {
@@ -494,6 +602,31 @@ impl Enrollment {
         }
     }
 
+    /// What the watches do.
+    fn follow(&self, world: &World, steps: &mut Vec<Step>) {
+        for (replica, state) in world.replicas.iter().enumerate() {
+            let Some(known) = &state.following else { continue };
+            if !self.machines().any(|machine| world.may_come(machine, state)) {
+                continue; // what it knows does not matter
+            }
+            steps.extend(known.to_hear_of().map(|machine| Step::HearsOfPeer { replica, machine }));
+            if known.is_up_to_date() && world.interruptions > 0 {
+                steps.push(Step::FallsBehind { replica });
+            }
+            if known.can_catch_up() {
+                steps.push(Step::CatchesUp { replica });
+            }
+            if !known.is_up_to_date() {
+                steps.push(Step::ListsKeys { replica });
+            }
+            if !known.is_watching() {
+                steps.push(Step::HasListedPeers { replica });
+            } else if known.wants_list() || world.interruptions > 0 {
+                steps.push(Step::BeginsToListPeers { replica });
+            }
+        }
+    }
+
     /// What happens to them.
     fn fate(&self, world: &World, steps: &mut Vec<Step>) {
         for machine in self.machines() {
@@ -509,7 +642,8 @@ impl Enrollment {
             steps.push(Step::Happens);
         }
         if world.crashes > 0 {
-            let alive = (0..self.replicas).filter(|replica| world.replicas[*replica] != Replica::default());
+            let started = [Replica::started(self.follows), self.replica()];
+            let alive = (0..self.replicas).filter(|replica| !started.contains(&world.replicas[*replica]));
             steps.extend(alive.map(|replica| Step::Crashes { replica }));
             if world.leader != Leader::Idle {
                 steps.push(Step::LeaderCrashes);
@@ -535,15 +669,11 @@ impl Enrollment {
             }
             Step::PeerIsDeleted { machine } => {
                 world.removals -= 1;
-                let place = &mut world.peers[usize::from(machine)];
-                match place {
-                    Some(peer) if peer.finalizer => peer.leaving = true,
-                    _ => *place = None,
-                }
+                world.delete_peer(machine)?;
             }
             Step::Crashes { replica } => {
                 world.crashes -= 1;
-                world.replicas[replica] = Replica::default();
+                world.replicas[replica] = Replica::started(self.follows);
             }
             Step::LeaderCrashes => {
                 world.crashes -= 1;
@@ -568,15 +698,19 @@ impl Enrollment {
                     }
                 }
             }
-            Step::LooksForPeers { replica } => {
+            Step::LooksForPeers { replica } | Step::LooksAtView { replica } => {
                 let state = &mut world.replicas[replica];
                 let judging = state.judging.get_or_insert_with(|| Judging {
                     batch: std::mem::take(&mut state.waiting).into_iter().collect(),
                     basis: None,
                     found: None,
                 });
-                let found = judging.batch.iter().map(|machine| world.peers[usize::from(*machine)]);
-                judging.found = Some(found.map(|peer| peer.map(|peer| peer.leaving)).collect());
+                let view = state.following.as_ref().filter(|_| step == Step::LooksAtView { replica });
+                let found = judging.batch.iter().map(|machine| {
+                    let asked = view.is_none_or(|view| !view.knows_nobody(*machine, self.mutant));
+                    world.peers[usize::from(*machine)].filter(|_| asked).map(|peer| peer.leaving)
+                });
+                judging.found = Some(found.collect());
             }
             Step::Swaps { replica, reply } => self.swap(world, replica, reply)?,
             Step::CreatesPeer { replica, place, reply } => self.replica_creates(world, replica, place, reply),
@@ -623,6 +757,25 @@ impl Enrollment {
                 let Leader::Freeing { machine, commit } = leader else { return None };
                 world.release(machine, commit, self.mutant);
             }
+            Step::HearsOfPeer { replica, machine } => {
+                world.replicas[replica].following.as_mut()?.hear_of(machine, self.mutant)?;
+            }
+            Step::FallsBehind { replica } => {
+                world.interruptions -= 1;
+                world.replicas[replica].following.as_mut()?.fall_behind();
+            }
+            Step::CatchesUp { replica } => world.replicas[replica].following.as_mut()?.catch_up(),
+            Step::ListsKeys { replica } => {
+                world.replicas[replica].following.as_mut()?.list_keys(world.key.as_ref(), self.mutant);
+            }
+            Step::BeginsToListPeers { replica } => {
+                let known = world.replicas[replica].following.as_mut()?;
+                world.interruptions -= u8::from(!known.wants_list());
+                known.begin_list(&world.peers, world.key.as_ref(), self.mutant);
+            }
+            Step::HasListedPeers { replica } => {
+                world.replicas[replica].following.as_mut()?.complete_list(self.mutant)?;
+            }
         }
         Some(())
     }
@@ -637,8 +790,13 @@ pub const ANSWERED_HAS_PEER: &str = "who is answered has had a Peer";
 pub const PENDING_EMPTIES: &str = "when all is done, nothing is pending and no Peer is held";
 
 /// What happens somewhere in every set of worlds worth looking at.
-pub const SIGHTS: [&str; 3] =
-    ["a machine is refused", "an entry is rolled forward", "a peer is held back from leaving"];
+pub const SIGHTS: [&str; 5] = [
+    "a machine is refused",
+    "an entry is rolled forward",
+    "a peer is held back from leaving",
+    "a machine is let through unasked",
+    "a machine is looked up because its Peer is expected",
+];
 
 impl Model for Enrollment {
     type State = World;
@@ -648,12 +806,13 @@ impl Model for Enrollment {
         vec![World {
             key: Some(Key { revoked: false, used: 0, pending: Vec::new() }),
             peers: vec![None; self.asks.len()],
-            replicas: vec![Replica::default(); self.replicas],
+            replicas: vec![self.replica(); self.replicas],
             leader: Leader::Idle,
             asks: self.asks.to_vec(),
             crashes: self.crashes,
             losses: self.losses,
             removals: self.removals,
+            interruptions: self.interruptions,
             happened: 0,
             history: History { has_had: vec![false; self.asks.len()], ..History::default() },
         }]
@@ -661,12 +820,14 @@ impl Model for Enrollment {
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
         self.progress(world, steps);
+        self.follow(world, steps);
         self.fate(world, steps);
     }
 
     fn next_state(&self, world: &World, step: Step) -> Option<World> {
         let mut next = world.clone();
         self.take(&mut next, step)?;
+        next.forget();
         next.replicas.sort();
         Some(next)
     }
@@ -701,6 +862,15 @@ impl Model for Enrollment {
             Property::sometimes(SIGHTS[0], |_, world: &World| world.history.refused),
             Property::sometimes(SIGHTS[1], |_, world: &World| world.history.rolled_forward),
             Property::sometimes(SIGHTS[2], |_, world: &World| world.peers.iter().flatten().any(|peer| peer.leaving)),
+            Property::sometimes(SIGHTS[3], |_, world: &World| {
+                world.looked_for().any(|(machine, known)| known.knows_nobody(machine, None))
+            }),
+            Property::sometimes(SIGHTS[4], |_, world: &World| {
+                world.looked_for().any(|(machine, known)| {
+                    let overlooked = !known.shows(machine) && world.peers[usize::from(machine)].is_some();
+                    known.trusts_view(None) && known.expects(machine) && overlooked
+                })
+            }),
         ]
     }
 }
