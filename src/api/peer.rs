@@ -107,6 +107,10 @@ pub struct SetupKeyReference {
     /// The public id of the key.
     #[schemars(length(min = 20, max = 20))]
     pub id: String,
+    /// Which use of the key it was, 1 for the first: what its usedTimes was raised to when the machine was admitted.
+    #[serde(rename = "use")]
+    #[schemars(range(min = 1))]
+    pub number: i64,
 }
 
 /// What is known of the machine now.

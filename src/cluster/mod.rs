@@ -44,6 +44,12 @@ where
     }
 }
 
+/// The version of an object as a number. They grow, and Kubernetes 1.35 made that a promise; a server whose versions are
+/// no numbers has none.
+pub fn version(resource_version: &str) -> Option<u64> {
+    resource_version.parse().ok()
+}
+
 /// Writes under our name, by which a later pass knows what is ours.
 pub fn ours() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }

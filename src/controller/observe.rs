@@ -6,7 +6,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::me
 use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
-    core::{Request, Resource},
+    core::{DeserializeGuard, Request, Resource},
 };
 use secrecy::zeroize::{Zeroize, Zeroizing};
 use serde::Deserialize;
@@ -80,19 +80,22 @@ pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMet
     Ok(secret.seen_by(key))
 }
 
-/// How many peers have joined with the key of this id and are still there: all that is left of a ledger that was lost.
+/// How often the key of this id has been used, as far as the peers tell that are still there, which is all that is left of a
+/// ledger that was lost: each was a use, and one of them the latest.
 pub async fn count_peers(client: &Client, key: &SetupKey, id: &KeyId) -> Result<i64, Error> {
     let namespace = key.namespace().unwrap_or_default();
-    let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
+    let peers: Api<DeserializeGuard<Peer>> = Api::namespaced(client.clone(), &namespace);
     let mut page = ListParams::default().labels(&format!("{KEY_ID_LABEL}={id}")).limit(500);
-    let mut count = 0;
+    let (mut count, mut latest) = (0, 0);
     loop {
         let attempt = Attempt::on("count the Peers of SetupKey", &namespace, &key.name_any());
-        let listed = call(attempt, peers.list_metadata(&page)).await?;
+        let listed = call(attempt, peers.list(&page)).await?;
         count += i64::try_from(listed.items.len()).unwrap_or(i64::MAX);
+        let readable = listed.items.iter().filter_map(|peer| peer.0.as_ref().ok());
+        latest = readable.map(|peer| peer.spec.setup_key_ref.number).fold(latest, i64::max);
         match listed.metadata.continue_.filter(|more| !more.is_empty()) {
             Some(more) => page = page.continue_token(&more),
-            None => return Ok(count),
+            None => return Ok(count.max(latest)),
         }
     }
 }

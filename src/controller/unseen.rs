@@ -12,6 +12,8 @@ use std::{
 
 use kube::{Resource, ResourceExt};
 
+use crate::cluster::version;
+
 /// How long to wait for the watch to bring a write. A watch that is later than that is broken, and the preconditions
 /// on every write are what keeps decisions from an old cache harmless.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -100,12 +102,6 @@ impl Unseen {
     fn writes(&self) -> MutexGuard<'_, HashMap<(Kind, String, String), Write>> {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Resource versions are numbers that grow. Kubernetes 1.35 made that a promise; a server whose versions are none is
-/// not waited for.
-fn version(text: &str) -> Option<u64> {
-    text.parse().ok()
 }
 
 #[cfg(test)]

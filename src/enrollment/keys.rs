@@ -1,116 +1,159 @@
 //! The `SetupKey`s, found by the digest of the key.
 //!
-//! A cache, so it may be behind. A stale object only loses the swap, and a refusal from it changes nothing.
+//! A cache, so it may be behind. A stale object only loses the swap, and a refusal from it changes nothing. It is filled
+//! by the watch, and what this process has written itself it knows at once. No version of a key is missed on the way, and
+//! before one can be seen here, the Peers that are pending in it are [expected](super::expected).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::{Duration, Instant},
 };
 
-use kube::{Resource, ResourceExt, core::DeserializeGuard};
+use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
+use tokio::sync::watch;
 
-use super::watch::Cache;
-use crate::{
-    api::{PendingPeer, SetupKey},
-    key::{Digest, PeerName, ledger::Applicant},
-};
-
-/// How long it is remembered that a machine was pending: as long as the watch of Peers may be behind that of keys.
-const REMEMBERED: Duration = Duration::from_secs(30);
+use super::{peers::Peers, watch::Cache};
+use crate::{api::SetupKey, cluster::version, key::Digest};
 
 /// An object by namespace and name.
 pub type ObjectName = (String, String);
 
 /// The cache. Its reads are look-ups in a map.
-#[derive(Default)]
-pub struct Keys(RwLock<Index>);
+pub struct Keys {
+    peers: Arc<Peers>,
+    index: RwLock<Index>,
+}
 
 #[derive(Default)]
 struct Index {
-    keys: HashMap<ObjectName, Arc<SetupKey>>,
+    keys: HashMap<ObjectName, watch::Sender<Arc<SetupKey>>>,
     /// Normally one key for each digest.
     names: HashMap<String, Vec<ObjectName>>,
-    recorded: Recorded,
+    /// The uids of keys of which a version could not be read, or counted less than the one before: what was pending in it
+    /// is not known, or is numbered anew.
+    missed: HashSet<String>,
+}
+
+/// A key as it is known, to swap.
+#[derive(Clone)]
+pub struct Basis {
+    pub key: Arc<SetupKey>,
+    /// Whether every version up to this one has been seen, so that it is known whom it has admitted.
+    pub followed: bool,
 }
 
 impl Keys {
+    /// Knows no key yet. The Peers that keys admit are expected by `peers`.
+    pub fn new(peers: Arc<Peers>) -> Self {
+        Self { peers, index: RwLock::default() }
+    }
+
     /// The key that is recognised by this digest.
     pub fn find(&self, digest: &Digest) -> Option<Arc<SetupKey>> {
         let index = self.read();
-        index.names.get(digest.as_str())?.iter().find_map(|name| index.keys.get(name).cloned())
+        index.names.get(digest.as_str())?.iter().find_map(|name| index.get(name))
     }
 
-    /// The key as it was last seen.
-    pub fn get(&self, name: &ObjectName) -> Option<Arc<SetupKey>> {
-        self.read().keys.get(name).cloned()
+    /// The key with this uid, in a version that is not older than this one.
+    pub fn get(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<Basis> {
+        let index = self.read();
+        let key = index.get(name).filter(|key| is(key, uid) && version_of(key) >= oldest)?;
+        Some(Basis { followed: !index.missed.contains(uid), key })
     }
 
-    /// Whether a machine is known to be on its way to become a Peer: it is pending in this object, or was a moment ago.
-    pub fn expects(&self, key: &SetupKey, applicant: &Applicant) -> bool {
-        let name = PeerName::of(&applicant.public_key);
-        let pending = key.status.as_ref().map_or(&[][..], |status| &status.pending);
-        pending.iter().any(|entry| entry.name == name.as_str() && entry.token_digest == applicant.token.as_str())
-            || self.read().recorded.holds(key, &name, &applicant.token)
+    /// Waits for that. `None` when the key has gone.
+    pub async fn wait_for(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<Basis> {
+        let mut key = self.read().keys.get(name)?.subscribe();
+        key.wait_for(|key| !is(key, uid) || version_of(key) >= oldest).await.ok()?;
+        self.get(name, uid, oldest)
+    }
+
+    /// This process has written a key, and knew the version before. It may be gone by now.
+    pub fn written(&self, key: &Arc<SetupKey>) {
+        let mut index = self.write();
+        if index.get(&name_of(key)).is_some_and(|known| known.uid() == key.uid()) {
+            index.insert(Arc::clone(key), &self.peers);
+        }
+    }
+
+    /// There is no key of this name with this uid any more.
+    pub fn gone(&self, name: &ObjectName, uid: &str) {
+        let mut index = self.write();
+        if index.get(name).is_some_and(|key| is(&key, uid)) {
+            index.remove(name, &self.peers);
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Cache<DeserializeGuard<SetupKey>> for Keys {
     type Record = SetupKey;
 
-    fn record(object: DeserializeGuard<SetupKey>) -> Option<SetupKey> {
-        let mut key = object.0.inspect_err(|error| {
+    fn record(object: DeserializeGuard<SetupKey>) -> Result<SetupKey, Box<ObjectMeta>> {
+        object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
             tracing::warn!(?namespace, ?name, %error, "a SetupKey that cannot be read admits nobody");
-        });
-        if let Ok(key) = &mut key {
-            let metadata = key.meta_mut();
-            metadata.managed_fields = None;
-            metadata.labels = None;
-            metadata.annotations = None;
-            if let Some(status) = &mut key.status {
-                status.conditions = Vec::new();
-            }
-        }
-        key.ok()
+            Box::new(error.metadata)
+        })
     }
 
     fn apply(&self, key: SetupKey) {
-        self.write().insert(key);
+        self.write().insert(Arc::new(key), &self.peers);
     }
 
     fn remove(&self, namespace: &str, name: &str) {
-        self.write().remove(&(namespace.to_owned(), name.to_owned()));
+        self.write().remove(&(namespace.to_owned(), name.to_owned()), &self.peers);
+    }
+
+    fn unreadable(&self, metadata: &ObjectMeta) {
+        let mut index = self.write();
+        index.missed.extend(metadata.uid.clone());
+        let name = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        index.hide(&name);
     }
 
     fn replace(&self, namespace: Option<&str>, keys: Vec<SetupKey>) {
         let mut index = self.write();
+        self.peers.keys_listed(namespace);
         let gone = index.keys.keys().filter(|(of, _)| namespace.is_none_or(|namespace| namespace == of));
-        let mut gone: std::collections::HashSet<_> = gone.cloned().collect();
+        let mut gone: HashSet<_> = gone.cloned().collect();
         for key in &keys {
             gone.remove(&name_of(key));
         }
-        gone.iter().for_each(|name| index.remove(name));
-        keys.into_iter().for_each(|key| index.insert(key));
+        gone.iter().for_each(|name| index.remove(name, &self.peers));
+        keys.into_iter().for_each(|key| index.insert(Arc::new(key), &self.peers));
     }
 }
 
 impl Index {
-    fn insert(&mut self, key: SetupKey) {
+    fn get(&self, name: &ObjectName) -> Option<Arc<SetupKey>> {
+        self.keys.get(name).map(|key| Arc::clone(&key.borrow()))
+    }
+
+    /// What comes by the watch may be older than what this process has written itself.
+    fn insert(&mut self, key: Arc<SetupKey>, peers: &Peers) {
         let name = name_of(&key);
-        let before = self.keys.get(&name).cloned();
-        if let Some(before) = &before {
-            self.recorded.note(before, &key);
+        let before = self.get(&name);
+        if let Some(before) = before.as_ref().filter(|before| before.uid() == key.uid()) {
+            if version_of(&key) < version_of(before) {
+                return;
+            }
+            if used_times(&key) < used_times(before) {
+                self.missed.extend(key.uid());
+            }
+        } else if before.is_some() {
+            self.remove(&name, peers);
         }
-        let (old, new) = (before.as_deref().and_then(digest_of), digest_of(&key).map(str::to_owned));
+        peers.expect(&key);
+        let (old, new) = (self.get(&name), digest_of(&key).map(str::to_owned));
+        let old = old.as_deref().and_then(digest_of);
         if old != new.as_deref() {
             if let Some(old) = old {
                 self.forget(old, &name);
@@ -119,15 +162,26 @@ impl Index {
                 self.names.entry(new).or_default().push(name.clone());
             }
         }
-        self.keys.insert(name, Arc::new(key));
+        match self.keys.get(&name) {
+            Some(known) => drop(known.send_replace(key)),
+            None => drop(self.keys.insert(name, watch::Sender::new(key))),
+        }
     }
 
-    fn remove(&mut self, name: &ObjectName) {
-        if let Some(key) = self.keys.remove(name)
-            && let Some(digest) = digest_of(&key)
-        {
+    fn remove(&mut self, name: &ObjectName, peers: &Peers) {
+        if let Some(uid) = self.hide(name) {
+            self.missed.remove(&uid);
+            peers.key_gone(&uid);
+        }
+    }
+
+    /// Nobody finds it any more. Returns its uid.
+    fn hide(&mut self, name: &ObjectName) -> Option<String> {
+        let key = Arc::clone(&self.keys.remove(name)?.borrow());
+        if let Some(digest) = digest_of(&key) {
             self.forget(digest, name);
         }
+        key.uid()
     }
 
     fn forget(&mut self, digest: &str, name: &ObjectName) {
@@ -140,42 +194,26 @@ impl Index {
     }
 }
 
-/// Machines that were pending a moment ago, so that they exist as Peers although the other cache may not show them yet.
-#[derive(Default)]
-struct Recorded {
-    machines: HashMap<(String, String), (String, Instant)>,
-    /// In the order in which they came.
-    order: std::collections::VecDeque<((String, String), Instant)>,
+/// What the service needs of a key. The status stays whole, for it is replaced as a whole.
+pub fn stripped(mut key: SetupKey) -> SetupKey {
+    let metadata = key.meta_mut();
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.annotations = None;
+    key
 }
 
-impl Recorded {
-    fn note(&mut self, before: &SetupKey, after: &SetupKey) {
-        let pending = |key: &SetupKey| key.status.as_ref().map_or(Vec::new(), |status| status.pending.clone());
-        let now = Instant::now();
-        let still = pending(after);
-        let uid = after.uid().unwrap_or_default();
-        for PendingPeer { name, token_digest, .. } in pending(before) {
-            if before.uid() == after.uid() && !still.iter().any(|entry| entry.name == name) {
-                let machine = (uid.clone(), name);
-                self.machines.insert(machine.clone(), (token_digest, now));
-                self.order.push_back((machine, now));
-            }
-        }
-        while let Some((machine, at)) = self.order.front()
-            && now - *at > REMEMBERED
-        {
-            if self.machines.get(machine).is_some_and(|(_, last)| last == at) {
-                self.machines.remove(machine);
-            }
-            self.order.pop_front();
-        }
-    }
+fn is(key: &SetupKey, uid: &str) -> bool {
+    key.metadata.uid.as_deref() == Some(uid)
+}
 
-    fn holds(&self, key: &SetupKey, name: &PeerName, token: &Digest) -> bool {
-        let machine = (key.uid().unwrap_or_default(), name.to_string());
-        let found = self.machines.get(&machine);
-        found.is_some_and(|(known, at)| known == token.as_str() && at.elapsed() <= REMEMBERED)
-    }
+fn used_times(key: &SetupKey) -> i64 {
+    key.status.as_ref().map_or(0, |status| status.used_times)
+}
+
+/// The version of a key, by which it is told which of two is newer.
+pub fn version_of(key: &SetupKey) -> u64 {
+    key.metadata.resource_version.as_deref().and_then(version).unwrap_or_default()
 }
 
 /// Namespace and name of a key.
@@ -192,7 +230,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::key::PublicKey;
 
     fn key(name: &str, status: Value) -> SetupKey {
         let key = json!({
@@ -206,6 +243,10 @@ mod tests {
         Digest::of(of)
     }
 
+    fn keys() -> Keys {
+        Keys::new(Arc::default())
+    }
+
     fn found(keys: &Keys, of: &str) -> Option<String> {
         keys.find(&digest(of)).map(|key| key.name_any())
     }
@@ -216,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_key_is_found_by_its_present_digest_only() {
-        let keys = Keys::default();
+        let keys = keys();
         keys.apply(key("office", json!({})));
         assert_eq!(found(&keys, "first"), None);
         keys.apply(issued("office", "first"));
@@ -230,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_new_list_replaces_its_own_namespace_and_no_other() {
-        let keys = Keys::default();
+        let keys = keys();
         keys.apply(issued("gone", "gone"));
         keys.apply(issued("stays", "stays"));
         keys.replace(Some("other"), Vec::new());
@@ -242,29 +283,63 @@ mod tests {
         assert_eq!(found(&keys, "stays"), None);
     }
 
+    fn version(of: &str, version: u64, used: i64) -> SetupKey {
+        let mut key = issued(of, of);
+        key.metadata.resource_version = Some(version.to_string());
+        key.status.as_mut().unwrap().used_times = used;
+        key
+    }
+
+    fn basis(keys: &Keys, oldest: u64) -> Option<(u64, bool)> {
+        let basis = keys.get(&("n".to_owned(), "office".to_owned()), "office", oldest)?;
+        Some((version_of(&basis.key), basis.followed))
+    }
+
     #[test]
-    fn who_was_pending_is_expected_with_the_same_token_only() {
-        let public_key = PublicKey::from_bytes([0; 32]);
-        let applicant = |token: &str| Applicant {
-            key: digest("key"),
-            public_key: public_key.clone(),
-            hostname: String::new(),
-            extra_dns_labels: Vec::new(),
-            token: digest(token),
-        };
-        let entry = json!({
-            "number": 1, "name": PeerName::of(&public_key).as_str(), "publicKey": public_key.to_string(), "hostname": "ada",
-            "tokenDigest": digest("token").as_str(), "since": "2026-11-24T06:00:00Z",
-        });
-        let keys = Keys::default();
-        let (pending, cleared) = (key("office", json!({ "pending": [entry] })), key("office", json!({})));
-        assert!(keys.expects(&pending, &applicant("token")));
-        assert!(!keys.expects(&pending, &applicant("another")));
-        assert!(!keys.expects(&cleared, &applicant("token")));
-        keys.apply(pending);
-        keys.apply(cleared.clone());
-        assert!(keys.expects(&cleared, &applicant("token")));
-        assert!(!keys.expects(&cleared, &applicant("another")));
-        assert!(!keys.expects(&key("another", json!({})), &applicant("token")));
+    fn what_was_written_here_is_not_undone_by_the_watch() {
+        let keys = keys();
+        keys.apply(version("office", 9, 1));
+        keys.written(&Arc::new(version("office", 10, 2)));
+        keys.apply(version("office", 9, 1));
+        assert_eq!((basis(&keys, 10), basis(&keys, 11)), (Some((10, true)), None));
+        let mut another = version("office", 11, 2);
+        another.metadata.uid = Some("another".to_owned());
+        keys.written(&Arc::new(another));
+        keys.gone(&("n".to_owned(), "office".to_owned()), "another");
+        assert_eq!(basis(&keys, 0), Some((10, true)));
+        keys.gone(&("n".to_owned(), "office".to_owned()), "office");
+        assert_eq!(basis(&keys, 0), None);
+    }
+
+    #[test]
+    fn a_key_is_not_followed_of_which_a_version_is_missed_or_counts_less() {
+        let keys = keys();
+        keys.apply(version("office", 9, 1));
+        keys.unreadable(&version("office", 10, 1).metadata);
+        assert_eq!(basis(&keys, 0), None);
+        keys.apply(version("office", 11, 1));
+        assert_eq!(basis(&keys, 0), Some((11, false)));
+        keys.remove("n", "office");
+        keys.apply(version("office", 12, 1));
+        assert_eq!(basis(&keys, 0), Some((12, true)));
+        keys.apply(version("office", 13, 0));
+        assert_eq!(basis(&keys, 0), Some((13, false)));
+    }
+
+    #[tokio::test]
+    async fn a_newer_version_is_waited_for() {
+        let keys = Arc::new(keys());
+        keys.apply(version("office", 9, 1));
+        let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
+        let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 10).await });
+        tokio::task::yield_now().await;
+        assert!(!newer.is_finished());
+        keys.apply(version("office", 10, 1));
+        assert_eq!(version_of(&newer.await.unwrap().unwrap().key), 10);
+        let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
+        let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 11).await });
+        tokio::task::yield_now().await;
+        keys.remove("n", "office");
+        assert!(newer.await.unwrap().is_none());
     }
 }

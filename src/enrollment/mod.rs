@@ -9,6 +9,7 @@
 
 mod admission;
 mod answer;
+mod expected;
 mod failures;
 mod http;
 pub mod keys;
@@ -22,7 +23,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use kube::{Client, ResourceExt, core::DeserializeGuard};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use admission::OWNER_TIME;
@@ -97,7 +98,8 @@ impl Service {
     pub fn start(environment: Environment, scope: Scope) -> Arc<Self> {
         let Environment { client, clock, readiness, metrics, peer_lifetime, failures_per_minute, owner_time } =
             environment;
-        let (keys, peers, stop) = (Arc::<Keys>::default(), Arc::<Peers>::default(), CancellationToken::new());
+        let (peers, stop) = (Arc::<Peers>::default(), CancellationToken::new());
+        let keys = Arc::new(Keys::new(Arc::clone(&peers)));
         let scopes = scope.watched();
         readiness.expect(2 * scopes.len());
         for namespace in scopes {
@@ -106,9 +108,13 @@ impl Service {
             let (peers, peer_api) =
                 (Arc::clone(&peers), scoped::<DeserializeGuard<Peer>>(&client, namespace.as_deref()));
             let (of_keys, of_peers) = (once(&readiness), once(&readiness));
+            // The keys are listed at once, and the Peers when the keys have been.
+            let (keys_anew, peers_anew) = (Arc::new(Notify::new()), peers.anew(namespace.as_deref()));
+            keys_anew.notify_one();
             let of = namespace.clone();
-            let key_watch = async move { watch::fill(key_api, of.as_deref(), keys, of_keys).await };
-            let peer_watch = async move { watch::fill(peer_api, namespace.as_deref(), peers, of_peers).await };
+            let key_watch = async move { watch::fill(key_api, of.as_deref(), keys, keys_anew, of_keys).await };
+            let peer_watch =
+                async move { watch::fill(peer_api, namespace.as_deref(), peers, peers_anew, of_peers).await };
             tokio::spawn(stop.clone().run_until_cancelled_owned(key_watch));
             tokio::spawn(stop.clone().run_until_cancelled_owned(peer_watch));
         }
@@ -160,7 +166,7 @@ impl Service {
             (Some(peer), _) if peer.leaving => Outcome::Not(Verdict::Leaving),
             (Some(peer), _) => Outcome::Joined { peer, admitted: false },
             (None, Some(key)) if admits => self.admissions.admit(&key, applicant, Instant::now() + PATIENCE).await,
-            (None, Some(key)) if keys.expects(&key, &applicant) => {
+            (None, Some(key)) if peers.is_awaited(&key, &applicant) => {
                 self.admissions.arrival(&name_of(&key).0, &applicant, Instant::now() + ARRIVAL).await
             }
             _ => Outcome::Not(Verdict::Refused),

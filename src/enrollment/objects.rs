@@ -59,12 +59,13 @@ impl Objects {
     }
 
     /// Writes the ledger of a key, if the key is still what it was when `basis` was read.
-    pub async fn swap(&self, basis: &SetupKey, swap: &Swap) -> Result<Swapped, Error> {
+    ///
+    /// The status is replaced as a whole, which costs the API server half of what a patch does.
+    pub async fn swap(&self, basis: &SetupKey, swap: Swap) -> Result<Swapped, Error> {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
-        let (attempt, patch) =
-            (Attempt::on("write the ledger of SetupKey", &namespace, &name), Patch::Merge(swap.patch(basis)));
-        match call_within(TIME_LIMIT, attempt, keys.patch_status(&name, &ours(), &patch)).await {
+        let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
+        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &as_us(), &swap.onto(basis))).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -82,8 +83,7 @@ impl Objects {
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        let parameters = PostParams { field_manager: ours().field_manager, ..PostParams::default() };
-        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&parameters, peer)).await {
+        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&as_us(), peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -124,4 +124,8 @@ impl Objects {
     fn peers(&self, namespace: &str) -> Api<Peer> {
         Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+fn as_us() -> PostParams {
+    PostParams { field_manager: ours().field_manager, ..PostParams::default() }
 }

@@ -1,18 +1,22 @@
-//! The Peers, found by name: of each, only what an answer is made from.
+//! The Peers, found by name: of each, only what an answer is made from. And what is known of those that are to come.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Instant,
 };
 
 use chrono::{DateTime, Utc};
-use kube::{ResourceExt, core::DeserializeGuard};
-use tokio::sync::watch as signal;
+use kube::{ResourceExt, api::ObjectMeta, core::DeserializeGuard};
+use tokio::sync::{Notify, watch as signal};
 
-use super::watch::Cache;
+use super::{
+    expected::{Entry, Expected},
+    watch::Cache,
+};
 use crate::{
-    api::{Peer, Timestamp},
-    key::{Digest, PeerName},
+    api::{Peer, SetupKey, Timestamp},
+    key::{Digest, PeerName, ledger::Applicant},
 };
 
 /// What is known of a Peer.
@@ -34,6 +38,10 @@ pub struct Known {
     pub extra_dns_labels: Vec<String>,
     /// Whether it is being deleted.
     pub leaving: bool,
+    /// The uid of the key that it joined with.
+    key: String,
+    /// Which use of that key it was.
+    number: i64,
     /// By what the API server has and by what this process wrote.
     seen: Mutex<Seen>,
 }
@@ -45,9 +53,31 @@ struct Seen {
 }
 
 impl Known {
+    /// A Peer that cannot be read: it is there, and nobody's.
+    fn unreadable(metadata: ObjectMeta) -> Self {
+        Self {
+            name: metadata.name.unwrap_or_default(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default(),
+            leaving: metadata.deletion_timestamp.is_some(),
+            key: String::new(),
+            number: 0,
+            seen: Mutex::default(),
+            token: String::new(),
+            groups: Vec::new(),
+            ephemeral: false,
+            extra_dns_labels: Vec::new(),
+        }
+    }
+
     /// Whether this Peer has this token.
     pub fn has(&self, token: &Digest) -> bool {
         self.token == token.as_str()
+    }
+
+    /// Whether it was made from this entry, or a later one of the same machine.
+    pub fn is_of(&self, entry: &Entry) -> bool {
+        self.namespace == entry.namespace && self.key == entry.key && self.number >= entry.number
     }
 
     /// Notes that the peer is there now; true when that must be written, as it was written longer ago than this.
@@ -84,6 +114,8 @@ impl From<Peer> for Known {
                 last: status.and_then(|status| status.last_seen).map(Timestamp::instant),
                 connected: status.is_some_and(|status| status.connected),
             }),
+            key: peer.spec.setup_key_ref.uid,
+            number: peer.spec.setup_key_ref.number,
             token: peer.spec.token_digest,
             groups: peer.spec.groups,
             ephemeral: peer.spec.ephemeral,
@@ -94,28 +126,49 @@ impl From<Peer> for Known {
 
 /// The cache.
 pub struct Peers {
-    by_name: RwLock<HashMap<String, Vec<Arc<Known>>>>,
+    index: RwLock<Index>,
     changed: signal::Sender<()>,
 }
 
+#[derive(Default)]
+struct Index {
+    by_name: ByName,
+    expected: Expected,
+}
+
+type ByName = HashMap<String, Vec<Arc<Known>>>;
+
 impl Default for Peers {
     fn default() -> Self {
-        Self { by_name: RwLock::default(), changed: signal::Sender::new(()) }
+        Self { index: RwLock::default(), changed: signal::Sender::new(()) }
     }
 }
 
 impl Peers {
     /// The Peer of this name with this token, in whichever namespace; if there are several, the one in that namespace.
     pub fn find(&self, name: &str, token: &Digest, preferred: Option<&str>) -> Option<Arc<Known>> {
-        let peers = self.read();
-        let mut found = peers.get(name)?.iter().filter(|peer| peer.has(token)).cloned().collect::<Vec<_>>();
+        let index = self.read();
+        let mut found = index.by_name.get(name)?.iter().filter(|peer| peer.has(token)).cloned().collect::<Vec<_>>();
         found.sort_by_key(|peer| (preferred != Some(peer.namespace.as_str()), peer.leaving));
         found.into_iter().next()
     }
 
     /// The Peer of this name in this namespace.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Known>> {
-        self.read().get(name)?.iter().find(|peer| peer.namespace == namespace).cloned()
+        self.read().get(namespace, name).cloned()
+    }
+
+    /// Whether it is certain, without a request, that there was no Peer of this name in this namespace by the time that
+    /// the keys were what their cache shows.
+    pub fn is_nobody(&self, namespace: &str, name: &str) -> bool {
+        let index = self.read();
+        index.get(namespace, name).is_none() && index.expected.is_all_shown(namespace, name)
+    }
+
+    /// Whether this machine is known to be on its way to become a Peer: it is pending, or was a moment ago.
+    pub fn is_awaited(&self, key: &SetupKey, applicant: &Applicant) -> bool {
+        let name = PeerName::of(&applicant.public_key);
+        self.read().expected.is_awaited(key, name.as_str(), &applicant.token)
     }
 
     /// Waits until there is a Peer of this name in this namespace.
@@ -130,48 +183,88 @@ impl Peers {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<String, Vec<Arc<Known>>>> {
-        self.by_name.read().unwrap_or_else(PoisonError::into_inner)
+    /// Expects the Peers that are pending in a version of a key. Every version comes here, in its order, before anybody
+    /// can see it.
+    pub fn expect(&self, key: &SetupKey) {
+        let Index { by_name, expected } = &mut *self.write();
+        expected.note(key, Instant::now(), |entry| {
+            by_name.get(&entry.name).is_some_and(|peers| peers.iter().any(|peer| peer.is_of(entry)))
+        });
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Vec<Arc<Known>>>> {
-        self.by_name.write().unwrap_or_else(PoisonError::into_inner)
+    /// A key has gone.
+    pub fn key_gone(&self, uid: &str) {
+        self.write().expected.key_gone(uid, Instant::now());
+    }
+
+    /// The keys were listed, and versions of them may have been missed. Comes before anybody can see what was listed.
+    pub fn keys_listed(&self, namespace: Option<&str>) {
+        self.write().expected.keys_listed(namespace);
+    }
+
+    /// By what the watch of this namespace is told to list the Peers, for the first time and again.
+    pub fn anew(&self, namespace: Option<&str>) -> Arc<Notify> {
+        self.write().expected.anew(namespace)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Known>> {
+        self.by_name.get(name)?.iter().find(|peer| peer.namespace == namespace)
+    }
+
+    fn insert(&mut self, peer: Known) {
+        self.expected.shown(&peer);
+        insert(&mut self.by_name, peer);
     }
 }
 
 impl Cache<DeserializeGuard<Peer>> for Peers {
     type Record = Known;
 
-    fn record(object: DeserializeGuard<Peer>) -> Option<Known> {
-        object.0.map(Known::from).ok()
+    fn record(object: DeserializeGuard<Peer>) -> Result<Known, Box<ObjectMeta>> {
+        Ok(object.0.map_or_else(|error| Known::unreadable(error.metadata), Known::from))
     }
 
     fn apply(&self, peer: Known) {
-        insert(&mut self.write(), peer);
+        self.write().insert(peer);
         self.changed.send_replace(());
     }
 
     fn remove(&self, namespace: &str, name: &str) {
-        remove(&mut self.write(), namespace, name);
+        remove(&mut self.write().by_name, namespace, name);
         self.changed.send_replace(());
     }
 
+    fn listing(&self, namespace: Option<&str>) {
+        self.write().expected.listing(namespace);
+    }
+
     fn replace(&self, namespace: Option<&str>, listed: Vec<Known>) {
-        let mut peers = self.write();
+        let mut index = self.write();
         let stay: HashSet<_> = listed.iter().map(|peer| (peer.namespace.clone(), peer.name.clone())).collect();
-        let known = peers.values().flatten().map(|peer| (peer.namespace.clone(), peer.name.clone()));
+        let known = index.by_name.values().flatten().map(|peer| (peer.namespace.clone(), peer.name.clone()));
         let gone: Vec<_> = known
             .filter(|peer| namespace.is_none_or(|namespace| namespace == peer.0) && !stay.contains(peer))
             .collect();
-        gone.iter().for_each(|(namespace, name)| remove(&mut peers, namespace, name));
-        listed.into_iter().for_each(|peer| insert(&mut peers, peer));
-        drop(peers);
+        gone.iter().for_each(|(namespace, name)| remove(&mut index.by_name, namespace, name));
+        listed.into_iter().for_each(|peer| index.insert(peer));
+        index.expected.listed(namespace);
+        drop(index);
         self.changed.send_replace(());
     }
 }
 
 /// What this process wrote of a heartbeat may be newer than what comes by the watch.
-fn insert(peers: &mut HashMap<String, Vec<Arc<Known>>>, peer: Known) {
+fn insert(peers: &mut ByName, peer: Known) {
     let of_name = peers.entry(peer.name.clone()).or_default();
     if let Some(old) = of_name.iter().find(|old| old.namespace == peer.namespace && old.uid == peer.uid) {
         let ours = *old.seen();
@@ -184,7 +277,7 @@ fn insert(peers: &mut HashMap<String, Vec<Arc<Known>>>, peer: Known) {
     of_name.push(Arc::new(peer));
 }
 
-fn remove(peers: &mut HashMap<String, Vec<Arc<Known>>>, namespace: &str, name: &str) {
+fn remove(peers: &mut ByName, namespace: &str, name: &str) {
     if let Some(of_name) = peers.get_mut(name) {
         of_name.retain(|peer| peer.namespace != namespace);
         if of_name.is_empty() {
@@ -205,7 +298,7 @@ mod tests {
             "metadata": { "namespace": namespace, "name": "peer", "uid": namespace },
             "spec": {
                 "publicKey": "", "hostname": "ada", "tokenDigest": Digest::of(token).as_str(),
-                "setupKeyRef": { "name": "office", "uid": "", "id": "" },
+                "setupKeyRef": { "name": "office", "uid": "", "id": "", "use": 1 },
             },
             "status": status,
         });
@@ -233,7 +326,7 @@ mod tests {
         peers.replace(Some("b"), Vec::new());
         assert_eq!(found("token of a").as_deref(), Some("a"));
         peers.replace(None, Vec::new());
-        assert!(peers.read().is_empty());
+        assert!(peers.read().by_name.is_empty());
     }
 
     #[test]

@@ -5,64 +5,107 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use futures::TryStreamExt;
 use kube::{
     Api, Resource, ResourceExt,
+    api::ObjectMeta,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, ExponentialBackoff, watcher},
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 /// What a watch fills.
 pub trait Cache<K>: Send + Sync {
     /// What is kept of an object.
     type Record: Send;
 
-    /// Takes from an object what is kept; `None` when it cannot be read.
-    fn record(object: K) -> Option<Self::Record>;
+    /// Takes from an object what is kept; of one that cannot be read, what it is called.
+    fn record(object: K) -> Result<Self::Record, Box<ObjectMeta>>;
     /// An object is new or has changed.
     fn apply(&self, record: Self::Record);
     /// An object has gone.
     fn remove(&self, namespace: &str, name: &str);
+    /// A version of an object cannot be read.
+    fn unreadable(&self, metadata: &ObjectMeta) {
+        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
+        self.remove(namespace.unwrap_or_default(), name.unwrap_or_default());
+    }
+    /// The objects of this namespace, or of all namespaces, are about to be listed.
+    fn listing(&self, _namespace: Option<&str>) {}
     /// These are all objects of this namespace, or of all namespaces.
     fn replace(&self, namespace: Option<&str>, records: Vec<Self::Record>);
 }
 
-/// Fills a cache as long as it is polled, and calls `filled` each time it is complete.
-pub async fn fill<K, C>(api: Api<K>, namespace: Option<&str>, cache: Arc<C>, mut filled: impl FnMut())
-where
+/// Fills a cache as long as it is polled, and calls `filled` each time it is complete. It begins when it is first told to
+/// list the objects `anew`, and lists them again whenever it is told so.
+pub async fn fill<K, C>(
+    api: Api<K>,
+    namespace: Option<&str>,
+    cache: Arc<C>,
+    anew: Arc<Notify>,
+    mut filled: impl FnMut(),
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     C: Cache<K>,
 {
     let kind = K::kind(&());
-    let events = watcher(api, watcher::Config::default()).backoff(backoff());
-    let mut events = std::pin::pin!(events);
-    let mut listed = Vec::new();
     loop {
-        let event = match events.try_next().await {
-            Ok(Some(event)) => event,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%kind, %error, "the watch failed and is started again");
-                continue;
-            }
-        };
-        match event {
-            Event::Init => listed.clear(),
-            Event::InitApply(object) => listed.extend(C::record(object)),
-            Event::InitDone => {
-                cache.replace(namespace, std::mem::take(&mut listed));
-                filled();
-            }
-            Event::Apply(object) => {
-                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-                match C::record(object) {
-                    Some(record) => cache.apply(record),
-                    None => cache.remove(&namespace, &name),
+        anew.notified().await;
+        let events = watcher(api.clone(), watcher::Config::default()).backoff(backoff());
+        let mut events = std::pin::pin!(events);
+        let (mut listed, mut listing) = (Vec::new(), true);
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = anew.notified(), if !listing => {
+                    anew.notify_one();
+                    break;
+                }
+                event = events.try_next() => event,
+            };
+            let event = match event {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%kind, %error, "the watch failed and is started again");
+                    if skips(&error) {
+                        anew.notify_one();
+                        break;
+                    }
+                    continue;
+                }
+            };
+            let record = |object| C::record(object).map_err(|metadata| cache.unreadable(&metadata)).ok();
+            match event {
+                Event::Init => {
+                    (listed, listing) = (Vec::new(), true);
+                    cache.listing(namespace);
+                }
+                Event::InitApply(object) => listed.extend(record(object)),
+                Event::InitDone => {
+                    listing = false;
+                    cache.replace(namespace, std::mem::take(&mut listed));
+                    filled();
+                }
+                Event::Apply(object) => {
+                    if let Some(record) = record(object) {
+                        cache.apply(record);
+                    }
+                }
+                Event::Delete(object) => {
+                    cache.remove(&object.namespace().unwrap_or_default(), &object.name_any());
                 }
             }
-            Event::Delete(object) => cache.remove(&object.namespace().unwrap_or_default(), &object.name_any()),
         }
     }
+}
+
+/// Whether an event was lost with this error, that the watch does not repeat.
+fn skips(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::LinesCodecMaxLineLengthExceeded)
+    )
 }
 
 /// A watch is one request per process, so it is tried again soon: nothing works without it.

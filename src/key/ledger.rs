@@ -90,6 +90,15 @@ pub struct Swap {
 }
 
 impl Swap {
+    /// The object whose status makes it, or fails if the key is no longer what `basis` was. Nothing may be missing from the
+    /// status of `basis`.
+    pub fn onto(self, basis: &SetupKey) -> SetupKey {
+        let mut key = basis.clone();
+        let status = key.status.get_or_insert_default();
+        (status.used_times, status.last_used, status.pending) = (self.used_times, self.last_used, self.pending);
+        key
+    }
+
     /// The merge patch of the status that makes it, or fails if the key is no longer what `basis` was.
     pub fn patch(&self, basis: &SetupKey) -> Value {
         let pending = (!self.pending.is_empty()).then_some(&self.pending);

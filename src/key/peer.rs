@@ -84,7 +84,12 @@ pub fn peer_of(key: &SetupKey, pending: &PendingPeer) -> Peer {
             groups: key.spec.auto_groups.clone(),
             extra_dns_labels: pending.extra_dns_labels.clone(),
             ephemeral: key.spec.ephemeral,
-            setup_key_ref: SetupKeyReference { name, uid: key.metadata.uid.clone().unwrap_or_default(), id },
+            setup_key_ref: SetupKeyReference {
+                name,
+                uid: key.metadata.uid.clone().unwrap_or_default(),
+                id,
+                number: pending.number,
+            },
             token_digest: pending.token_digest.clone(),
         },
         status: None,

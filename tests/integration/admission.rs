@@ -153,7 +153,7 @@ fn peer(change: Value) -> String {
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "Peer", "metadata": { "name": "peer-a" },
         "spec": {
             "publicKey": digest, "hostname": "laptop", "groups": ["office"], "extraDnsLabels": ["db"],
-            "setupKeyRef": { "name": "office", "uid": "u", "id": "0123456789abcdefghij" }, "tokenDigest": digest,
+            "setupKeyRef": { "name": "office", "uid": "u", "id": "0123456789abcdefghij", "use": 1 }, "tokenDigest": digest,
         },
     });
     json_patch::merge(&mut peer, &change);

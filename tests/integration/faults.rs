@@ -77,6 +77,7 @@ struct State {
     go: CancellationToken,
     key_watch: watch::Sender<Watches>,
     secret_watch: watch::Sender<Watches>,
+    peer_watch: watch::Sender<Watches>,
     /// Lists as they were answered last, and whether they are answered so again.
     lists: Mutex<HashMap<String, Bytes>>,
     in_the_past: watch::Sender<bool>,
@@ -99,6 +100,7 @@ impl Faults {
             go: CancellationToken::new(),
             key_watch: watch::channel(Watches::Flow).0,
             secret_watch: watch::channel(Watches::Flow).0,
+            peer_watch: watch::channel(Watches::Flow).0,
             lists: Mutex::default(),
             in_the_past: watch::channel(false).0,
         }))
@@ -136,7 +138,7 @@ impl Faults {
         self.0.go.cancel();
     }
 
-    /// Changes how both watches run.
+    /// Changes how the watches of SetupKeys and Secrets run.
     pub fn set_watches(&self, watches: Watches) {
         self.set_key_watch(watches);
         self.set_secret_watch(watches);
@@ -150,6 +152,11 @@ impl Faults {
     /// Changes how the watch of SetupKeys runs.
     pub fn set_key_watch(&self, watches: Watches) {
         self.0.key_watch.send_replace(watches);
+    }
+
+    /// Changes how the watch of Peers runs.
+    pub fn set_peer_watch(&self, watches: Watches) {
+        self.0.peer_watch.send_replace(watches);
     }
 
     /// For a client that sees the lists as they were when another one saw them, and then nothing.
@@ -278,7 +285,11 @@ impl Faults {
     /// Passes the events of a watch on as the present mode says.
     fn rule_over(&self, body: AnyBody, sent: &Sent) -> AnyBody {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
-        let mode = if sent.path.ends_with("/secrets") { &self.0.secret_watch } else { &self.0.key_watch };
+        let mode = match () {
+            () if sent.path.ends_with("/secrets") => &self.0.secret_watch,
+            () if sent.path.ends_with("/peers") => &self.0.peer_watch,
+            () => &self.0.key_watch,
+        };
         let mut mode = mode.subscribe();
         let died = self.0.died.clone();
         tokio::spawn(async move {

@@ -6,8 +6,8 @@ use super::{Bench, REPLICAS, Run, WORK};
 use crate::{report::Row, service};
 
 /// A write of the ledger, as the audit log has it: one that was done, and one that was lost to another replica.
-const SWAP: &str = "patch setupkeys/status";
-const LOST: &str = "patch setupkeys/status (409)";
+const SWAP: &str = "update setupkeys/status";
+const LOST: &str = "update setupkeys/status (409)";
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let machines = bench.settings.machines as f64;

@@ -27,8 +27,6 @@ use crate::{
 
 /// Keys that machines come with in turns.
 const KEYS: usize = 100;
-/// Machines that ask at the same time, where they come as fast as they are let in.
-const AT_A_TIME: usize = 512;
 /// Replicas of the service that the chart starts.
 const REPLICAS: usize = 3;
 /// What the service does to admit machines.
@@ -81,7 +79,7 @@ impl Bench<'_> {
         let mut of_controller = self.cluster.requests_of(&self.cluster.operator)?;
         let (cpu, begun) = (service::cpu(replicas)?, Instant::now());
         let addresses: Vec<SocketAddr> = service::addresses(replicas);
-        let joined = machines::join(&addresses, &keys.values, self.settings.machines, AT_A_TIME).await?;
+        let joined = machines::join(&addresses, &keys.values, self.settings.machines, self.settings.at_a_time).await?;
         let settled = requests.settle().await? - begun;
         let cpu = service::cpu(replicas)? - cpu;
         of_controller.read()?;
@@ -118,10 +116,18 @@ pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let mut report = Report::new("enrollment", "make bench-enrollment", cluster.version.clone());
     let controller = Operator::start(&cluster).await?;
     let bench = Bench { cluster: &cluster, settings, begun: Instant::now() };
-    report.rows.extend(many_keys::measure(&bench).await?);
-    report.rows.extend(hot_key::measure(&bench).await?);
-    report.rows.extend(latency::measure(&bench).await?);
-    report.rows.extend(refusals::measure(&bench).await?);
+    if settings.wants("many-keys") {
+        report.rows.extend(many_keys::measure(&bench).await?);
+    }
+    if settings.wants("hot-key") {
+        report.rows.extend(hot_key::measure(&bench).await?);
+    }
+    if settings.wants("latency") {
+        report.rows.extend(latency::measure(&bench).await?);
+    }
+    if settings.wants("refusals") {
+        report.rows.extend(refusals::measure(&bench).await?);
+    }
     controller.process.end().await?;
     Ok(report)
 }

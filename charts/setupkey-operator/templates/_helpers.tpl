@@ -77,7 +77,7 @@ app.kubernetes.io/component: enrollment
 # The ledger: a use is counted with the resourceVersion that it was decided on.
 - apiGroups: [setupkey.dev]
   resources: [setupkeys/status]
-  verbs: [patch]
+  verbs: [update]
 # What was agreed with a peer is never changed: a patch takes our own finalizer off.
 - apiGroups: [setupkey.dev]
   resources: [peers]

@@ -2,7 +2,8 @@
 //!
 //! For each key that machines come with there is one [task](task). It takes all that wait, decides on them with
 //! [`ledger::admit`](crate::key::ledger::admit) and commits with one compare-and-swap; those who come in the meantime
-//! wait for the next. So a key that a thousand machines come with at once is written a few dozen times.
+//! wait for the next, which is made once the Peers of the last are there. So the busier the API server is, the more
+//! machines share a swap, and a key that a thousand come with at once is written a few dozen times.
 //!
 //! The Peers are [created](record) after the commit, and only then are the machines answered. Two may create a Peer from
 //! an entry of `pending`, and never at the same time, or one that was deleted in between could come back: the replica
@@ -22,13 +23,13 @@ use std::{
 
 use kube::ResourceExt;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    keys::{Keys, ObjectName, name_of},
+    keys::{Basis, Keys, ObjectName, name_of},
     metrics::Metrics,
     objects::{Objects, TIME_LIMIT},
     peers::{Known, Peers},
@@ -53,6 +54,14 @@ const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.a
 /// Requests about Peers at the same time, in one process. The API server has its own idea of fairness; this is ours.
 const REQUESTS: usize = 32;
 
+/// Swaps at the same time, in one process. Those that must wait, wait here and not at the API server: so they build on what
+/// is known when their turn has come, and fewer are lost.
+const SWAPS: usize = 8;
+
+/// Peers that a process may have admitted and not yet created. Who comes when there are more waits to be admitted: so each
+/// is created well within [`OWNER_TIME`], and those who wait for the same key share a swap.
+const AHEAD: usize = 64;
+
 /// Machines that may wait for one key.
 const WAITING: usize = 4096;
 
@@ -75,6 +84,22 @@ impl Outcome {
     const BUSY: Self = Self::Not(Verdict::Busy);
 }
 
+/// One more machine waits, as long as this is there.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(machines: &'a watch::Sender<usize>) -> Self {
+        machines.send_modify(|waiting| *waiting += 1);
+        Self(machines)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 /// A machine that waits.
 struct Job {
     applicant: Applicant,
@@ -91,6 +116,10 @@ pub struct Admissions {
     pub metrics: Metrics,
     owner_time: Duration,
     requests: Semaphore,
+    swaps: Semaphore,
+    ahead: Arc<Semaphore>,
+    /// How many machines wait.
+    machines: watch::Sender<usize>,
     releases: Releases,
     /// By the uid of the key.
     tasks: Mutex<HashMap<String, mpsc::Sender<task::Message>>>,
@@ -108,8 +137,10 @@ impl Admissions {
         metrics: Metrics,
         owner_time: Duration,
     ) -> Arc<Self> {
+        let machines = watch::Sender::new(0);
         Arc::new(Self {
-            releases: Releases::start(objects.clone()),
+            releases: Releases::start(objects.clone(), machines.subscribe()),
+            machines,
             objects,
             keys,
             peers,
@@ -117,6 +148,8 @@ impl Admissions {
             metrics,
             owner_time,
             requests: Semaphore::new(REQUESTS),
+            swaps: Semaphore::new(SWAPS),
+            ahead: Arc::new(Semaphore::new(AHEAD)),
             tasks: Mutex::default(),
             running: TaskTracker::new(),
             ending: CancellationToken::new(),
@@ -125,6 +158,7 @@ impl Admissions {
 
     /// Has a machine wait for the next swap of this key, and for its Peer.
     pub async fn admit(self: &Arc<Self>, key: &SetupKey, applicant: Applicant, deadline: Instant) -> Outcome {
+        let _waiting = Waiting::new(&self.machines);
         let (reply, outcome) = oneshot::channel();
         if !self.submit(key, Job { applicant, deadline, reply }) {
             return Outcome::BUSY;
@@ -161,10 +195,14 @@ impl Admissions {
         }
     }
 
-    /// What the API server has under the name of a machine.
-    async fn on_record(&self, namespace: &str, applicant: &Applicant) -> Result<OnRecord, Error> {
-        let _turn = self.requests.acquire().await;
+    /// What there is under the name of a machine, by the time that `basis` was read. Most machines are new, and of these
+    /// the caches can tell.
+    async fn on_record(&self, basis: &Basis, namespace: &str, applicant: &Applicant) -> Result<OnRecord, Error> {
         let name = PeerName::of(&applicant.public_key);
+        if basis.followed && self.peers.is_nobody(namespace, name.as_str()) {
+            return Ok(OnRecord::Nobody);
+        }
+        let _turn = self.requests.acquire().await;
         let found = self.objects.peer(namespace, name.as_str()).await?;
         Ok(found.map_or(OnRecord::Nobody, |peer| OnRecord::Peer {
             token: Digest::on_record(&peer.spec.token_digest),

@@ -1,9 +1,13 @@
-//! Taking the finalizer off Peers whose entry has been cleared: nobody waits for it, so it comes after all else.
+//! Taking the finalizer off Peers whose entry has been cleared: nobody waits for it, so those who do wait come first.
 
 use std::{sync::Mutex, time::Duration};
 
 use futures::StreamExt;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::enrollment::objects::Objects;
@@ -14,6 +18,9 @@ const IN_FLIGHT: usize = 4;
 /// Peers that may wait. The controller releases what has no place here.
 const WAITING: usize = 16_384;
 
+/// How long a Peer is held while machines wait. Whoever wants to delete it need not wait: then the controller releases it.
+const HELD: Duration = Duration::from_secs(5);
+
 /// How long the end waits for those that are left.
 const LAST_ONES: Duration = Duration::from_secs(5);
 
@@ -22,6 +29,7 @@ pub struct Cleared {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    pub since: Instant,
 }
 
 /// The queue.
@@ -31,12 +39,13 @@ pub struct Releases {
 }
 
 impl Releases {
-    /// Starts to work.
-    pub fn start(objects: Objects) -> Self {
+    /// Starts to work. `machines` is how many wait.
+    pub fn start(objects: Objects, machines: watch::Receiver<usize>) -> Self {
         let (sender, receiver) = mpsc::channel::<Cleared>(WAITING);
         let worker = tokio::spawn(ReceiverStream::new(receiver).for_each_concurrent(IN_FLIGHT, move |peer| {
-            let objects = objects.clone();
+            let (objects, mut machines) = (objects.clone(), machines.clone());
             async move {
+                let _ = timeout_at(peer.since + HELD, machines.wait_for(|waiting| *waiting == 0)).await;
                 match objects.release(&peer.namespace, &peer.name, &peer.uid).await {
                     Ok(()) => {}
                     // It has gone, or other finalizers stand before ours. The controller looks after the latter.

@@ -8,16 +8,24 @@ use std::{
 
 use futures::future::try_join_all;
 use kube::ResourceExt;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 
 use super::{
-    Admissions, Job, Outcome,
+    AHEAD, Admissions, Job, Outcome,
     record::{Committed, record},
     release::Cleared,
 };
 use crate::{
-    api::{Peer, SetupKey},
-    enrollment::{keys::ObjectName, objects::Swapped, peers::Known},
+    api::{Peer, PendingPeer, SetupKey},
+    cluster::call::Error,
+    enrollment::{
+        keys::{Basis, ObjectName, stripped, version_of},
+        objects::Swapped,
+        peers::Known,
+    },
     key::{
         PeerName,
         ledger::{self, Applicant, OnRecord, Swap, Verdict},
@@ -25,10 +33,16 @@ use crate::{
 };
 
 /// Machines that one swap may decide on.
-const BATCH: usize = 100;
+const BATCH: usize = 64;
+
+// Or a round would wait for ever.
+const _: () = assert!(BATCH <= AHEAD);
 
 /// How long entries wait to be cleared together with those of the next machines.
-const CLEAR_AFTER: Duration = Duration::from_millis(200);
+const CLEAR_AFTER: Duration = Duration::from_secs(1);
+
+/// How long machines wait for the Peers of those before them, to be admitted by the swap that clears these.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// When there is no place in `pending`: until the next look.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
@@ -39,11 +53,20 @@ const WORTHWHILE: usize = 25;
 /// A task that nobody came to for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The longest pause after a lost swap; the first is a tenth.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long the watch has to show what a swap was lost to. After that it is read.
+const SHOWN_WITHIN: Duration = Duration::from_secs(3);
 
-/// Swaps and reads that may fail, other than being lost, before those that wait are sent away.
-const FAILURES: usize = 3;
+/// The longest time over which a task spreads its swaps of a key that others swap as well.
+const WIDEST: Duration = Duration::from_secs(2);
+
+/// After a swap that failed otherwise.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Swaps that may fail in a row, other than being lost, before those that wait are sent away.
+const FAILURES: u32 = 3;
+
+/// Swaps that a task tries before it ends, to clear what is left.
+const LAST_ROUNDS: u32 = 20;
 
 /// What the task is told.
 pub enum Message {
@@ -61,6 +84,8 @@ pub struct Recorded {
     name: String,
     /// When the swap was sent that committed it.
     committed: Instant,
+    /// Since when it can be cleared.
+    since: Instant,
     /// The uid of its Peer, if it is ours to release.
     release: Option<String>,
 }
@@ -72,22 +97,40 @@ pub struct Task {
     uid: String,
     inbox: mpsc::Receiver<Message>,
     this: mpsc::Sender<Message>,
-    /// What the last swap returned.
-    latest: Option<Arc<SetupKey>>,
     waiting: VecDeque<Job>,
     /// Peers that are being created.
     under_way: usize,
     /// By number.
     recorded: BTreeMap<i64, Recorded>,
-    /// When to act although nobody comes.
-    wake: Option<Instant>,
+    /// When to clear entries although nobody comes.
+    clear_at: Option<Instant>,
+    /// What is older than this version of the key has been swapped already.
+    oldest: u64,
+    /// Whether it is not known what became of the last swap.
+    in_doubt: bool,
+    /// Swaps that failed in a row, other than being lost.
+    failures: u32,
+    /// Swaps are made at any moment of so much time, the more of it the more are lost: so those of several replicas pass
+    /// each other, and more machines share one.
+    spread: Duration,
+    /// When the last one was sent that was done.
+    swapped: Option<Instant>,
+    /// When the next may be sent.
+    not_before: Instant,
 }
 
-/// What a swap did to those that it was for.
-enum Round {
-    Decided(Arc<SetupKey>, Option<Instant>, Vec<Verdict>),
+/// Why a round came to nothing.
+enum Stopped {
+    /// The key has gone.
     Gone,
-    Failed,
+    /// The API server could not be asked.
+    Failed(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Task {
@@ -104,11 +147,16 @@ impl Task {
             uid,
             inbox,
             this,
-            latest: None,
             waiting: VecDeque::new(),
             under_way: 0,
             recorded: BTreeMap::new(),
-            wake: None,
+            clear_at: None,
+            oldest: 0,
+            in_doubt: false,
+            failures: 0,
+            spread: Duration::ZERO,
+            swapped: None,
+            not_before: Instant::now(),
         }
     }
 
@@ -116,15 +164,10 @@ impl Task {
         loop {
             let ending = self.shared.ending.is_cancelled();
             if ending && self.under_way == 0 && self.waiting.is_empty() && self.inbox.is_empty() {
-                self.round(Vec::new()).await;
-                return;
+                return self.clear_the_rest().await;
             }
-            let wake = match self.wake {
-                _ if self.is_worthwhile() => Instant::now(),
-                Some(wake) => wake,
-                None => Instant::now() + IDLE,
-            };
             let shared = Arc::clone(&self.shared);
+            let due = self.due();
             tokio::select! {
                 biased;
                 message = self.inbox.recv() => {
@@ -133,42 +176,48 @@ impl Task {
                     }
                 }
                 () = shared.ending.cancelled(), if !ending => continue,
-                () = tokio::time::sleep_until(wake) => {
-                    if self.wake.is_none() && self.is_retired() {
+                () = tokio::time::sleep_until(due.unwrap_or_else(|| Instant::now() + IDLE)) => {
+                    if due.is_none() && self.is_retired() {
                         return;
                     }
                 }
             }
-            while self.waiting.len() < BATCH
-                && let Ok(message) = self.inbox.try_recv()
-            {
-                self.take(message);
-            }
-            let due = self.wake.is_some_and(|wake| wake <= Instant::now());
-            if due || self.is_worthwhile() {
-                self.wake = None;
-                // Whoever has no place is not looked up, but for one: he may be a peer already.
-                let batch = self.waiting.len().min(BATCH).min(self.places().max(1));
-                let jobs = self.waiting.drain(..batch).collect();
-                self.round(jobs).await;
-            }
-            if !self.waiting.is_empty() && !self.is_worthwhile() {
-                self.wake_within(FULL_PAUSE);
+            self.take_all();
+            if self.due().is_some_and(|due| due <= Instant::now()) {
+                self.round().await;
             }
         }
     }
 
-    /// Whether machines wait, and there are places for as many of them as are worth a swap.
-    fn is_worthwhile(&self) -> bool {
-        !self.waiting.is_empty() && self.places() >= self.waiting.len().min(WORTHWHILE)
+    /// When there is something to swap.
+    fn due(&self) -> Option<Instant> {
+        let due = match self.swapped {
+            _ if self.waiting.is_empty() => self.clear_at?,
+            Some(swapped) if !self.has_places() => swapped + FULL_PAUSE,
+            Some(swapped) if self.under_way > 0 => swapped + TOGETHER,
+            _ => Instant::now(),
+        };
+        Some(due.max(self.not_before))
+    }
+
+    /// Whether there are places for as many of those that wait as are worth a swap.
+    fn has_places(&self) -> bool {
+        let known = self.shared.keys.get(&self.name, &self.uid, 0);
+        known.is_none_or(|basis| self.places(&basis.key) >= self.waiting.len().min(WORTHWHILE))
     }
 
     /// Places in `pending`, those included that the next swap clears.
-    fn places(&self) -> usize {
-        let basis = self.basis();
-        let pending = basis.as_ref().and_then(|key| key.status.as_ref()).map_or(&[][..], |status| &status.pending);
-        let stay = pending.iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
+    fn places(&self, key: &SetupKey) -> usize {
+        let stay = pending(key).iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
         ledger::MOST_PENDING.saturating_sub(stay)
+    }
+
+    fn take_all(&mut self) {
+        while self.waiting.len() < BATCH
+            && let Ok(message) = self.inbox.try_recv()
+        {
+            self.take(message);
+        }
     }
 
     fn take(&mut self, message: Message) {
@@ -178,15 +227,10 @@ impl Task {
                 self.under_way -= 1;
                 if let Some(recorded) = recorded {
                     self.recorded.insert(recorded.number, recorded);
-                    self.wake_within(CLEAR_AFTER);
+                    self.clear_at.get_or_insert_with(|| Instant::now() + CLEAR_AFTER);
                 }
             }
         }
-    }
-
-    fn wake_within(&mut self, pause: Duration) {
-        let at = Instant::now() + pause;
-        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
 
     /// Ends the task, unless somebody has come in this moment.
@@ -199,119 +243,161 @@ impl Task {
         idle
     }
 
-    /// Decides on these machines, and clears what can be cleared.
-    async fn round(&mut self, mut jobs: Vec<Job>) {
+    async fn clear_the_rest(&mut self) {
+        for _ in 0..LAST_ROUNDS {
+            if self.recorded.is_empty() {
+                return;
+            }
+            tokio::time::sleep_until(self.not_before).await;
+            self.round().await;
+        }
+    }
+
+    /// Decides on machines that wait, and clears what can be cleared, with one swap. If that is lost, those who came
+    /// meanwhile join the next.
+    async fn round(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let basis = self.basis().await;
+        let most = u32::try_from(self.waiting.len().min(BATCH)).unwrap_or_default();
+        let Ok(mut room) = Arc::clone(&shared.ahead).acquire_many_owned(most).await else { return };
+        let _turn = shared.swaps.acquire().await;
+        self.take_all();
         self.forget_old_ones();
         // Whoever has given up is not admitted behind his back.
-        jobs.retain(|job| !job.reply.is_closed() && job.deadline > Instant::now());
-        if jobs.is_empty() && self.recorded.is_empty() {
-            return;
-        }
-        let applicants: Vec<_> = jobs.iter().map(|job| job.applicant.clone()).collect();
-        match self.decide(&applicants).await {
-            Round::Decided(key, sent, verdicts) => {
-                for (job, verdict) in jobs.into_iter().zip(verdicts) {
-                    self.settle(&key, sent, job, verdict);
-                }
+        self.waiting.retain(|job| !job.reply.is_closed() && job.deadline > Instant::now());
+        let decided = match basis {
+            // There may be a newer one by now.
+            Ok(basis) if basis.followed => {
+                let newest = shared.keys.get(&self.name, &self.uid, self.oldest);
+                self.decide(newest.unwrap_or(basis), &mut room).await
             }
-            Round::Gone => {
+            Ok(basis) => self.decide(basis, &mut room).await,
+            Err(stopped) => Err(stopped),
+        };
+        match decided {
+            Ok(()) => {}
+            Err(Stopped::Gone) => {
+                self.shared.keys.gone(&self.name, &self.uid);
                 self.recorded.clear();
-                jobs.into_iter().for_each(|job| self.answer_without_key(job));
+                std::mem::take(&mut self.waiting).into_iter().for_each(|job| self.answer_without_key(job));
             }
-            Round::Failed => jobs.into_iter().for_each(|job| drop(job.reply.send(Outcome::BUSY))),
+            Err(Stopped::Failed(error)) => {
+                tracing::warn!(%error, "machines are asked to come again");
+                self.waiting.drain(..).for_each(|job| drop(job.reply.send(Outcome::BUSY)));
+            }
         }
-        if !self.recorded.is_empty() {
-            self.wake_within(CLEAR_AFTER);
+        let oldest = self.recorded.values().map(|recorded| recorded.since).min();
+        self.clear_at = oldest.map(|since| since + CLEAR_AFTER);
+    }
+
+    /// The newest version that is known, if it is not one that was swapped already: then the next is waited for.
+    async fn basis(&mut self) -> Result<Basis, Stopped> {
+        if !std::mem::take(&mut self.in_doubt) {
+            let shown = self.shared.keys.wait_for(&self.name, &self.uid, self.oldest);
+            if let Ok(Some(basis)) = tokio::time::timeout(SHOWN_WITHIN, shown).await {
+                return Ok(basis);
+            }
+        }
+        match self.shared.objects.key(&self.name).await? {
+            Some(key) if key.uid().as_deref() == Some(&self.uid) => Ok(Basis { key: Arc::new(key), followed: false }),
+            _ => Err(Stopped::Gone),
         }
     }
 
-    /// One swap, tried until it is neither lost nor without an answer.
-    async fn decide(&mut self, applicants: &[Applicant]) -> Round {
-        let (mut basis, mut lost, mut failures) = (self.basis(), 0_u32, 0);
-        loop {
-            let key = match basis.take() {
-                Some(key) => key,
-                None => match self.shared.objects.key(&self.name).await {
-                    Ok(Some(key)) if key.uid().as_deref() == Some(&self.uid) => Arc::new(key),
-                    Ok(_) => return Round::Gone,
-                    Err(error) => {
-                        tracing::warn!(%error, "machines are asked to come again");
-                        return Round::Failed;
-                    }
-                },
-            };
-            self.release_cleared(&key);
-            // After the key was read: an entry that is no longer pending in it exists as a Peer by now.
-            let found = match self.look_up(applicants).await {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!(%error, "machines are asked to come again");
-                    return Round::Failed;
-                }
-            };
-            let judged: Vec<_> = applicants.iter().zip(found).collect();
-            let recorded: BTreeSet<_> = self.recorded.keys().copied().collect();
-            let (swap, verdicts) = ledger::admit(&key, &judged, &recorded, self.shared.clock.now());
-            let Some(swap) = swap else { return Round::Decided(key, None, verdicts) };
-            match self.swap(&key, &swap).await {
-                (sent, Ok(Swapped::Done(key))) => {
-                    let key = Arc::new(*key);
-                    self.latest = Some(Arc::clone(&key));
-                    self.release_cleared(&key);
-                    return Round::Decided(key, Some(sent), verdicts);
-                }
-                (_, Ok(Swapped::Gone)) => return Round::Gone,
-                (_, Ok(Swapped::Lost)) => {
-                    lost += 1;
-                    tokio::time::sleep(pause(lost)).await;
-                }
-                // Whether it was done shows in the key: whoever got in is pending there, and not counted again.
-                (_, Err(error)) => {
-                    tracing::warn!(%error, "the swap is looked up");
-                    failures += 1;
-                    if failures == FAILURES {
-                        return Round::Failed;
-                    }
-                    tokio::time::sleep(error.pause().unwrap_or(LONGEST_PAUSE)).await;
-                }
-            }
+    async fn decide(&mut self, basis: Basis, room: &mut OwnedSemaphorePermit) -> Result<(), Stopped> {
+        self.release_cleared(&basis.key);
+        // Whoever has no place is not looked up, but for one: he may be a peer already.
+        let batch = self.waiting.len().min(room.num_permits()).min(self.places(&basis.key).max(1));
+        let applicants: Vec<_> = self.waiting.iter().take(batch).map(|job| job.applicant.clone()).collect();
+        // After the key was read: an entry that is no longer pending in it exists as a Peer by now.
+        let found = self.look_up(&basis, &applicants).await?;
+        let judged: Vec<_> = applicants.iter().zip(found).collect();
+        let recorded: BTreeSet<_> = self.recorded.keys().copied().collect();
+        let (swap, verdicts) = ledger::admit(&basis.key, &judged, &recorded, self.shared.clock.now());
+        let (key, sent) = match swap {
+            None => (basis.key, None),
+            Some(swap) => match self.swap(&basis, swap).await? {
+                Some((key, sent)) => (key, Some(sent)),
+                None => return Ok(()),
+            },
+        };
+        let jobs: Vec<_> = self.waiting.drain(..batch).collect();
+        for (job, verdict) in jobs.into_iter().zip(verdicts) {
+            self.settle(&key, sent, job, verdict, room);
         }
+        Ok(())
     }
 
-    async fn swap(&self, key: &SetupKey, swap: &Swap) -> (Instant, Result<Swapped, crate::cluster::call::Error>) {
+    /// Makes a swap, and returns the key as it is then, and when the swap was sent. `None` if it is to be tried again.
+    async fn swap(&mut self, basis: &Basis, swap: Swap) -> Result<Option<(Arc<SetupKey>, Instant)>, Stopped> {
         let sent = Instant::now();
-        let swapped = self.shared.objects.swap(key, swap).await;
+        let swapped = self.shared.objects.swap(&basis.key, swap).await;
         self.shared.metrics.swapped(&swapped);
-        (sent, swapped)
+        match swapped {
+            Ok(Swapped::Done(key)) => {
+                let key = Arc::new(stripped(*key));
+                if basis.followed {
+                    self.shared.keys.written(&key);
+                }
+                (self.oldest, self.failures, self.swapped) = (version_of(&key), 0, Some(sent));
+                self.spread = self.spread * 3 / 4;
+                self.not_before = self.some_time();
+                self.release_cleared(&key);
+                Ok(Some((key, sent)))
+            }
+            Ok(Swapped::Gone) => Err(Stopped::Gone),
+            Ok(Swapped::Lost) => {
+                self.oldest = version_of(&basis.key) + 1;
+                self.spread = (2 * self.spread.max(sent.elapsed())).min(WIDEST);
+                self.not_before = self.some_time();
+                Ok(None)
+            }
+            // Whether it was done shows in the key: whoever got in is pending there, and not counted again.
+            Err(error) => {
+                self.in_doubt = true;
+                self.failures += 1;
+                if self.failures == FAILURES {
+                    self.failures = 0;
+                    return Err(Stopped::Failed(error));
+                }
+                tracing::warn!(%error, "the swap is looked up");
+                self.not_before = Instant::now() + error.pause().unwrap_or(FAILURE_PAUSE);
+                Ok(None)
+            }
+        }
     }
 
-    /// The newest that is known without a request. If it is not the newest there is, only the swap is lost.
-    fn basis(&self) -> Option<Arc<SetupKey>> {
-        let version = |key: &Arc<SetupKey>| key.resource_version().and_then(|version| version.parse::<u64>().ok());
-        let cached = self.shared.keys.get(&self.name).filter(|key| key.uid().as_deref() == Some(&self.uid));
-        [cached, self.latest.clone()].into_iter().flatten().max_by_key(version)
+    fn some_time(&self) -> Instant {
+        Instant::now() + self.spread.mul_f64(rand::random())
     }
 
-    async fn look_up(&self, applicants: &[Applicant]) -> Result<Vec<OnRecord>, crate::cluster::call::Error> {
-        let look_ups = applicants.iter().map(|applicant| self.shared.on_record(&self.name.0, applicant));
+    async fn look_up(&self, basis: &Basis, applicants: &[Applicant]) -> Result<Vec<OnRecord>, Error> {
+        let look_ups = applicants.iter().map(|applicant| self.shared.on_record(basis, &self.name.0, applicant));
         try_join_all(look_ups).await
     }
 
     /// Answers, or has the machine wait for its Peer.
-    fn settle(&mut self, key: &Arc<SetupKey>, sent: Option<Instant>, job: Job, verdict: Verdict) {
+    fn settle(
+        &mut self,
+        key: &Arc<SetupKey>,
+        sent: Option<Instant>,
+        job: Job,
+        verdict: Verdict,
+        room: &mut OwnedSemaphorePermit,
+    ) {
         let (shared, namespace) = (Arc::clone(&self.shared), self.name.0.clone());
         let name = PeerName::of(&job.applicant.public_key);
         match (verdict, sent) {
             (Verdict::Admitted, Some(sent)) => {
-                let pending = key.status.as_ref().map_or(&[][..], |status| &status.pending);
-                let Some(entry) = pending.iter().find(|entry| entry.name == name.as_str()).cloned() else {
+                let Some(entry) = pending(key).iter().find(|entry| entry.name == name.as_str()).cloned() else {
                     return;
                 };
                 self.under_way += 1;
                 let committed = Committed { key: Arc::clone(key), entry, sent };
-                let this = self.this.clone();
+                let (this, room) = (self.this.clone(), room.split(1));
                 self.shared.running.spawn(async move {
                     let peer = record(&shared, &committed).await;
+                    drop(room);
                     let recorded = peer.as_ref().map(|peer| recorded(&committed, peer));
                     let _ = this.send(Message::Recorded(recorded)).await;
                     let outcome = match peer {
@@ -336,7 +422,7 @@ impl Task {
             // There will be a place soon.
             (Verdict::Busy, _) => {
                 self.waiting.push_back(job);
-                self.wake_within(FULL_PAUSE);
+                self.not_before = Instant::now() + FULL_PAUSE;
             }
             (verdict, _) => drop(job.reply.send(Outcome::Not(verdict))),
         }
@@ -358,18 +444,22 @@ impl Task {
 
     /// Lets go of the Peers whose entry is not in this object, which is not older than the one that committed them.
     fn release_cleared(&mut self, key: &SetupKey) {
-        let pending = key.status.as_ref().map_or(&[][..], |status| &status.pending);
-        let pending: BTreeSet<_> = pending.iter().map(|entry| entry.number).collect();
+        let pending: BTreeSet<_> = pending(key).iter().map(|entry| entry.number).collect();
         let (left, cleared) =
             std::mem::take(&mut self.recorded).into_iter().partition(|(number, _)| pending.contains(number));
         self.recorded = left;
         let cleared: BTreeMap<i64, Recorded> = cleared;
         for cleared in cleared.into_values() {
             if let Some(uid) = cleared.release {
-                self.shared.releases.later(Cleared { namespace: self.name.0.clone(), name: cleared.name, uid });
+                let (namespace, since) = (self.name.0.clone(), Instant::now());
+                self.shared.releases.later(Cleared { namespace, name: cleared.name, uid, since });
             }
         }
     }
+}
+
+fn pending(key: &SetupKey) -> &[PendingPeer] {
+    key.status.as_ref().map_or(&[], |status| &status.pending)
 }
 
 /// A Peer of that name may have come by another key, whose business its finalizer is.
@@ -379,6 +469,7 @@ fn recorded(committed: &Committed, peer: &Peer) -> Recorded {
         number: committed.entry.number,
         name: committed.entry.name.clone(),
         committed: committed.sent,
+        since: Instant::now(),
         release: peer.uid().filter(|_| ours),
     }
 }
@@ -400,9 +491,4 @@ async fn known(shared: &Admissions, namespace: &str, applicant: &Applicant) -> O
         Ok(_) => Outcome::Not(Verdict::Refused),
         Err(_) => Outcome::BUSY,
     }
-}
-
-/// Longer and longer, and never the same for two replicas.
-fn pause(lost: u32) -> Duration {
-    LONGEST_PAUSE.mul_f64((0.1 * f64::from(lost)).min(1.0) * rand::random::<f64>())
 }

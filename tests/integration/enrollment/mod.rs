@@ -8,6 +8,7 @@ mod machine;
 mod races;
 mod stampede;
 mod tls;
+mod watches;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,6 +33,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    faults::Faults,
     harness::{Cluster, TestClock, config_of, digest, enrollment_token, eventually},
     requests::Requests,
 };
@@ -43,6 +45,7 @@ struct Setup {
     failures_per_minute: u32,
     /// Without one it speaks plain HTTP.
     certificate: Option<Certificate>,
+    faults: Faults,
 }
 
 impl Default for Setup {
@@ -52,6 +55,7 @@ impl Default for Setup {
             peer_lifetime: Duration::from_secs(600),
             failures_per_minute: 0,
             certificate: None,
+            faults: Faults::default(),
         }
     }
 }
@@ -92,7 +96,8 @@ impl Replica {
     async fn begin(cluster: &Cluster, setup: Setup, address: SocketAddr, token: &str) -> Self {
         let (requests, metrics) = (Requests::default(), Metrics::default());
         let client = ClientBuilder::try_from(tuned(config_of(token.to_owned()).await)).unwrap();
-        let client = client.with_layer(&metrics.count_requests()).with_layer(&requests).build();
+        let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
+        let client = client.with_layer(&setup.faults).build();
         let readiness = Arc::new(Readiness::default());
         let environment = Environment {
             client,
