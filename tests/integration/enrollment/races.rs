@@ -208,10 +208,12 @@ async fn expire_race() {
         .run(|name| {
             let arena = &arena;
             async move {
+                let value = cluster.issue(&name, json!({})).await;
+                cluster.known_to(&arena.replicas, &value).await;
                 // The last moment is a whole second; the machines come shortly before it, or after.
                 let expires = Utc::now() + chrono::Duration::milliseconds(2500);
-                let value = cluster.issue_until(&name, json!({}), expires).await;
-                cluster.known_to(&arena.replicas, &value).await;
+                let expires = expires.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+                cluster.patch_status(&name, json!({ "expires": expires })).await;
                 let status = cluster.keys().get(&name).await.unwrap().status.unwrap();
                 let last = status.expires.unwrap().instant();
                 let start =
