@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Lifetime, SetupKeyStatus, rules};
+use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
 
 /// What the key is allowed to do. Everything but autoGroups, revoked and the metadata of the Secret is fixed when the
 /// SetupKey is created: a key that was handed out keeps its promises.
@@ -160,6 +160,16 @@ impl SetupKey {
     pub fn secret_name(&self) -> &str {
         let named = self.spec.secret.as_ref().and_then(|secret| secret.name.as_deref());
         named.or(self.metadata.name.as_deref()).unwrap_or_default()
+    }
+
+    /// How many peers were admitted; none as long as there is no status.
+    pub fn used_times(&self) -> i64 {
+        self.status.as_ref().map_or(0, |status| status.used_times)
+    }
+
+    /// The peers that were admitted and have no Peer object yet.
+    pub fn pending(&self) -> &[PendingPeer] {
+        self.status.as_ref().map_or(&[], |status| &status.pending)
     }
 
     /// The key in the Secret's data that holds the value.

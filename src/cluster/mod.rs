@@ -8,7 +8,11 @@ mod requests;
 
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
-use kube::{Api, Client, Resource, api::PatchParams, core::NamespaceResourceScope};
+use kube::{
+    Api, Client, Resource,
+    api::{PatchParams, PostParams},
+    core::NamespaceResourceScope,
+};
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};
 
@@ -53,4 +57,9 @@ pub fn version(resource_version: &str) -> Option<u64> {
 /// Writes under our name, by which a later pass knows what is ours.
 pub fn ours() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// The same for creating and replacing.
+pub fn ours_whole() -> PostParams {
+    PostParams { field_manager: ours().field_manager, ..PostParams::default() }
 }

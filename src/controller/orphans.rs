@@ -11,10 +11,7 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::{
-    Api, Client, ResourceExt,
-    api::{Patch, PostParams},
-};
+use kube::{Api, Client, ResourceExt, api::Patch};
 
 use super::{
     call::{Attempt, Error, call},
@@ -22,7 +19,7 @@ use super::{
 };
 use crate::{
     api::{Peer, SetupKey},
-    cluster::ours,
+    cluster::{ours, ours_whole},
     key::{ledger::Swap, peer::peer_of},
 };
 
@@ -58,7 +55,7 @@ impl Orphans {
     /// Notes what is pending now, and says what of it has been for long enough.
     pub fn look(&self, key: &SetupKey, now: Instant) -> Due {
         let name = (key.namespace().unwrap_or_default(), key.name_any());
-        let pending = key.status.as_ref().map(|status| status.pending.as_slice()).unwrap_or_default();
+        let pending = key.pending();
         let mut all = self.seen();
         if pending.is_empty() {
             all.remove(&name);
@@ -99,17 +96,15 @@ impl Orphans {
 pub async fn create_peers(client: &Client, key: &SetupKey, numbers: &BTreeSet<i64>) -> Result<(), Error> {
     let namespace = key.namespace().unwrap_or_default();
     let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
-    let pending = key.status.iter().flat_map(|status| &status.pending);
     let due: Vec<_> =
-        pending.filter(|entry| numbers.contains(&entry.number)).map(|entry| peer_of(key, entry)).collect();
+        key.pending().iter().filter(|entry| numbers.contains(&entry.number)).map(|entry| peer_of(key, entry)).collect();
     stream::iter(due)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, |peer| {
             let (peers, namespace) = (&peers, &namespace);
             async move {
-                let parameters = PostParams { field_manager: ours().field_manager, ..PostParams::default() };
                 let attempt = Attempt::on("create Peer", namespace, &peer.name_any());
-                match call(attempt, peers.create(&parameters, &peer)).await {
+                match call(attempt, peers.create(&ours_whole(), &peer)).await {
                     Err(error) if error.code() == Some(409) => Ok(()),
                     created => created.map(drop),
                 }

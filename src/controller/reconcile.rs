@@ -290,7 +290,7 @@ impl Pass<'_> {
         let uid = self.key.uid();
         self.confirm().await?;
         let Some(swap) = ledger::clear(&self.key, numbers).filter(|_| self.key.uid() == uid) else { return Ok(()) };
-        let before = self.key.status.as_ref().map_or(0, |status| status.pending.len());
+        let before = self.key.pending().len();
         orphans::create_peers(&self.context.client, &self.key, numbers).await?;
         let written = orphans::write_swap(&self.context.client, &self.key, &swap).await?;
         let count = before - swap.pending.len();

@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ObjectMeta, PartialObjectMeta, Patch, PostParams},
+    api::{ObjectMeta, PartialObjectMeta, Patch},
     core::Request,
 };
 use rand::{TryRng, rngs::SysRng};
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{SetupKey, SetupKeyStatus},
-    cluster::ours,
+    cluster::{ours, ours_whole},
     key::{
         KeyId, KeyValue,
         plan::Issue,
@@ -57,8 +57,7 @@ pub async fn create_secret(client: &Client, key: &SetupKey, issue: &Issue) -> Re
         ..Secret::default()
     };
     let body = serde_json::to_vec(&secret).expect("a Secret is plain data");
-    let parameters = PostParams { field_manager: ours().field_manager, ..PostParams::default() };
-    let request = Request::new(Secret::url_path(&(), Some(&namespace))).create(&parameters, body);
+    let request = Request::new(Secret::url_path(&(), Some(&namespace))).create(&ours_whole(), body);
     let attempt = Attempt::on("create Secret", &namespace, key.secret_name());
     send(client, attempt, request.expect("a path and a body make a request"), &value).await
 }

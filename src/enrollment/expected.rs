@@ -82,7 +82,7 @@ impl Expected {
     /// the Peer of an entry already.
     pub fn note(&mut self, key: &SetupKey, now: Instant, shown: impl Fn(&Entry) -> bool) {
         let (namespace, uid) = (key.namespace().unwrap_or_default(), key.uid().unwrap_or_default());
-        let entries = key.status.as_ref().map_or(&[][..], |status| &status.pending);
+        let entries = key.pending();
         let before = self.pending.remove(&uid).unwrap_or_default();
         let pending: BTreeMap<_, _> = entries.iter().map(|entry| (entry.number, entry.name.clone())).collect();
         for entry in entries.iter().filter(|entry| !before.contains_key(&entry.number)) {

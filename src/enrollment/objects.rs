@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PostParams, Preconditions},
+    api::{DeleteParams, Patch, Preconditions},
 };
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::{
     api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
     cluster::{
         call::{Attempt, Error, call_within},
-        ours,
+        ours, ours_whole,
     },
     key::ledger::Swap,
 };
@@ -65,7 +65,7 @@ impl Objects {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
         let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
-        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &as_us(), &swap.onto(basis))).await {
+        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &ours_whole(), &swap.onto(basis))).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -83,7 +83,7 @@ impl Objects {
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&as_us(), peer)).await {
+        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&ours_whole(), peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -124,8 +124,4 @@ impl Objects {
     fn peers(&self, namespace: &str) -> Api<Peer> {
         Api::namespaced(self.client.clone(), namespace)
     }
-}
-
-fn as_us() -> PostParams {
-    PostParams { field_manager: ours().field_manager, ..PostParams::default() }
 }

@@ -142,15 +142,14 @@ pub fn clear(key: &SetupKey, recorded: &BTreeSet<i64>) -> Option<Swap> {
 /// Whether a key admits a peer now, as far as this object tells. An object from a cache is good enough to refuse by,
 /// for what has been refused has changed nothing.
 pub fn admits(key: &SetupKey, presented: &Digest, now: DateTime<Utc>) -> bool {
-    admits_after(key, presented, key.status.as_ref().map_or(0, |status| status.used_times), now)
+    admits_after(key, presented, key.used_times(), now)
 }
 
 fn unchanged(key: &SetupKey) -> Swap {
-    let status = key.status.as_ref();
     Swap {
-        used_times: status.map_or(0, |status| status.used_times),
-        last_used: status.and_then(|status| status.last_used),
-        pending: status.map_or_else(Vec::new, |status| status.pending.clone()),
+        used_times: key.used_times(),
+        last_used: key.status.as_ref().and_then(|status| status.last_used),
+        pending: key.pending().to_vec(),
     }
 }
 

@@ -177,9 +177,7 @@ impl Entry {
         let name = peer.metadata.name.as_deref().unwrap_or_default();
         match key.filter(|key| key.metadata.uid.as_deref() == Some(&peer.key().uid)) {
             None => Self::KeyGone,
-            Some(key) if key.status.iter().flat_map(|status| &status.pending).any(|entry| entry.name == name) => {
-                Self::Pending
-            }
+            Some(key) if key.pending().iter().any(|entry| entry.name == name) => Self::Pending,
             Some(_) => Self::Cleared,
         }
     }

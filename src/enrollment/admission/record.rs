@@ -71,6 +71,5 @@ async fn attempt(admissions: &Admissions, committed: &Committed, peer: &Peer, fi
 async fn is_pending(admissions: &Admissions, committed: &Committed) -> Result<bool, Error> {
     let key = admissions.objects.key(&name_of(&committed.key)).await?;
     let key = key.filter(|key| key.uid() == committed.key.uid());
-    let pending = key.and_then(|key| key.status).map(|status| status.pending).unwrap_or_default();
-    Ok(pending.contains(&committed.entry))
+    Ok(key.is_some_and(|key| key.pending().contains(&committed.entry)))
 }

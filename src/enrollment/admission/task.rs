@@ -19,7 +19,7 @@ use super::{
     release::Cleared,
 };
 use crate::{
-    api::{Peer, PendingPeer, SetupKey},
+    api::{Peer, SetupKey},
     cluster::call::Error,
     enrollment::{
         keys::{Basis, ObjectName, stripped, version_of},
@@ -208,7 +208,7 @@ impl Task {
 
     /// Places in `pending`, those included that the next swap clears.
     fn places(&self, key: &SetupKey) -> usize {
-        let stay = pending(key).iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
+        let stay = key.pending().iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
         ledger::MOST_PENDING.saturating_sub(stay)
     }
 
@@ -266,12 +266,7 @@ impl Task {
         // Whoever has given up is not admitted behind his back.
         self.waiting.retain(|job| !job.reply.is_closed() && job.deadline > Instant::now());
         let decided = match basis {
-            // There may be a newer one by now.
-            Ok(basis) if basis.followed => {
-                let newest = shared.keys.get(&self.name, &self.uid, self.oldest);
-                self.decide(newest.unwrap_or(basis), &mut room).await
-            }
-            Ok(basis) => self.decide(basis, &mut room).await,
+            Ok(basis) => self.decide(self.newer(basis), &mut room).await,
             Err(stopped) => Err(stopped),
         };
         match decided {
@@ -302,6 +297,12 @@ impl Task {
             Some(key) if key.uid().as_deref() == Some(&self.uid) => Ok(Basis { key: Arc::new(key), followed: false }),
             _ => Err(Stopped::Gone),
         }
+    }
+
+    /// What the watch has brought while this waited for its turn.
+    fn newer(&self, basis: Basis) -> Basis {
+        let shown = self.shared.keys.get(&self.name, &self.uid, self.oldest);
+        shown.filter(|_| basis.followed).unwrap_or(basis)
     }
 
     async fn decide(&mut self, basis: Basis, room: &mut OwnedSemaphorePermit) -> Result<(), Stopped> {
@@ -389,7 +390,7 @@ impl Task {
         let name = PeerName::of(&job.applicant.public_key);
         match (verdict, sent) {
             (Verdict::Admitted, Some(sent)) => {
-                let Some(entry) = pending(key).iter().find(|entry| entry.name == name.as_str()).cloned() else {
+                let Some(entry) = key.pending().iter().find(|entry| entry.name == name.as_str()).cloned() else {
                     return;
                 };
                 self.under_way += 1;
@@ -444,7 +445,7 @@ impl Task {
 
     /// Lets go of the Peers whose entry is not in this object, which is not older than the one that committed them.
     fn release_cleared(&mut self, key: &SetupKey) {
-        let pending: BTreeSet<_> = pending(key).iter().map(|entry| entry.number).collect();
+        let pending: BTreeSet<_> = key.pending().iter().map(|entry| entry.number).collect();
         let (left, cleared) =
             std::mem::take(&mut self.recorded).into_iter().partition(|(number, _)| pending.contains(number));
         self.recorded = left;
@@ -456,10 +457,6 @@ impl Task {
             }
         }
     }
-}
-
-fn pending(key: &SetupKey) -> &[PendingPeer] {
-    key.status.as_ref().map_or(&[], |status| &status.pending)
 }
 
 /// A Peer of that name may have come by another key, whose business its finalizer is.
