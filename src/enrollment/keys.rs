@@ -94,9 +94,10 @@ impl Keys {
 }
 
 impl Cache<DeserializeGuard<SetupKey>> for Keys {
-    type Record = SetupKey;
+    /// Of one that cannot be read, what it is called.
+    type Record = Result<SetupKey, Box<ObjectMeta>>;
 
-    fn record(object: DeserializeGuard<SetupKey>) -> Result<SetupKey, Box<ObjectMeta>> {
+    fn record(object: DeserializeGuard<SetupKey>) -> Self::Record {
         object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
             tracing::warn!(?namespace, ?name, %error, "a SetupKey that cannot be read admits nobody");
@@ -104,37 +105,40 @@ impl Cache<DeserializeGuard<SetupKey>> for Keys {
         })
     }
 
-    fn apply(&self, key: SetupKey) {
-        self.write().insert(Arc::new(key), &self.peers);
+    fn apply(&self, key: Self::Record) {
+        self.write().take(key, &self.peers);
     }
 
     fn remove(&self, namespace: &str, name: &str) {
         self.write().remove(&(namespace.to_owned(), name.to_owned()), &self.peers);
     }
 
-    fn unreadable(&self, metadata: &ObjectMeta) {
-        let mut index = self.write();
-        index.missed.extend(metadata.uid.clone());
-        let name = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
-        index.hide(&name);
-    }
-
-    fn replace(&self, namespace: Option<&str>, keys: Vec<SetupKey>) {
+    fn replace(&self, namespace: Option<&str>, keys: Vec<Self::Record>) {
         let mut index = self.write();
         self.peers.keys_listed(namespace);
         let gone = index.keys.keys().filter(|(of, _)| namespace.is_none_or(|namespace| namespace == of));
         let mut gone: HashSet<_> = gone.cloned().collect();
         for key in &keys {
-            gone.remove(&name_of(key));
+            gone.remove(&key.as_ref().map_or_else(|metadata| name_in(metadata), name_of));
         }
         gone.iter().for_each(|name| index.remove(name, &self.peers));
-        keys.into_iter().for_each(|key| index.insert(Arc::new(key), &self.peers));
+        keys.into_iter().for_each(|key| index.take(key, &self.peers));
     }
 }
 
 impl Index {
     fn get(&self, name: &ObjectName) -> Option<Arc<SetupKey>> {
         self.keys.get(name).map(|key| Arc::clone(&key.borrow()))
+    }
+
+    fn take(&mut self, key: Result<SetupKey, Box<ObjectMeta>>, peers: &Peers) {
+        match key {
+            Ok(key) => self.insert(Arc::new(key), peers),
+            Err(metadata) => {
+                self.hide(&name_in(&metadata));
+                self.missed.extend(metadata.uid);
+            }
+        }
     }
 
     /// What comes by the watch may be older than what this process has written itself.
@@ -145,7 +149,7 @@ impl Index {
             if version_of(&key) < version_of(before) {
                 return;
             }
-            if used_times(&key) < used_times(before) {
+            if key.used_times() < before.used_times() {
                 self.missed.extend(key.uid());
             }
         } else if before.is_some() {
@@ -207,10 +211,6 @@ fn is(key: &SetupKey, uid: &str) -> bool {
     key.metadata.uid.as_deref() == Some(uid)
 }
 
-fn used_times(key: &SetupKey) -> i64 {
-    key.status.as_ref().map_or(0, |status| status.used_times)
-}
-
 /// The version of a key, by which it is told which of two is newer.
 pub fn version_of(key: &SetupKey) -> u64 {
     key.metadata.resource_version.as_deref().and_then(version).unwrap_or_default()
@@ -218,7 +218,11 @@ pub fn version_of(key: &SetupKey) -> u64 {
 
 /// Namespace and name of a key.
 pub fn name_of(key: &SetupKey) -> ObjectName {
-    (key.namespace().unwrap_or_default(), key.name_any())
+    name_in(&key.metadata)
+}
+
+fn name_in(metadata: &ObjectMeta) -> ObjectName {
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
 fn digest_of(key: &SetupKey) -> Option<&str> {
@@ -258,11 +262,11 @@ mod tests {
     #[test]
     fn a_key_is_found_by_its_present_digest_only() {
         let keys = keys();
-        keys.apply(key("office", json!({})));
+        keys.apply(Ok(key("office", json!({}))));
         assert_eq!(found(&keys, "first"), None);
-        keys.apply(issued("office", "first"));
+        keys.apply(Ok(issued("office", "first")));
         assert_eq!(found(&keys, "first").as_deref(), Some("office"));
-        keys.apply(issued("office", "second"));
+        keys.apply(Ok(issued("office", "second")));
         assert_eq!((found(&keys, "first"), found(&keys, "second").as_deref()), (None, Some("office")));
         keys.remove("n", "office");
         assert_eq!(found(&keys, "second"), None);
@@ -272,11 +276,11 @@ mod tests {
     #[test]
     fn a_new_list_replaces_its_own_namespace_and_no_other() {
         let keys = keys();
-        keys.apply(issued("gone", "gone"));
-        keys.apply(issued("stays", "stays"));
+        keys.apply(Ok(issued("gone", "gone")));
+        keys.apply(Ok(issued("stays", "stays")));
         keys.replace(Some("other"), Vec::new());
         assert!(found(&keys, "gone").is_some());
-        keys.replace(Some("n"), vec![issued("stays", "stays"), issued("new", "new")]);
+        keys.replace(Some("n"), vec![Ok(issued("stays", "stays")), Ok(issued("new", "new"))]);
         assert_eq!(found(&keys, "gone"), None);
         assert!(found(&keys, "stays").is_some() && found(&keys, "new").is_some());
         keys.replace(None, Vec::new());
@@ -298,9 +302,9 @@ mod tests {
     #[test]
     fn what_was_written_here_is_not_undone_by_the_watch() {
         let keys = keys();
-        keys.apply(version("office", 9, 1));
+        keys.apply(Ok(version("office", 9, 1)));
         keys.written(&Arc::new(version("office", 10, 2)));
-        keys.apply(version("office", 9, 1));
+        keys.apply(Ok(version("office", 9, 1)));
         assert_eq!((basis(&keys, 10), basis(&keys, 11)), (Some((10, true)), None));
         let mut another = version("office", 11, 2);
         another.metadata.uid = Some("another".to_owned());
@@ -314,27 +318,27 @@ mod tests {
     #[test]
     fn a_key_is_not_followed_of_which_a_version_is_missed_or_counts_less() {
         let keys = keys();
-        keys.apply(version("office", 9, 1));
-        keys.unreadable(&version("office", 10, 1).metadata);
+        keys.apply(Ok(version("office", 9, 1)));
+        keys.apply(Err(Box::new(version("office", 10, 1).metadata)));
         assert_eq!(basis(&keys, 0), None);
-        keys.apply(version("office", 11, 1));
+        keys.apply(Ok(version("office", 11, 1)));
         assert_eq!(basis(&keys, 0), Some((11, false)));
         keys.remove("n", "office");
-        keys.apply(version("office", 12, 1));
+        keys.apply(Ok(version("office", 12, 1)));
         assert_eq!(basis(&keys, 0), Some((12, true)));
-        keys.apply(version("office", 13, 0));
+        keys.apply(Ok(version("office", 13, 0)));
         assert_eq!(basis(&keys, 0), Some((13, false)));
     }
 
     #[tokio::test]
     async fn a_newer_version_is_waited_for() {
         let keys = Arc::new(keys());
-        keys.apply(version("office", 9, 1));
+        keys.apply(Ok(version("office", 9, 1)));
         let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
         let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 10).await });
         tokio::task::yield_now().await;
         assert!(!newer.is_finished());
-        keys.apply(version("office", 10, 1));
+        keys.apply(Ok(version("office", 10, 1)));
         assert_eq!(version_of(&newer.await.unwrap().unwrap().key), 10);
         let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
         let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 11).await });

@@ -230,8 +230,8 @@ impl Index {
 impl Cache<DeserializeGuard<Peer>> for Peers {
     type Record = Known;
 
-    fn record(object: DeserializeGuard<Peer>) -> Result<Known, Box<ObjectMeta>> {
-        Ok(object.0.map_or_else(|error| Known::unreadable(error.metadata), Known::from))
+    fn record(object: DeserializeGuard<Peer>) -> Known {
+        object.0.map_or_else(|error| Known::unreadable(error.metadata), Known::from)
     }
 
     fn apply(&self, peer: Known) {

@@ -1,11 +1,10 @@
 //! The watches that fill the caches.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
 use kube::{
     Api, Resource, ResourceExt,
-    api::ObjectMeta,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, ExponentialBackoff, watcher},
@@ -19,17 +18,12 @@ pub trait Cache<K>: Send + Sync {
     /// What is kept of an object.
     type Record: Send;
 
-    /// Takes from an object what is kept; of one that cannot be read, what it is called.
-    fn record(object: K) -> Result<Self::Record, Box<ObjectMeta>>;
+    /// Takes from an object what is kept, be it that it cannot be read.
+    fn record(object: K) -> Self::Record;
     /// An object is new or has changed.
     fn apply(&self, record: Self::Record);
     /// An object has gone.
     fn remove(&self, namespace: &str, name: &str);
-    /// A version of an object cannot be read.
-    fn unreadable(&self, metadata: &ObjectMeta) {
-        let (namespace, name) = (metadata.namespace.as_deref(), metadata.name.as_deref());
-        self.remove(namespace.unwrap_or_default(), name.unwrap_or_default());
-    }
     /// The objects of this namespace, or of all namespaces, are about to be listed.
     fn listing(&self, _namespace: Option<&str>) {}
     /// These are all objects of this namespace, or of all namespaces.
@@ -48,52 +42,52 @@ pub async fn fill<K, C>(
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     C: Cache<K>,
 {
+    anew.notified().await;
+    while follow(&api, namespace, &*cache, &anew, &mut filled).await.is_continue() {}
+}
+
+/// Lists and follows the objects, until they are to be listed anew.
+async fn follow<K, C>(
+    api: &Api<K>,
+    namespace: Option<&str>,
+    cache: &C,
+    anew: &Notify,
+    filled: &mut impl FnMut(),
+) -> ControlFlow<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    C: Cache<K>,
+{
     let kind = K::kind(&());
+    let events = watcher(api.clone(), watcher::Config::default()).backoff(backoff());
+    let mut events = std::pin::pin!(events);
+    let (mut listed, mut listing) = (Vec::new(), true);
     loop {
-        anew.notified().await;
-        let events = watcher(api.clone(), watcher::Config::default()).backoff(backoff());
-        let mut events = std::pin::pin!(events);
-        let (mut listed, mut listing) = (Vec::new(), true);
-        loop {
-            let event = tokio::select! {
-                biased;
-                () = anew.notified(), if !listing => {
-                    anew.notify_one();
-                    break;
-                }
-                event = events.try_next() => event,
-            };
-            let event = match event {
-                Ok(Some(event)) => event,
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::warn!(%kind, %error, "the watch failed and is started again");
-                    if skips(&error) {
-                        anew.notify_one();
-                        break;
-                    }
-                    continue;
-                }
-            };
-            let record = |object| C::record(object).map_err(|metadata| cache.unreadable(&metadata)).ok();
-            match event {
-                Event::Init => {
-                    (listed, listing) = (Vec::new(), true);
-                    cache.listing(namespace);
-                }
-                Event::InitApply(object) => listed.extend(record(object)),
-                Event::InitDone => {
-                    listing = false;
-                    cache.replace(namespace, std::mem::take(&mut listed));
-                    filled();
-                }
-                Event::Apply(object) => {
-                    if let Some(record) = record(object) {
-                        cache.apply(record);
-                    }
-                }
-                Event::Delete(object) => {
-                    cache.remove(&object.namespace().unwrap_or_default(), &object.name_any());
+        let event = tokio::select! {
+            biased;
+            () = anew.notified(), if !listing => return ControlFlow::Continue(()),
+            event = events.try_next() => event,
+        };
+        match event {
+            Ok(Some(Event::Init)) => {
+                (listed, listing) = (Vec::new(), true);
+                cache.listing(namespace);
+            }
+            Ok(Some(Event::InitApply(object))) => listed.push(C::record(object)),
+            Ok(Some(Event::InitDone)) => {
+                listing = false;
+                cache.replace(namespace, std::mem::take(&mut listed));
+                filled();
+            }
+            Ok(Some(Event::Apply(object))) => cache.apply(C::record(object)),
+            Ok(Some(Event::Delete(object))) => {
+                cache.remove(&object.namespace().unwrap_or_default(), &object.name_any());
+            }
+            Ok(None) => return ControlFlow::Break(()),
+            Err(error) => {
+                tracing::warn!(%kind, %error, "the watch failed and is started again");
+                if skips(&error) {
+                    return ControlFlow::Continue(());
                 }
             }
         }
