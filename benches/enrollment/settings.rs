@@ -2,7 +2,18 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::shared::settings::setting;
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Part {
+    ManyKeys,
+    HotKey,
+    Latency,
+    Refusals,
+}
 
 pub struct Settings {
     /// Machines that join in each run.
@@ -15,8 +26,8 @@ pub struct Settings {
     pub steady: Duration,
     /// For how long machines are refused.
     pub refusals: Duration,
-    /// The names of what to measure, with commas between them; none is all.
-    parts: String,
+    /// What to measure.
+    pub parts: Vec<Part>,
 }
 
 impl Settings {
@@ -27,17 +38,21 @@ impl Settings {
             pairs: setting("BENCH_PAIRS", 2)?.max(1),
             steady: Duration::from_secs(setting("BENCH_STEADY_SECONDS", 30)?.max(1)),
             refusals: Duration::from_secs(setting("BENCH_REFUSAL_SECONDS", 120)?.max(6)),
-            parts: std::env::var("BENCH_PARTS").unwrap_or_default(),
+            parts: parts(&setting("BENCH_PARTS", String::new())?)?,
         })
     }
 
     /// Whether everything is to be measured.
     pub fn is_whole(&self) -> bool {
-        self.parts.is_empty()
+        self.parts == Part::value_variants()
     }
+}
 
-    /// Whether this part is to be measured.
-    pub fn wants(&self, part: &str) -> bool {
-        self.is_whole() || self.parts.split(',').any(|wanted| wanted == part)
+/// The parts of these names, with commas between them. No name is all.
+fn parts(names: &str) -> anyhow::Result<Vec<Part>> {
+    if names.is_empty() {
+        return Ok(Part::value_variants().to_vec());
     }
+    let part = |name| Part::from_str(name, false).map_err(|error| anyhow::anyhow!("BENCH_PARTS is {names:?}: {error}"));
+    names.split(',').map(part).collect()
 }

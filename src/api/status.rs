@@ -64,7 +64,7 @@ pub struct SetupKeyStatus {
     /// Peers that were admitted, are counted in usedTimes, and have no Peer object yet. It is empty but for moments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub pending: Vec<PendingPeer>,
 
     /// Ready: the cluster matches the spec. Valid: the key admits peers. Stalled: a person must act; present only

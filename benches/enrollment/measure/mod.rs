@@ -22,7 +22,7 @@ use crate::{
     operator::Operator,
     report::Report,
     service::{self, Replica},
-    settings::Settings,
+    settings::{Part, Settings},
 };
 
 /// Keys that machines come with in turns.
@@ -116,17 +116,13 @@ pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let mut report = Report::new("enrollment", "make bench-enrollment", cluster.version.clone());
     let controller = Operator::start(&cluster).await?;
     let bench = Bench { cluster: &cluster, settings, begun: Instant::now() };
-    if settings.wants("many-keys") {
-        report.rows.extend(many_keys::measure(&bench).await?);
-    }
-    if settings.wants("hot-key") {
-        report.rows.extend(hot_key::measure(&bench).await?);
-    }
-    if settings.wants("latency") {
-        report.rows.extend(latency::measure(&bench).await?);
-    }
-    if settings.wants("refusals") {
-        report.rows.extend(refusals::measure(&bench).await?);
+    for part in &settings.parts {
+        report.rows.extend(match part {
+            Part::ManyKeys => many_keys::measure(&bench).await?,
+            Part::HotKey => hot_key::measure(&bench).await?,
+            Part::Latency => latency::measure(&bench).await?,
+            Part::Refusals => refusals::measure(&bench).await?,
+        });
     }
     controller.process.end().await?;
     Ok(report)

@@ -51,12 +51,16 @@ pub const OWNER_TIME: Duration = Duration::from_secs(8);
 // The last request is over before the controller begins.
 const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.as_secs());
 
-/// Requests about Peers at the same time, in one process. The API server has its own idea of fairness; this is ours.
-const REQUESTS: usize = 32;
+/// Requests about Peers at the same time, in one process. More do not make a busy API server faster, but its watches late:
+/// then replicas know less of each other, and lose swaps.
+const REQUESTS: usize = 8;
 
 /// Swaps at the same time, in one process. Those that must wait, wait here and not at the API server: so they build on what
 /// is known when their turn has come, and fewer are lost.
-const SWAPS: usize = 8;
+const SWAPS: usize = 3;
+
+/// As many more are kept for entries that have waited too long to be cleared.
+const CLEARS: usize = 1;
 
 /// Peers that a process may have admitted and not yet created. Who comes when there are more waits to be admitted: so each
 /// is created well within [`OWNER_TIME`], and those who wait for the same key share a swap.
@@ -117,6 +121,7 @@ pub struct Admissions {
     owner_time: Duration,
     requests: Semaphore,
     swaps: Semaphore,
+    clears: Semaphore,
     ahead: Arc<Semaphore>,
     /// How many machines wait.
     machines: watch::Sender<usize>,
@@ -149,6 +154,7 @@ impl Admissions {
             owner_time,
             requests: Semaphore::new(REQUESTS),
             swaps: Semaphore::new(SWAPS),
+            clears: Semaphore::new(CLEARS),
             ahead: Arc::new(Semaphore::new(AHEAD)),
             tasks: Mutex::default(),
             running: TaskTracker::new(),

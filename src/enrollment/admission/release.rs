@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::enrollment::objects::Objects;
 
 /// Requests at the same time.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 2;
 
 /// Peers that may wait. The controller releases what has no place here.
 const WAITING: usize = 16_384;

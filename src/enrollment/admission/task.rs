@@ -9,7 +9,7 @@ use std::{
 use futures::future::try_join_all;
 use kube::ResourceExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, SemaphorePermit, mpsc},
     time::Instant,
 };
 
@@ -40,6 +40,9 @@ const _: () = assert!(BATCH <= AHEAD);
 
 /// How long entries wait to be cleared together with those of the next machines.
 const CLEAR_AFTER: Duration = Duration::from_secs(1);
+
+/// How long an entry that can be cleared waits for a turn with the machines.
+const LATE: Duration = Duration::from_secs(4);
 
 /// How long machines wait for the Peers of those before them, to be admitted by the swap that clears these.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -183,7 +186,7 @@ impl Task {
                 }
             }
             self.take_all();
-            if self.due().is_some_and(|due| due <= Instant::now()) {
+            if self.due().is_some_and(|due| due <= Instant::now()) && !self.puts_off_clearing() {
                 self.round().await;
             }
         }
@@ -198,6 +201,18 @@ impl Task {
             _ => Instant::now(),
         };
         Some(due.max(self.not_before))
+    }
+
+    /// Nobody waits for entries to be cleared, so machines that wait for other keys come first.
+    fn puts_off_clearing(&mut self) -> bool {
+        let now = Instant::now();
+        let put_off = self.waiting.is_empty()
+            && *self.shared.machines.borrow() > 0
+            && self.oldest().is_some_and(|oldest| now < oldest + LATE);
+        if put_off {
+            self.clear_at = Some(now + CLEAR_AFTER);
+        }
+        put_off
     }
 
     /// Whether there are places for as many of those that wait as are worth a swap.
@@ -258,10 +273,11 @@ impl Task {
     async fn round(&mut self) {
         let shared = Arc::clone(&self.shared);
         let basis = self.basis().await;
+        let _turn = self.turn(&shared).await;
+        // As late as can be: whoever comes while this waits shares the swap.
+        self.take_all();
         let most = u32::try_from(self.waiting.len().min(BATCH)).unwrap_or_default();
         let Ok(mut room) = Arc::clone(&shared.ahead).acquire_many_owned(most).await else { return };
-        let _turn = shared.swaps.acquire().await;
-        self.take_all();
         self.forget_old_ones();
         // Whoever has given up is not admitted behind his back.
         self.waiting.retain(|job| !job.reply.is_closed() && job.deadline > Instant::now());
@@ -281,8 +297,26 @@ impl Task {
                 self.waiting.drain(..).for_each(|job| drop(job.reply.send(Outcome::BUSY)));
             }
         }
-        let oldest = self.recorded.values().map(|recorded| recorded.since).min();
-        self.clear_at = oldest.map(|since| since + CLEAR_AFTER);
+        self.clear_at = self.oldest().map(|since| since + CLEAR_AFTER);
+    }
+
+    /// Since when an entry can be cleared, at the longest.
+    fn oldest(&self) -> Option<Instant> {
+        self.recorded.values().map(|recorded| recorded.since).min()
+    }
+
+    /// Waits for a turn to swap. Entries do not wait for as long to be cleared as machines may to be admitted.
+    async fn turn<'a>(&self, shared: &'a Admissions) -> Option<SemaphorePermit<'a>> {
+        let Some(oldest) = self.oldest() else { return shared.swaps.acquire().await.ok() };
+        let late = if self.waiting.is_empty() { oldest } else { oldest + LATE };
+        let clears = async {
+            tokio::time::sleep_until(late).await;
+            shared.clears.acquire().await.ok()
+        };
+        tokio::select! {
+            turn = shared.swaps.acquire() => turn.ok(),
+            turn = clears => turn,
+        }
     }
 
     /// The newest version that is known, if it is not one that was swapped already: then the next is waited for.
