@@ -208,7 +208,7 @@ impl Task {
         let now = Instant::now();
         let put_off = self.waiting.is_empty()
             && *self.shared.machines.borrow() > 0
-            && self.oldest().is_some_and(|oldest| now < oldest + LATE);
+            && self.clearable_since().is_some_and(|oldest| now < oldest + LATE);
         if put_off {
             self.clear_at = Some(now + CLEAR_AFTER);
         }
@@ -297,17 +297,17 @@ impl Task {
                 self.waiting.drain(..).for_each(|job| drop(job.reply.send(Outcome::BUSY)));
             }
         }
-        self.clear_at = self.oldest().map(|since| since + CLEAR_AFTER);
+        self.clear_at = self.clearable_since().map(|since| since + CLEAR_AFTER);
     }
 
-    /// Since when an entry can be cleared, at the longest.
-    fn oldest(&self) -> Option<Instant> {
+    /// Since when the first of the entries that can be cleared can be.
+    fn clearable_since(&self) -> Option<Instant> {
         self.recorded.values().map(|recorded| recorded.since).min()
     }
 
     /// Waits for a turn to swap. Entries do not wait for as long to be cleared as machines may to be admitted.
     async fn turn<'a>(&self, shared: &'a Admissions) -> Option<SemaphorePermit<'a>> {
-        let Some(oldest) = self.oldest() else { return shared.swaps.acquire().await.ok() };
+        let Some(oldest) = self.clearable_since() else { return shared.swaps.acquire().await.ok() };
         let late = if self.waiting.is_empty() { oldest } else { oldest + LATE };
         let clears = async {
             tokio::time::sleep_until(late).await;
