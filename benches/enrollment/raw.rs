@@ -39,6 +39,7 @@ fn peer(key: &SetupKey) -> Peer {
     let public_key = PublicKey::from_bytes(rand::random());
     let token = BASE64_STANDARD.encode(rand::random::<[u8; 32]>());
     let entry = PendingPeer {
+        key_id: String::new(),
         number: 1,
         name: PeerName::of(&public_key).to_string(),
         public_key: public_key.to_string(),

@@ -23,7 +23,8 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::{
     api::SetupKey,
-    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    cluster::{Readiness, Scope, SystemClock, tuned},
+    controller::{self, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     let token = kubeconfig.auth_infos[0].auth_info.as_ref().and_then(|user| user.token.clone());
     let token = secrecy::ExposeSecret::expose_secret(&token.context("the kubeconfig has no token")?).to_owned();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(controller::tuned(config))?;
+    let client = Client::try_from(tuned(config))?;
     eprintln!("issuing {KEYS} keys");
     issue(&client).await?;
 

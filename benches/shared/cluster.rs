@@ -22,7 +22,7 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::{SetupKey, SetupKeySpec},
-    controller::tuned,
+    cluster::tuned,
 };
 
 use super::audit::Window;

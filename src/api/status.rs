@@ -91,8 +91,12 @@ pub struct SecretReference {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PendingPeer {
-    /// Which use of the key this is: what usedTimes was raised to. No other entry of this key ever has the same, so an
-    /// entry is not taken for a later one of the same machine.
+    /// The public id of the key that the peer was admitted with.
+    #[serde(default)]
+    #[schemars(length(max = 20))]
+    pub key_id: String,
+    /// Which use of that key this is: what usedTimes was raised to. No other entry with this keyId ever has the same
+    /// number, so an entry is never mistaken for a later one of the same machine.
     #[schemars(range(min = 1))]
     pub number: i64,
     /// The name that the Peer will have.

@@ -20,7 +20,7 @@ impl Timestamp {
     }
 
     /// The moment as a clock reading, with nothing behind the second.
-    pub fn instant(self) -> DateTime<Utc> {
+    pub fn moment(self) -> DateTime<Utc> {
         self.0
     }
 }

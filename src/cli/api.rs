@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
     rest,
-    serve::{self, Limits, health},
+    serve::{self, Limits, admin},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -50,20 +50,20 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 
     let (shutdown, end_of_probes) = (CancellationToken::new(), CancellationToken::new());
     tokio::spawn(cancel_on_signal(shutdown.clone(), "requests under way are finished")?);
-    let reached = health::once_reached({
+    let reached = admin::once_reached({
         let cluster = cluster.clone();
         move || {
             let cluster = cluster.clone();
             async move { cluster.is_reached().await }
         }
     });
-    let health = tokio::spawn(health::serve(probes, reached, Arc::new(registry), end_of_probes.clone()));
+    let admin = tokio::spawn(admin::serve(probes, reached, Arc::new(registry), end_of_probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "the REST API starts");
     let router = rest::router(rest::Service { cluster, patience, requests }, &limits);
     server.run(router, shutdown).await.context("the REST API failed")?;
     end_of_probes.cancel();
-    health.await.context("the probe server panicked")?.context("the probe server failed")?;
+    admin.await.context("the probe server panicked")?.context("the probe server failed")?;
     tracing::info!("the REST API has ended");
     Ok(())
 }

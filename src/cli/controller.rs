@@ -7,14 +7,14 @@ use futures::future::Either;
 use kube::Client;
 use setupkey_operator::{
     api::{Lifetime, metadata::MANAGER},
+    cluster::{Clock, Readiness, SystemClock},
     controller::{
-        self, Clock, Environment, SystemClock,
+        self, Environment,
         election::{Candidate, Leadership},
-        health::Readiness,
         metrics::Metrics,
     },
     key::ledger,
-    serve::health,
+    serve::admin,
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         let readiness = Arc::clone(&readiness);
         move || readiness.missing()
     };
-    let health = tokio::spawn(health::serve(listener, not_ready, metrics.registry(), probes.clone()));
+    let admin = tokio::spawn(admin::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
     let (peer_lifetime, orphan_age) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
@@ -89,7 +89,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     election.await;
     // The probes outlive the passes, so that the kubelet sees a process that ends, not one that hangs.
     probes.cancel();
-    health.await.context("the probe server panicked")?.context("the probe server failed")?;
+    admin.await.context("the probe server panicked")?.context("the probe server failed")?;
     tracing::info!("the controller has ended");
     Ok(())
 }

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use secrecy::{SecretString, zeroize::Zeroizing};
 use setupkey_operator::{
+    agent::{self, End, Introduction, client::Client, identity::Identity},
     api::Lifetime,
-    peer::{self, End, Introduction, service::Service, state::Identity},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +72,7 @@ enum Leave {
     Never,
 }
 
-impl From<Leave> for peer::Leave {
+impl From<Leave> for agent::Leave {
     fn from(leave: Leave) -> Self {
         match leave {
             Leave::Ephemeral => Self::IfEphemeral,
@@ -92,7 +92,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     flags.log.start()?;
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone(), "the last calls are made")?);
-    let service = Service::new(&flags.server, flags.ca_file.as_deref())?;
+    let service = Client::new(&flags.server, flags.ca_file.as_deref())?;
     if service.is_plain() {
         tracing::warn!("plain HTTP: the key and the token are readable on the way");
     }
@@ -104,7 +104,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let introduction = Introduction { hostname, extra_dns_labels: flags.extra_dns_labels };
     let identity = Identity::load_or_create(&flags.state_file)?;
     let leave = flags.leave.into();
-    let end = peer::run(&service, &identity, key, &introduction, flags.heartbeat.as_duration(), leave, stop).await;
+    let end = agent::run(&service, &identity, key, &introduction, flags.heartbeat.as_duration(), leave, stop).await;
     Ok(match end {
         End::Stopped => ExitCode::SUCCESS,
         End::Refused(sentence) => {

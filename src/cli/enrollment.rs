@@ -7,7 +7,7 @@ use setupkey_operator::{
     api::Lifetime,
     cluster::{Readiness, SystemClock},
     enrollment::{Environment, Metrics, OWNER_TIME, Service, limits},
-    serve::{self, health},
+    serve::{self, admin},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         let (readiness, shutdown) = (Arc::clone(&readiness), shutdown.clone());
         move || if shutdown.is_cancelled() { Some("the service ends") } else { readiness.missing() }
     };
-    let health = tokio::spawn(health::serve(probes, not_ready, metrics.registry(), end_of_probes.clone()));
+    let admin = tokio::spawn(admin::serve(probes, not_ready, metrics.registry(), end_of_probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the enrollment service starts");
     let environment = Environment {
@@ -74,7 +74,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     server.run(service.router(), shutdown).await.context("the server failed")?;
     service.end().await;
     end_of_probes.cancel();
-    health.await.context("the probe server panicked")?.context("the probe server failed")?;
+    admin.await.context("the probe server panicked")?.context("the probe server failed")?;
     tracing::info!("the enrollment service has ended");
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! The way to the API server, for every part that talks to it: calls with a time limit, the wall clock beside which they
 //! are made, and the requests counted.
 
+mod backoff;
 pub mod call;
 pub mod clock;
+mod object_name;
+pub mod openmetrics;
 pub mod readiness;
 mod requests;
+pub mod secrets;
 
+pub use backoff::{backoff, watch_backoff};
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
 use kube::{
@@ -13,6 +18,7 @@ use kube::{
     api::{PatchParams, PostParams},
     core::NamespaceResourceScope,
 };
+pub use object_name::ObjectName;
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};
 
@@ -55,11 +61,11 @@ pub fn version(resource_version: &str) -> Option<u64> {
 }
 
 /// Writes under our name, by which a later pass knows what is ours.
-pub fn ours() -> PatchParams {
+pub fn patch_params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// The same for creating and replacing.
-pub fn ours_whole() -> PostParams {
-    PostParams { field_manager: ours().field_manager, ..PostParams::default() }
+pub fn post_params() -> PostParams {
+    PostParams { field_manager: patch_params().field_manager, ..PostParams::default() }
 }

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Attempt, Error, call};
+use crate::cluster::call::{Attempt, Error, call};
 
 /// How long the Lease holds without being renewed.
 const LEASE_DURATION: Duration = Duration::from_secs(15);

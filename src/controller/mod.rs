@@ -7,7 +7,7 @@
 //! do but wait. A settled key costs no request: the caches tell that it is settled.
 //!
 //! A cache may be behind. Three things make that harmless: a pass waits until the caches show this process's own last
-//! writes ([`unseen`]); every write but a creation carries the version it was decided on, so that a decision made from
+//! writes ([`own_writes`]); every write but a creation carries the version it was decided on, so that a decision made from
 //! an old object fails instead of doing harm; and a key's value is replaced only after the `SetupKey` was read afresh.
 
 pub mod election;
@@ -15,10 +15,10 @@ pub mod metrics;
 mod notify;
 mod observe;
 mod orphans;
+mod own_writes;
 mod peers;
 mod reconcile;
 mod retry;
-mod unseen;
 mod watch;
 mod write;
 
@@ -38,10 +38,8 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use crate::cluster::{Clock, Scope, SystemClock, readiness as health, tuned};
-use crate::cluster::{call, clock};
+use crate::cluster::{Clock, Readiness, Scope, clock};
 use election::Leadership;
-use health::Readiness;
 use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;

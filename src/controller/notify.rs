@@ -12,9 +12,9 @@ use kube::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
-use super::call::{Attempt, call};
 use crate::{
     api::{SetupKey, metadata::MANAGER},
+    cluster::call::{Attempt, call},
     key::transition::{Notice, Severity},
 };
 

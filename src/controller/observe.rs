@@ -11,12 +11,10 @@ use kube::{
 use secrecy::zeroize::{Zeroize, Zeroizing};
 use serde::Deserialize;
 
-use super::{
-    call::{Attempt, Error, call},
-    watch::SecretMetadata,
-};
+use super::watch::SecretMetadata;
 use crate::{
     api::{Peer, SetupKey, metadata::KEY_ID_LABEL},
+    cluster::call::{Attempt, Error, call},
     key::{
         KeyId, KeyValue,
         secret::{Metadata, Origin, OwnedSecret, SecretView, WrittenByUs, is_owned_by},

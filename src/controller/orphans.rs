@@ -6,21 +6,24 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::{Api, Client, ResourceExt, api::Patch};
+use parking_lot::{Mutex, MutexGuard};
 
-use super::{
-    call::{Attempt, Error, call},
-    retry::KeyName,
-};
 use crate::{
     api::{Peer, SetupKey},
-    cluster::{ours, ours_whole},
-    key::{ledger::Swap, peer::peer_of},
+    cluster::{
+        ObjectName,
+        call::{Attempt, Error, call},
+        patch_params, post_params,
+    },
+    key::{
+        ledger::{Swap, Use},
+        peer::peer_of,
+    },
 };
 
 /// Peers of one key that are created at the same time.
@@ -29,19 +32,19 @@ const AT_ONCE: usize = 8;
 /// The entries that this process has seen pending, and since when.
 pub struct Orphans {
     age: Duration,
-    seen: Mutex<HashMap<KeyName, Seen>>,
+    seen: Mutex<HashMap<ObjectName, Seen>>,
 }
 
 struct Seen {
     uid: Option<String>,
-    since: HashMap<i64, Instant>,
+    since: HashMap<Use, Instant>,
 }
 
 /// What is to be done about the pending entries of a key.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Due {
     /// The numbers of those that are left to us.
-    pub now: BTreeSet<i64>,
+    pub now: BTreeSet<Use>,
     /// When the next one will be.
     pub next: Option<Duration>,
 }
@@ -54,7 +57,7 @@ impl Orphans {
 
     /// Notes what is pending now, and says what of it has been for long enough.
     pub fn look(&self, key: &SetupKey, now: Instant) -> Due {
-        let name = (key.namespace().unwrap_or_default(), key.name_any());
+        let name = ObjectName::of(key);
         let pending = key.pending();
         let mut all = self.seen();
         if pending.is_empty() {
@@ -68,11 +71,11 @@ impl Orphans {
         let mut since = HashMap::with_capacity(pending.len());
         let mut due = Due::default();
         for entry in pending {
-            let first = seen.since.get(&entry.number).copied().unwrap_or(now);
-            since.insert(entry.number, first);
+            let first = seen.since.get(&Use::of(entry)).copied().unwrap_or(now);
+            since.insert(Use::of(entry), first);
             let left = self.age.saturating_sub(now.saturating_duration_since(first));
             if left.is_zero() {
-                due.now.insert(entry.number);
+                due.now.insert(Use::of(entry));
             } else {
                 due.next = Some(due.next.map_or(left, |next| next.min(left)));
             }
@@ -82,29 +85,33 @@ impl Orphans {
     }
 
     /// Lets go of a key that is gone.
-    pub fn forget(&self, key: &KeyName) {
+    pub fn forget(&self, key: &ObjectName) {
         self.seen().remove(key);
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<KeyName, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, HashMap<ObjectName, Seen>> {
+        self.seen.lock()
     }
 }
 
 /// Creates the Peers of these entries, which must have just been read from the API server. One that exists is as good: its
 /// name is made of the machine's public key.
-pub async fn create_peers(client: &Client, key: &SetupKey, numbers: &BTreeSet<i64>) -> Result<(), Error> {
+pub async fn create_peers(client: &Client, key: &SetupKey, numbers: &BTreeSet<Use>) -> Result<(), Error> {
     let namespace = key.namespace().unwrap_or_default();
     let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
-    let due: Vec<_> =
-        key.pending().iter().filter(|entry| numbers.contains(&entry.number)).map(|entry| peer_of(key, entry)).collect();
+    let due: Vec<_> = key
+        .pending()
+        .iter()
+        .filter(|entry| numbers.contains(&Use::of(entry)))
+        .map(|entry| peer_of(key, entry))
+        .collect();
     stream::iter(due)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, |peer| {
             let (peers, namespace) = (&peers, &namespace);
             async move {
                 let attempt = Attempt::on("create Peer", namespace, &peer.name_any());
-                match call(attempt, peers.create(&ours_whole(), &peer)).await {
+                match call(attempt, peers.create(&post_params(), &peer)).await {
                     Err(error) if error.code() == Some(409) => Ok(()),
                     created => created.map(drop),
                 }
@@ -118,7 +125,7 @@ pub async fn write_swap(client: &Client, key: &SetupKey, swap: &Swap) -> Result<
     let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
     let keys: Api<SetupKey> = Api::namespaced(client.clone(), &namespace);
     let attempt = Attempt::on("clear pending entries of SetupKey", &namespace, &name);
-    call(attempt, keys.patch_status(&name, &ours(), &Patch::Merge(swap.patch(key)))).await
+    call(attempt, keys.patch_status(&name, &patch_params(), &Patch::Merge(swap.patch(key)))).await
 }
 
 #[cfg(test)]
@@ -142,6 +149,10 @@ mod tests {
         .unwrap()
     }
 
+    fn uses<const N: usize>(numbers: [i64; N]) -> BTreeSet<Use> {
+        numbers.map(|number| Use { key_id: String::new(), number }).into()
+    }
+
     const AGE: Duration = Duration::from_secs(15);
 
     #[test]
@@ -153,9 +164,9 @@ mod tests {
         assert_eq!(orphans.look(&key("u", &[1, 2]), second), Due { now: [].into(), next });
         assert_eq!(
             orphans.look(&key("u", &[1, 2]), start + AGE),
-            Due { now: [1].into(), next: Some(Duration::from_secs(5)) }
+            Due { now: uses([1]), next: Some(Duration::from_secs(5)) }
         );
-        assert_eq!(orphans.look(&key("u", &[2]), second + AGE), Due { now: [2].into(), next: None });
+        assert_eq!(orphans.look(&key("u", &[2]), second + AGE), Due { now: uses([2]), next: None });
         assert_eq!(orphans.look(&key("u", &[]), second + AGE), Due::default());
         assert!(orphans.seen().is_empty(), "it remembers what is over");
     }

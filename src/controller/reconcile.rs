@@ -17,22 +17,25 @@ use kube::{
 };
 
 use super::{
-    Clock, Environment,
-    call::{Attempt, Error, call},
+    Environment,
     election::Leadership,
     metrics::{Metrics, PassResult},
     notify::Notifier,
     observe,
     orphans::{self, Orphans},
-    retry::{KeyName, Retries, Seen},
-    unseen::{Kind, Unseen},
+    own_writes::{Kind, OwnWrites},
+    retry::{Retries, Seen},
     watch::{Filled, SecretMetadata, Watched, WatchedKey},
     write::{self, Written},
 };
 use crate::{
     api::SetupKey,
+    cluster::{
+        Clock, ObjectName,
+        call::{Attempt, Error, call},
+    },
     key::{
-        ledger,
+        ledger::{self, Use},
         plan::{Observed, Step, Until, plan},
         secret::SecretView,
         transition::notices,
@@ -52,7 +55,7 @@ pub struct Context {
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
     filled: Filled,
-    unseen: Arc<Unseen>,
+    own_writes: Arc<OwnWrites>,
     orphans: Orphans,
     retries: Retries,
 }
@@ -70,7 +73,7 @@ impl Context {
             keys: watched.keys.clone(),
             secrets: watched.secrets.clone(),
             filled: watched.filled.clone(),
-            unseen: Arc::clone(&watched.unseen),
+            own_writes: Arc::clone(&watched.own_writes),
             orphans: Orphans::new(orphan_age),
             retries: Retries::default(),
         }
@@ -78,7 +81,7 @@ impl Context {
 
     /// Lets go of what is remembered of a key that is gone.
     pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        let key = (namespace.unwrap_or_default().to_owned(), name.to_owned());
+        let key = ObjectName::new(namespace.unwrap_or_default(), name);
         self.retries.forget(&key);
         self.orphans.forget(&key);
     }
@@ -89,23 +92,23 @@ impl Context {
     }
 
     /// How much longer to wait for the caches to show our own last writes.
-    fn patience(&self, key: &SetupKey) -> Option<Duration> {
+    fn wait_for_own_writes(&self, key: &SetupKey) -> Option<Duration> {
         let namespace = key.namespace().unwrap_or_default();
-        let for_key = self.unseen.patience(Kind::SetupKey, &namespace, &key.name_any());
-        for_key.or_else(|| self.unseen.patience(Kind::Secret, &namespace, key.secret_name()))
+        let for_key = self.own_writes.wait(Kind::SetupKey, &namespace, &key.name_any());
+        for_key.or_else(|| self.own_writes.wait(Kind::Secret, &namespace, key.secret_name()))
     }
 
     fn wrote_key(&self, key: &SetupKey) {
         let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
         let cached = || self.keys.get(&ObjectRef::new(&name).within(&namespace))?.meta().resource_version.clone();
         let written = key.metadata.resource_version.as_deref().unwrap_or_default();
-        self.unseen.wrote(Kind::SetupKey, &namespace, &name, written, cached);
+        self.own_writes.wrote(Kind::SetupKey, &namespace, &name, written, cached);
     }
 
     fn wrote_secret(&self, key: &SetupKey, written: &str) {
         let cached = || self.cached_secret(key)?.metadata.resource_version.clone();
         let namespace = key.namespace().unwrap_or_default();
-        self.unseen.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
+        self.own_writes.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
     }
 }
 
@@ -118,7 +121,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
         return Ok(Action::await_change()); // the process is ending
     }
     if let Ok(key) = &triggered.0
-        && let Some(wait) = context.patience(key)
+        && let Some(wait) = context.wait_for_own_writes(key)
     {
         return Ok(Action::requeue(wait));
     }
@@ -135,7 +138,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
             return Ok(Action::await_change());
         }
     };
-    let name: KeyName = (key.namespace().unwrap_or_default(), key.name_any());
+    let name = ObjectName::of(key);
     let cached_secret = context.cached_secret(key);
     let seen = |key: &SetupKey| -> Seen {
         let secret = cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
@@ -286,7 +289,7 @@ impl Pass<'_> {
 
     /// Creates the Peers of these entries and clears them, if they are still pending: on a key just read, for what is no
     /// longer pending may have been a Peer that was sent away.
-    async fn roll_forward(&mut self, numbers: &BTreeSet<i64>) -> Result<(), Error> {
+    async fn roll_forward(&mut self, numbers: &BTreeSet<Use>) -> Result<(), Error> {
         let uid = self.key.uid();
         self.confirm().await?;
         let Some(swap) = ledger::clear(&self.key, numbers).filter(|_| self.key.uid() == uid) else { return Ok(()) };

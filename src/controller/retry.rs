@@ -2,26 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use kube::runtime::watcher::ExponentialBackoff;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::cluster::{ObjectName, backoff};
 
 /// The first wait, doubled on each failure.
 const SHORTEST: Duration = Duration::from_millis(250);
 /// The longest wait: after a repair, all is well within this.
 const LONGEST: Duration = Duration::from_secs(3);
-
-/// Waits without end, each twice as long as the one before, with jitter.
-pub fn exponential(shortest: Duration, longest: Duration) -> ExponentialBackoff {
-    // The jitter adds up to as much again.
-    let builder = backon::ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest / 2);
-    builder.with_jitter().without_max_times().into()
-}
-
-/// A key by namespace and name.
-pub type KeyName = (String, String);
 
 /// What a pass saw: the versions of the `SetupKey` and of its Secret in the caches.
 pub type Seen = (Option<String>, Option<String>);
@@ -29,7 +21,7 @@ pub type Seen = (Option<String>, Option<String>);
 /// The keys that wait for another try.
 #[derive(Default)]
 pub struct Retries {
-    waiting: Mutex<HashMap<KeyName, Waiting>>,
+    waiting: Mutex<HashMap<ObjectName, Waiting>>,
 }
 
 struct Waiting {
@@ -42,7 +34,7 @@ impl Retries {
     /// How much longer this key waits, or `None` when it may be tried: its time has come, or something changed.
     ///
     /// Without this, the echo of a status that reports a failure would set off the next try at once.
-    pub fn hold(&self, key: &KeyName, seen: &Seen) -> Option<Duration> {
+    pub fn hold(&self, key: &ObjectName, seen: &Seen) -> Option<Duration> {
         let waiting = self.waiting();
         let waiting = waiting.get(key)?;
         let left = waiting.until.saturating_duration_since(Instant::now());
@@ -51,10 +43,10 @@ impl Retries {
 
     /// Notes a failure and tells how long to wait: as long as the API server asked for at least, and with jitter, so that
     /// keys that failed together do not return together.
-    pub fn failed(&self, key: KeyName, seen: Seen, asked: Option<Duration>) -> Duration {
+    pub fn failed(&self, key: ObjectName, seen: Seen, asked: Option<Duration>) -> Duration {
         let mut waiting = self.waiting();
         let waiting = waiting.entry(key).or_insert_with(|| Waiting {
-            backoff: exponential(SHORTEST, LONGEST),
+            backoff: backoff(SHORTEST, LONGEST),
             seen: Seen::default(),
             until: Instant::now(),
         });
@@ -65,12 +57,12 @@ impl Retries {
     }
 
     /// Notes that a key is well, or gone.
-    pub fn forget(&self, key: &KeyName) {
+    pub fn forget(&self, key: &ObjectName) {
         self.waiting().remove(key);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<KeyName, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiting(&self) -> MutexGuard<'_, HashMap<ObjectName, Waiting>> {
+        self.waiting.lock()
     }
 }
 
@@ -78,8 +70,8 @@ impl Retries {
 mod tests {
     use super::*;
 
-    fn key() -> KeyName {
-        ("n".to_owned(), "k".to_owned())
+    fn key() -> ObjectName {
+        ObjectName::new("n", "k")
     }
 
     fn seen(version: &str) -> Seen {
@@ -101,14 +93,5 @@ mod tests {
         let retries = Retries::default();
         let asked = Duration::from_secs(60);
         assert_eq!(retries.failed(key(), seen("1"), Some(asked)), asked);
-    }
-
-    #[test]
-    fn waits_grow_and_stay_below_the_longest() {
-        let retries = Retries::default();
-        let waits: Vec<_> = (0..20).map(|_| retries.failed(key(), seen("1"), None)).collect();
-        assert!(waits[0] < Duration::from_secs(1), "the first wait is {:?}", waits[0]);
-        assert!(waits[19] > waits[0]);
-        assert!(waits.iter().all(|wait| *wait <= LONGEST));
     }
 }

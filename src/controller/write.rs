@@ -11,13 +11,13 @@ use rand::{TryRng, rngs::SysRng};
 use secrecy::zeroize::Zeroizing;
 use serde_json::{Map, Value, json};
 
-use super::{
-    call::{Attempt, Error, call},
-    observe::owned,
-};
+use super::observe::owned;
 use crate::{
     api::{SetupKey, SetupKeyStatus},
-    cluster::{ours, ours_whole},
+    cluster::{
+        call::{Attempt, Error, call},
+        patch_params, post_params,
+    },
     key::{
         KeyId, KeyValue,
         plan::Issue,
@@ -57,7 +57,7 @@ pub async fn create_secret(client: &Client, key: &SetupKey, issue: &Issue) -> Re
         ..Secret::default()
     };
     let body = serde_json::to_vec(&secret).expect("a Secret is plain data");
-    let request = Request::new(Secret::url_path(&(), Some(&namespace))).create(&ours_whole(), body);
+    let request = Request::new(Secret::url_path(&(), Some(&namespace))).create(&post_params(), body);
     let attempt = Attempt::on("create Secret", &namespace, key.secret_name());
     send(client, attempt, request.expect("a path and a body make a request"), &value).await
 }
@@ -81,7 +81,7 @@ pub async fn replace_key(
         "data": { key.secret_key(): BASE64_STANDARD.encode(value.expose()) },
     });
     let request = Request::new(Secret::url_path(&(), Some(&namespace)));
-    let request = request.patch(key.secret_name(), &ours(), &Patch::Merge(&patch));
+    let request = request.patch(key.secret_name(), &patch_params(), &Patch::Merge(&patch));
     let attempt = Attempt::on("replace the key in Secret", &namespace, key.secret_name());
     send(client, attempt, request.expect("a path and a patch make a request"), &value).await
 }
@@ -101,7 +101,7 @@ pub async fn restore_metadata(
     }});
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     let attempt = Attempt::on("restore the labels and annotations of Secret", &namespace, key.secret_name());
-    let (ours, patch) = (ours(), Patch::Merge(&patch));
+    let (ours, patch) = (patch_params(), Patch::Merge(&patch));
     match call(attempt, secrets.patch_metadata(key.secret_name(), &ours, &patch)).await {
         Ok(written) => {
             let (holds, origin) = (secret.holds.clone(), secret.origin);
@@ -122,7 +122,7 @@ pub async fn write_status(client: &Client, key: &SetupKey, status: &SetupKeyStat
     });
     let keys: Api<SetupKey> = Api::namespaced(client.clone(), &namespace);
     let attempt = Attempt::on("write the status of SetupKey", &namespace, &name);
-    call(attempt, keys.patch_status(&name, &ours(), &Patch::Merge(&patch))).await
+    call(attempt, keys.patch_status(&name, &patch_params(), &Patch::Merge(&patch))).await
 }
 
 fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Map<String, Value> {

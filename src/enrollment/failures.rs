@@ -8,11 +8,11 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZero,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 /// Addresses that are remembered, at about 100 bytes each.
 const ADDRESSES: NonZero<usize> = NonZero::new(32_768).unwrap();
@@ -61,8 +61,8 @@ impl Failures {
         (self.per_minute > 0).then(|| Duration::from_secs(60) / self.per_minute)
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, LruCache<IpAddr, Instant>> {
-        self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> parking_lot::MutexGuard<'_, LruCache<IpAddr, Instant>> {
+        self.full_at.lock()
     }
 }
 

@@ -6,17 +6,19 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
 };
 
 use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use super::{peers::Peers, watch::Cache};
-use crate::{api::SetupKey, cluster::version, key::Digest};
-
-/// An object by namespace and name.
-pub type ObjectName = (String, String);
+use crate::{
+    api::SetupKey,
+    cluster::{ObjectName, version},
+    key::Digest,
+};
 
 /// The cache. Its reads are look-ups in a map.
 pub struct Keys {
@@ -71,7 +73,7 @@ impl Keys {
     /// This process has written a key, and knew the version before. It may be gone by now.
     pub fn written(&self, key: &Arc<SetupKey>) {
         let mut index = self.write();
-        if index.get(&name_of(key)).is_some_and(|known| known.uid() == key.uid()) {
+        if index.get(&ObjectName::of(&**key)).is_some_and(|known| known.uid() == key.uid()) {
             index.insert(Arc::clone(key), &self.peers);
         }
     }
@@ -85,11 +87,11 @@ impl Keys {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write()
     }
 }
 
@@ -110,16 +112,16 @@ impl Cache<DeserializeGuard<SetupKey>> for Keys {
     }
 
     fn remove(&self, namespace: &str, name: &str) {
-        self.write().remove(&(namespace.to_owned(), name.to_owned()), &self.peers);
+        self.write().remove(&ObjectName::new(namespace, name), &self.peers);
     }
 
     fn replace(&self, namespace: Option<&str>, keys: Vec<Self::Record>) {
         let mut index = self.write();
         self.peers.keys_listed(namespace);
-        let gone = index.keys.keys().filter(|(of, _)| namespace.is_none_or(|namespace| namespace == of));
+        let gone = index.keys.keys().filter(|key| namespace.is_none_or(|namespace| namespace == key.namespace));
         let mut gone: HashSet<_> = gone.cloned().collect();
         for key in &keys {
-            gone.remove(&key.as_ref().map_or_else(|metadata| name_in(metadata), name_of));
+            gone.remove(&key.as_ref().map_or_else(|metadata| ObjectName::from(&**metadata), ObjectName::of));
         }
         gone.iter().for_each(|name| index.remove(name, &self.peers));
         keys.into_iter().for_each(|key| index.take(key, &self.peers));
@@ -135,7 +137,7 @@ impl Index {
         match key {
             Ok(key) => self.insert(Arc::new(key), peers),
             Err(metadata) => {
-                self.hide(&name_in(&metadata));
+                self.hide(&ObjectName::from(&*metadata));
                 self.missed.extend(metadata.uid);
             }
         }
@@ -143,7 +145,7 @@ impl Index {
 
     /// What comes by the watch may be older than what this process has written itself.
     fn insert(&mut self, key: Arc<SetupKey>, peers: &Peers) {
-        let name = name_of(&key);
+        let name = ObjectName::of(&*key);
         let before = self.get(&name);
         if let Some(before) = before.as_ref().filter(|before| before.uid() == key.uid()) {
             if version_of(&key) < version_of(before) {
@@ -216,15 +218,6 @@ pub fn version_of(key: &SetupKey) -> u64 {
     key.metadata.resource_version.as_deref().and_then(version).unwrap_or_default()
 }
 
-/// Namespace and name of a key.
-pub fn name_of(key: &SetupKey) -> ObjectName {
-    name_in(&key.metadata)
-}
-
-fn name_in(metadata: &ObjectMeta) -> ObjectName {
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
-}
-
 fn digest_of(key: &SetupKey) -> Option<&str> {
     key.status.as_ref()?.digest.as_deref()
 }
@@ -295,7 +288,7 @@ mod tests {
     }
 
     fn basis(keys: &Keys, oldest: u64) -> Option<(u64, bool)> {
-        let basis = keys.get(&("n".to_owned(), "office".to_owned()), "office", oldest)?;
+        let basis = keys.get(&ObjectName::new("n", "office"), "office", oldest)?;
         Some((version_of(&basis.key), basis.followed))
     }
 
@@ -309,9 +302,9 @@ mod tests {
         let mut another = version("office", 11, 2);
         another.metadata.uid = Some("another".to_owned());
         keys.written(&Arc::new(another));
-        keys.gone(&("n".to_owned(), "office".to_owned()), "another");
+        keys.gone(&ObjectName::new("n", "office"), "another");
         assert_eq!(basis(&keys, 0), Some((10, true)));
-        keys.gone(&("n".to_owned(), "office".to_owned()), "office");
+        keys.gone(&ObjectName::new("n", "office"), "office");
         assert_eq!(basis(&keys, 0), None);
     }
 
@@ -334,13 +327,13 @@ mod tests {
     async fn a_newer_version_is_waited_for() {
         let keys = Arc::new(keys());
         keys.apply(Ok(version("office", 9, 1)));
-        let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
+        let (name, waiting) = (ObjectName::new("n", "office"), Arc::clone(&keys));
         let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 10).await });
         tokio::task::yield_now().await;
         assert!(!newer.is_finished());
         keys.apply(Ok(version("office", 10, 1)));
         assert_eq!(version_of(&newer.await.unwrap().unwrap().key), 10);
-        let (name, waiting) = (("n".to_owned(), "office".to_owned()), Arc::clone(&keys));
+        let (name, waiting) = (ObjectName::new("n", "office"), Arc::clone(&keys));
         let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 11).await });
         tokio::task::yield_now().await;
         keys.remove("n", "office");

@@ -14,8 +14,8 @@ use prometheus_client::{
 
 use super::objects::Swapped;
 use crate::{
-    cluster::{CountRequests, Requests, call::Error},
-    serve::{self, health::text_of},
+    cluster::{CountRequests, Requests, call::Error, openmetrics::text_of},
+    serve,
 };
 
 /// The counters of one process. Cheap to clone.

@@ -30,7 +30,7 @@ pub use admission::OWNER_TIME;
 use admission::{Admissions, Outcome};
 use failures::Failures;
 pub use http::document;
-use keys::{Keys, name_of};
+use keys::Keys;
 pub use metrics::Metrics;
 use objects::Objects;
 use peers::Peers;
@@ -167,7 +167,9 @@ impl Service {
             (Some(peer), _) => Outcome::Joined { peer, admitted: false },
             (None, Some(key)) if admits => self.admissions.admit(&key, applicant, Instant::now() + PATIENCE).await,
             (None, Some(key)) if peers.is_awaited(&key, &applicant) => {
-                self.admissions.arrival(&name_of(&key).0, &applicant, Instant::now() + ARRIVAL).await
+                self.admissions
+                    .arrival(&key.namespace().unwrap_or_default(), &applicant, Instant::now() + ARRIVAL)
+                    .await
             }
             _ => Outcome::Not(Verdict::Refused),
         }

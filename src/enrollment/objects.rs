@@ -8,12 +8,13 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{keys::ObjectName, peers::Known};
+use super::peers::Known;
 use crate::{
     api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
     cluster::{
+        ObjectName,
         call::{Attempt, Error, call_within},
-        ours, ours_whole,
+        patch_params, post_params,
     },
     key::ledger::Swap,
 };
@@ -53,7 +54,7 @@ impl Objects {
     }
 
     /// Reads a key afresh.
-    pub async fn key(&self, (namespace, name): &ObjectName) -> Result<Option<SetupKey>, Error> {
+    pub async fn key(&self, ObjectName { namespace, name }: &ObjectName) -> Result<Option<SetupKey>, Error> {
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), namespace);
         call_within(TIME_LIMIT, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
     }
@@ -65,7 +66,7 @@ impl Objects {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
         let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
-        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &ours_whole(), &swap.onto(basis))).await {
+        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -83,7 +84,7 @@ impl Objects {
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&ours_whole(), peer)).await {
+        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -99,7 +100,7 @@ impl Objects {
         ]);
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("a JSON patch");
         let attempt = Attempt::on("release Peer", namespace, name);
-        let (peers, ours, patch) = (self.peers(namespace), ours(), Patch::Json::<()>(patch));
+        let (peers, ours, patch) = (self.peers(namespace), patch_params(), Patch::Json::<()>(patch));
         call_within(TIME_LIMIT, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
     }
 
@@ -108,7 +109,7 @@ impl Objects {
         let patch = json!({ "metadata": { "uid": peer.uid }, "status": { "connected": true, "lastSeen": now } });
         let attempt = Attempt::on("write the status of Peer", &peer.namespace, &peer.name);
         let (peers, patch) = (self.peers(&peer.namespace), Patch::Merge::<Value>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &ours(), &patch)).await.map(drop)
+        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &patch_params(), &patch)).await.map(drop)
     }
 
     /// Deletes a Peer, if it is still the same.

@@ -2,12 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
     time::Instant,
 };
 
 use chrono::{DateTime, Utc};
 use kube::{ResourceExt, api::ObjectMeta, core::DeserializeGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Notify, watch as signal};
 
 use super::{
@@ -98,7 +99,7 @@ impl Known {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 }
 
@@ -111,7 +112,7 @@ impl From<Peer> for Known {
             uid: peer.uid().unwrap_or_default(),
             leaving: peer.metadata.deletion_timestamp.is_some(),
             seen: Mutex::new(Seen {
-                last: status.and_then(|status| status.last_seen).map(Timestamp::instant),
+                last: status.and_then(|status| status.last_seen).map(Timestamp::moment),
                 connected: status.is_some_and(|status| status.connected),
             }),
             key: peer.spec.setup_key_ref.uid,
@@ -208,11 +209,11 @@ impl Peers {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        self.index.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        self.index.write()
     }
 }
 

@@ -1,17 +1,19 @@
 //! The watches that fill the caches.
 
-use std::{fmt::Debug, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{fmt::Debug, ops::ControlFlow, sync::Arc};
 
 use futures::TryStreamExt;
 use kube::{
     Api, Resource, ResourceExt,
     runtime::{
         WatchStreamExt,
-        watcher::{self, Event, ExponentialBackoff, watcher},
+        watcher::{self, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+
+use crate::cluster::watch_backoff;
 
 /// What a watch fills.
 pub trait Cache<K>: Send + Sync {
@@ -59,7 +61,7 @@ where
     C: Cache<K>,
 {
     let kind = K::kind(&());
-    let events = watcher(api.clone(), watcher::Config::default()).backoff(backoff());
+    let events = watcher(api.clone(), watcher::Config::default()).backoff(watch_backoff());
     let mut events = std::pin::pin!(events);
     let (mut listed, mut listing) = (Vec::new(), true);
     loop {
@@ -100,10 +102,4 @@ fn skips(error: &watcher::Error) -> bool {
         error,
         watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::LinesCodecMaxLineLengthExceeded)
     )
-}
-
-/// A watch is one request per process, so it is tried again soon: nothing works without it.
-fn backoff() -> ExponentialBackoff {
-    let builder = backon::ExponentialBuilder::new().with_min_delay(Duration::from_millis(200));
-    builder.with_max_delay(Duration::from_millis(1500)).with_jitter().without_max_times().into()
 }

@@ -14,8 +14,8 @@ impl Digest {
         Self(BASE64_STANDARD.encode(Sha256::digest(key)))
     }
 
-    /// A digest that somebody has computed before, as it stands in an object.
-    pub fn on_record(text: &str) -> Self {
+    /// A digest that was computed before, as it stands in an object.
+    pub fn from_base64(text: &str) -> Self {
         Self(text.to_owned())
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 
 /// The public id of a key: 20 characters of `[0-9a-v]`. It names the key and its ledger, and admits nobody.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyId(String);
 
 impl KeyId {

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::{Digest, Ledger, PeerName, PublicKey, state};
+use super::{Digest, Facts, PeerName, PublicKey};
 use crate::api::{PendingPeer, SetupKey, State, Timestamp};
 
 /// Entries that may be pending at a time. An entry is at most 2.8 KiB, so that the status stays well below the 1.5 MiB
@@ -25,6 +25,22 @@ pub const MOST_PENDING: usize = 200;
 /// controller create its Peer and clear it, for two who do so at a time could bring a peer back that was sent away. A
 /// replica must have stopped by then, its last call included.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(15);
+
+/// One use of a key. The number alone would not do: each revision of a key counts its uses from 1.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Use {
+    /// The public id of the key that was used.
+    pub key_id: String,
+    /// 1 for the first use.
+    pub number: i64,
+}
+
+impl Use {
+    /// The use that this entry of `status.pending` stands for.
+    pub fn of(entry: &PendingPeer) -> Self {
+        Self { key_id: entry.key_id.clone(), number: entry.number }
+    }
+}
 
 /// A machine that asks to join.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -115,7 +131,7 @@ impl Swap {
 pub fn admit(
     key: &SetupKey,
     applicants: &[(&Applicant, OnRecord)],
-    recorded: &BTreeSet<i64>,
+    recorded: &BTreeSet<Use>,
     now: DateTime<Utc>,
 ) -> (Option<Swap>, Vec<Verdict>) {
     // An applicant whose entry is cleared by this very swap may have been looked up before its Peer was there. So the
@@ -132,10 +148,10 @@ pub fn admit(
 ///
 /// By number and not by name: whoever did not hear that its swap went through would otherwise clear what the same machine
 /// has entered since.
-pub fn clear(key: &SetupKey, recorded: &BTreeSet<i64>) -> Option<Swap> {
+pub fn clear(key: &SetupKey, recorded: &BTreeSet<Use>) -> Option<Swap> {
     let mut swap = unchanged(key);
     let before = swap.pending.len();
-    swap.pending.retain(|entry| !recorded.contains(&entry.number));
+    swap.pending.retain(|entry| !recorded.contains(&Use::of(entry)));
     (swap.pending.len() != before).then_some(swap)
 }
 
@@ -154,11 +170,8 @@ fn unchanged(key: &SetupKey) -> Swap {
 }
 
 fn admits_after(key: &SetupKey, presented: &Digest, used_times: i64, now: DateTime<Utc>) -> bool {
-    let Some(status) = &key.status else { return false };
-    let (Some(digest), Some(expires)) = (&status.digest, status.expires) else { return false };
-    key.metadata.deletion_timestamp.is_none()
-        && digest == presented.as_str()
-        && state(&key.spec, Ledger { expires, used_times }, now) == State::Valid
+    let Some(facts) = Facts::of(key).map(|facts| Facts { used_times, ..facts }) else { return false };
+    key.metadata.deletion_timestamp.is_none() && facts.digest == *presented && facts.state(now) == State::Valid
 }
 
 fn judge(
@@ -185,6 +198,7 @@ fn judge(
             swap.used_times += 1;
             swap.last_used = swap.last_used.max(Some(now.into()));
             swap.pending.push(PendingPeer {
+                key_id: Facts::of(key).map(|facts| facts.id.to_string()).unwrap_or_default(),
                 number: swap.used_times,
                 name: name.to_string(),
                 public_key: applicant.public_key.to_string(),

@@ -3,6 +3,7 @@
 //! Nothing here has a client, a clock or a log. The moment is always an argument, and so is every random byte.
 
 mod digest;
+mod facts;
 mod id;
 pub mod ledger;
 pub mod peer;
@@ -10,12 +11,11 @@ pub mod plan;
 pub mod presence;
 pub mod report;
 pub mod secret;
-mod state;
 pub mod transition;
 mod value;
 
 pub use digest::Digest;
+pub use facts::Facts;
 pub use id::KeyId;
 pub use peer::{PeerName, PublicKey};
-pub use state::{Ledger, state};
 pub use value::{Fingerprint, KeyValue};

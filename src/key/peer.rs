@@ -63,7 +63,9 @@ impl fmt::Display for PeerName {
 /// It has no owner: whatever happens to the key, the peer stays.
 pub fn peer_of(key: &SetupKey, pending: &PendingPeer) -> Peer {
     let name = key.metadata.name.clone().unwrap_or_default();
-    let id = key.status.as_ref().and_then(|status| status.id.clone()).unwrap_or_default();
+    // An entry from before entries named their key belongs to the key on record.
+    let on_record = || key.status.as_ref().and_then(|status| status.id.clone()).unwrap_or_default();
+    let id = if pending.key_id.is_empty() { on_record() } else { pending.key_id.clone() };
     let mut labels = BTreeMap::from([
         (KEY_LABEL.to_owned(), name.clone()),
         (KEY_ID_LABEL.to_owned(), id.clone()),

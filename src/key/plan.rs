@@ -102,7 +102,7 @@ pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
     if observed.refusal.is_some() || out_of_reach {
         return Step::Wait(Until::Retry);
     }
-    let expiry = status.expires.map(|expires| expires.instant() + JUST_AFTER).filter(|moment| *moment > now);
+    let expiry = status.expires.map(|expires| expires.moment() + JUST_AFTER).filter(|moment| *moment > now);
     let latest = now + LONGEST_SLEEP;
     Step::Wait(Until::Moment(expiry.map_or(latest, |moment| moment.min(latest))))
 }

@@ -41,7 +41,7 @@ pub fn peer_plan(peer: Presence, lifetime: Duration, now: DateTime<Utc>) -> Peer
     if peer.leaving || !(peer.ephemeral || peer.connected) {
         return PeerStep::Wait(Until::Change);
     }
-    let seen = peer.last_seen.map_or(peer.created, |seen| seen.max(peer.created)).instant();
+    let seen = peer.last_seen.map_or(peer.created, |seen| seen.max(peer.created)).moment();
     let gone =
         chrono::Duration::from_std(lifetime + lifetime / 3).ok().and_then(|after| seen.checked_add_signed(after));
     match gone {

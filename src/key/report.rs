@@ -5,10 +5,9 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
-    Ledger,
+    Facts,
     plan::{Observed, holds_the_key, on_record},
     secret::SecretView,
-    state,
 };
 use crate::api::{SecretReference, SetupKey, SetupKeyStatus, State, Timestamp};
 
@@ -42,8 +41,7 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     status.usage_limit = key.spec.effective_usage_limit();
     record_secret(&mut status, key, secret, now);
 
-    let issued = status.expires.filter(|_| status.digest.is_some());
-    status.state = issued.map(|expires| state(&key.spec, Ledger { expires, used_times: status.used_times }, now));
+    status.state = Facts::of(&SetupKey { status: Some(status.clone()), ..key.clone() }).map(|facts| facts.state(now));
     status.valid = Some(status.state == Some(State::Valid));
 
     let ready = ready(observed);

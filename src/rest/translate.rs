@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     api::{KeyType, Lifetime, SetupKey, SetupKeySpec, State, Timestamp},
-    key::{Ledger, state},
+    key::Facts,
 };
 
 /// NetBird documents this range and does not enforce it; our CRD does.
@@ -29,9 +29,7 @@ pub struct Change {
 pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
     let status = key.status.as_ref()?;
     let id = status.id.clone()?;
-    // A key without an expiry never expires.
-    let expires = status.expires.unwrap_or(DateTime::<Utc>::MAX_UTC.into());
-    let state = state(&key.spec, Ledger { expires, used_times: status.used_times }, now);
+    let state = Facts::of(key).map(|facts| facts.state(now));
     Some(SetupKeyAnswer {
         allow_extra_dns_labels: key.spec.allow_extra_dns_labels,
         auto_groups: key.spec.auto_groups.clone(),
@@ -42,13 +40,12 @@ pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
         last_used: Moment(status.last_used),
         name: key.spec.name.clone().or_else(|| key.metadata.name.clone()).unwrap_or_default(),
         revoked: key.spec.revoked,
-        state,
+        state: state.unwrap_or(State::Revoked),
         key_type: key.spec.key_type,
         updated_at: Moment(Some(updated_at(key, now))),
         usage_limit: key.spec.effective_usage_limit().unwrap_or(0),
         used_times: status.used_times,
-        // Without a digest no Secret of ours holds the key, so nobody can present it.
-        valid: state == State::Valid && status.digest.is_some(),
+        valid: state == Some(State::Valid),
     })
 }
 

@@ -3,11 +3,11 @@
 //! A service is an axum [`Router`]; this puts it on a socket. Nobody can hold the process up: connections, headers,
 //! bodies, handlers and slow readers all have a limit ([`Limits`]). Certificates are taken up anew when their files
 //! change ([`tls`]), and the end waits for requests under way. Probes and metrics have an address of their own
-//! ([`health`]), so that they need no certificate and are not open to clients.
+//! ([`admin`]), so that they need no certificate and are not open to clients.
 
+pub mod admin;
 mod connections;
 mod flags;
-pub mod health;
 pub mod metrics;
 mod tls;
 

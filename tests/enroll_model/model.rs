@@ -11,7 +11,7 @@ use setupkey_operator::{
     api::{PendingPeer, SetupKey},
     key::{
         Digest, PeerName, PublicKey,
-        ledger::{self, Applicant, OnRecord, Swap, Verdict},
+        ledger::{self, Applicant, OnRecord, Swap, Use, Verdict},
     },
 };
 use stateright::{Model, Property};
@@ -261,6 +261,14 @@ fn applicant(machine: u8) -> Applicant {
     }
 }
 
+/// The public id of the key.
+const ID: &str = "0123456789abcdefghij";
+
+/// The use of the key with this number.
+fn used(number: u8) -> Use {
+    Use { key_id: ID.to_owned(), number: number.into() }
+}
+
 fn token(machine: u8) -> Digest {
     Digest::of(["a", "b", "c", "d"][usize::from(machine)])
 }
@@ -272,10 +280,12 @@ impl Key {
         key.spec.usage_limit = limit.into();
         key.spec.revoked = self.revoked;
         let status = key.status.get_or_insert_default();
+        status.id = Some(ID.to_owned());
         status.digest = Some(Digest::of("key").to_string());
         status.expires = Some(moment().into());
         status.used_times = self.used.into();
         let entry = |entry: &Entry| PendingPeer {
+            key_id: ID.to_owned(),
             number: entry.number.into(),
             name: PeerName::of(&public_key(entry.machine)).to_string(),
             public_key: public_key(entry.machine).to_string(),
@@ -459,10 +469,10 @@ impl Enrollment {
         let recorded = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
         let recorded: Vec<_> = recorded.collect();
         let number = |entry: &Entry| match self.mutant {
-            Some(Mutant::ClearByName) => basis.key.entry_of(entry.machine).map_or(0, |entry| entry.number.into()),
-            _ => entry.number.into(),
+            Some(Mutant::ClearByName) => basis.key.entry_of(entry.machine).map_or(0, |entry| entry.number),
+            _ => entry.number,
         };
-        let numbers = recorded.iter().map(number).collect();
+        let numbers = recorded.iter().map(|entry| used(number(entry))).collect();
         let limit = if self.mutant == Some(Mutant::OwnerWithoutLimit) { 0 } else { self.limit };
         let (swap, verdicts) = ledger::admit(&basis.key.object(limit), &judged, &numbers, moment());
         Some((swap, verdicts, recorded))
@@ -534,7 +544,7 @@ impl Enrollment {
         if !applies {
             return (reply == Reply::Heard).then_some(());
         }
-        let mut swap = ledger::clear(&basis.key.object(self.limit), &[entry.number.into()].into())?;
+        let mut swap = ledger::clear(&basis.key.object(self.limit), &[used(entry.number)].into())?;
         if self.mutant == Some(Mutant::Refund) {
             swap.used_times -= 1;
         }

@@ -429,7 +429,7 @@ impl<'a> Sequence<'a> {
         assert_eq!((&status.digest, &status.key), (&Some(digest(&value)), &Some(format!("{}****", &value[..5]))));
         let created = Timestamp::from(key.metadata.creation_timestamp.as_ref().expect("a moment"));
         let expires = status.expires.expect("an expiry");
-        let late = (expires.instant() - created.instant()).num_seconds() - lifetime(spec);
+        let late = (expires.moment() - created.moment()).num_seconds() - lifetime(spec);
         assert!((0..60).contains(&late), "the key expires {late} s after the moment that was promised");
         let mut annotations = secret.annotations().clone();
         assert_eq!(annotations.remove("setupkey.dev/id"), status.id);

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
-    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    cluster::{Readiness, Scope, SystemClock, tuned},
+    controller::{self, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio_util::sync::CancellationToken;
@@ -327,7 +328,7 @@ async fn upgrade_and_removal_with(by: Helm) {
     let mut config = admin.clone();
     config.auth_info = Default::default();
     config.auth_info.token = Some(token.trim().to_owned().into());
-    let client = Client::try_from(controller::tuned(config)).unwrap();
+    let client = Client::try_from(tuned(config)).unwrap();
     let environment = Environment {
         client,
         clock: std::sync::Arc::new(SystemClock),

@@ -97,7 +97,7 @@ impl Story {
             Story::Revoke => cluster.patch_spec("office", json!({ "revoked": true })).await,
             Story::Unrevoke => cluster.patch_spec("office", json!({ "revoked": false })).await,
             Story::Expire => {
-                clock = TestClock::reading(status.expires.unwrap().instant() + chrono::Duration::seconds(1))
+                clock = TestClock::reading(status.expires.unwrap().moment() + chrono::Duration::seconds(1))
             }
             Story::DeleteSecret => cluster.delete_secret("office").await,
             Story::TamperWithSecret => {

@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 use serde_json::json;
 use setupkey_operator::{
     api::{State, Timestamp},
-    controller::Clock,
+    cluster::Clock,
 };
 
 use crate::harness::{Cluster, TestClock, eventually, says};
@@ -20,13 +20,13 @@ async fn expiry_is_shown_within_a_second() {
     let expires = issued.expires.unwrap();
     operator.stop().await;
 
-    let clock = TestClock::reading(expires.instant() - chrono::Duration::milliseconds(2500));
+    let clock = TestClock::reading(expires.moment() - chrono::Duration::milliseconds(2500));
     let operator = cluster.start_operator_at(clock.clone()).await;
     // Anything that happens to the key takes the timer away; it must come back.
     cluster.kubectl_ok(&["annotate", "sk", "office", "note=x"], "");
     assert_eq!(cluster.ready("office").await.state, Some(State::Valid), "it expired before its moment");
     let expired = cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;
-    let late = clock.now() - expires.instant();
+    let late = clock.now() - expires.moment();
     assert!(late <= chrono::Duration::seconds(1), "shown {late} after the moment");
     assert!(late >= chrono::Duration::zero(), "shown {late} before the moment");
     assert_eq!(expired.expires, Some(expires));
@@ -46,7 +46,7 @@ async fn expiry_while_the_operator_was_down() {
     let issued = cluster.ready("office").await;
     operator.stop().await;
 
-    let later = TestClock::reading(issued.expires.unwrap().instant() + chrono::Duration::hours(5));
+    let later = TestClock::reading(issued.expires.unwrap().moment() + chrono::Duration::hours(5));
     let operator = cluster.start_operator_at(later).await;
     let expired = cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;
     assert_eq!(expired.expires, issued.expires);
@@ -62,7 +62,7 @@ async fn expiry_counts_from_the_moment_of_issue() {
     let operator = cluster.start_operator_at(later.clone()).await;
     let issued = cluster.ready("office").await;
     assert_eq!(issued.state, Some(State::Valid));
-    let left = issued.expires.unwrap().instant() - later.now();
+    let left = issued.expires.unwrap().moment() - later.now();
     assert!(left > chrono::Duration::from_std(Duration::from_secs(23 * 3600 + 3500)).unwrap(), "{left}");
     operator.stop().await;
 }
@@ -78,7 +78,7 @@ async fn expiry_clock_follows_steps_of_the_wall_clock() {
     let near = cluster.ready("near").await;
 
     // Half an hour before the moment, asleep for that long. Then the clock goes back, and nothing may happen.
-    clock.step(near.expires.unwrap().instant() - clock.now() - chrono::Duration::minutes(30));
+    clock.step(near.expires.unwrap().moment() - clock.now() - chrono::Duration::minutes(30));
     tokio::time::sleep(Duration::from_secs(1)).await;
     clock.step(-chrono::Duration::hours(1));
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -92,7 +92,7 @@ async fn expiry_clock_follows_steps_of_the_wall_clock() {
     assert_eq!(cluster.ready("office").await.state, Some(State::Valid));
 
     // A year later, by way of a step while asleep.
-    clock.step(issued.expires.unwrap().instant() - clock.now() - chrono::Duration::milliseconds(1500));
+    clock.step(issued.expires.unwrap().moment() - clock.now() - chrono::Duration::milliseconds(1500));
     let waiting = std::time::Instant::now();
     cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;
     assert!(waiting.elapsed() > Duration::from_millis(1400), "expired {:?} after the step", waiting.elapsed());
@@ -121,7 +121,7 @@ async fn expiry_clock_shows_a_thousand_expiries_of_one_second() {
     stream::iter(&names)
         .for_each_concurrent(32, |name| cluster.patch_status(name, json!({ "expires": expires })))
         .await;
-    assert!(chrono::Utc::now() < expires.instant(), "the machine is too slow for this test");
+    assert!(chrono::Utc::now() < expires.moment(), "the machine is too slow for this test");
     eventually("all keys to expire", in_state(State::Expired)).await;
     let early = cluster.keys().list(&Default::default()).await.unwrap().items.into_iter().any(|key| {
         let conditions = key.status.unwrap().conditions;

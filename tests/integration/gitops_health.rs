@@ -128,7 +128,7 @@ async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     check("valid", "Progressing", "InProgress").await;
 
     let expires = cluster.keys().get("expired").await.unwrap().status.unwrap().expires.unwrap();
-    let later = TestClock::reading(expires.instant() + chrono::Duration::seconds(1));
+    let later = TestClock::reading(expires.moment() + chrono::Duration::seconds(1));
     let operator = cluster.start_operator_at(later).await;
     cluster.status_when("expired", "expired", |status| status.state == Some(State::Expired)).await;
     check("expired", "Degraded", "Current").await;

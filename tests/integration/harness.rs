@@ -26,7 +26,8 @@ use kube::{
 use serde_json::Value;
 use setupkey_operator::{
     api::{Peer, SetupKey, SetupKeyStatus},
-    controller::{self, Clock, Environment, Scope, election::Leadership, health::Readiness, metrics::Metrics},
+    cluster::{Clock, Readiness, Scope, tuned},
+    controller::{self, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use sha2::{Digest, Sha256};
@@ -104,7 +105,7 @@ impl Cluster {
         };
         let clock: Arc<dyn Clock> = Arc::new(setup.clock);
         let metrics = Metrics::new(Arc::clone(&clock), setup.metrics_max_keys);
-        let client = ClientBuilder::try_from(controller::tuned(config)).expect("a client");
+        let client = ClientBuilder::try_from(tuned(config)).expect("a client");
         let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
         let client = client.with_layer(&setup.faults).with_layer(&attempts).build();
         let readiness = Arc::new(Readiness::default());

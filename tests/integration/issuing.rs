@@ -36,7 +36,7 @@ async fn a_setup_key_becomes_a_secret_and_an_honest_status() {
     let recorded = status.secret.unwrap();
     assert_eq!((recorded.name.as_str(), recorded.key.as_str()), ("office", "setup-key"));
     assert_eq!(recorded.resource_version, secret.resource_version().unwrap());
-    let lifetime = expires.instant() - chrono::Utc::now();
+    let lifetime = expires.moment() - chrono::Utc::now();
     assert!((47 * 60 + 59..=48 * 60).contains(&lifetime.num_minutes()), "{lifetime}");
 
     cluster.event("office", "Issued").await;

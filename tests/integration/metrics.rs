@@ -32,7 +32,7 @@ async fn metrics_tell_what_is_true_of_each_key() {
     shows(&format!("setupkey_used_times{{{labels}}}"), Some("2")).await;
     let text = expose();
     let of = |metric: &str| value(&text, &format!("{metric}{{{labels}}}"));
-    let expires = status.expires.unwrap().instant().timestamp().to_string();
+    let expires = status.expires.unwrap().moment().timestamp().to_string();
     assert_eq!(of("setupkey_expiration_timestamp_seconds"), Some(expires));
     assert_eq!(of("setupkey_usage_limit").as_deref(), Some("3"));
     assert_eq!(of("setupkey_last_used_timestamp_seconds").as_deref(), Some("1795500000"));

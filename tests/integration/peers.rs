@@ -28,6 +28,7 @@ fn impatient() -> Setup {
 pub fn entry(number: u8) -> PendingPeer {
     let public_key = PublicKey::from_bytes([number; 32]);
     PendingPeer {
+        key_id: String::new(),
         number: number.into(),
         name: PeerName::of(&public_key).to_string(),
         public_key: public_key.to_string(),

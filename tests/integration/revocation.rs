@@ -52,7 +52,7 @@ async fn revoked_key_that_expires_reads_expired() {
     let issued = cluster.ready("office").await;
     operator.stop().await;
 
-    let soon = issued.expires.unwrap().instant() - chrono::Duration::seconds(2);
+    let soon = issued.expires.unwrap().moment() - chrono::Duration::seconds(2);
     let operator = cluster.start_operator_at(TestClock::reading(soon)).await;
     assert_eq!(cluster.ready("office").await.state, Some(State::Revoked));
     let expired = cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;

@@ -8,7 +8,8 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::SetupKey,
-    controller::{self, Environment, Scope, SystemClock, election::Leadership, health::Readiness, metrics::Metrics},
+    cluster::{Readiness, Scope, SystemClock},
+    controller::{self, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use std::{process::Command, sync::Arc, time::Duration};

@@ -49,7 +49,7 @@ async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, second
     bench.cluster.patch_keys(&bench.namespace, count, Part::Status, patch).await?;
     requests.settle().await?;
     anyhow::ensure!(
-        Utc::now() < first.instant(),
+        Utc::now() < first.moment(),
         "this machine could not move the expiry of {count} keys within {preparation} s"
     );
 
@@ -62,7 +62,7 @@ async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, second
         let late = keys
             .values()
             .filter(|seen| expired(seen))
-            .filter_map(|seen| Some((seen.state_since - seen.expires?.instant()).as_seconds_f64()));
+            .filter_map(|seen| Some((seen.state_since - seen.expires?.moment()).as_seconds_f64()));
         late.collect()
     };
     lateness.sort_by(f64::total_cmp);

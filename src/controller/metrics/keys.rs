@@ -1,13 +1,11 @@
 //! What is true of the keys, computed from the cache when it is asked for: a series is there exactly while its SetupKey
 //! is, and states follow the clock. Neither a key nor its digest is ever a label.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use kube::runtime::reflector::Store;
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder},
@@ -16,9 +14,10 @@ use prometheus_client::{
 
 use crate::{
     api::{SetupKey, SetupKeyStatus, State},
-    controller::{Clock, watch::WatchedKey},
+    cluster::Clock,
+    controller::watch::WatchedKey,
     key::{
-        self, Ledger,
+        Facts,
         report::{READY, STALLED},
     },
 };
@@ -40,11 +39,11 @@ impl Keys {
     }
 
     pub fn add(&self, cache: Store<WatchedKey>) {
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        self.caches.lock().push(cache);
     }
 
     fn all(&self) -> Vec<Arc<WatchedKey>> {
-        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let caches = self.caches.lock();
         caches.iter().flat_map(Store::state).collect()
     }
 }
@@ -70,8 +69,7 @@ impl Shown<'_> {
 
     /// Asked of the clock, not read from the status: a report may be late.
     fn state(&self, now: DateTime<Utc>) -> Option<State> {
-        let expires = self.status.expires.filter(|_| self.status.digest.is_some())?;
-        Some(key::state(&self.key.spec, Ledger { expires, used_times: self.status.used_times }, now))
+        Facts::of(self.key).map(|facts| facts.state(now))
     }
 
     fn has_condition(&self, type_: &str, status: &str) -> bool {
@@ -96,7 +94,7 @@ impl Collector for Keys {
                 None => Ok(()),
             })
         };
-        let seconds = |moment: Option<crate::api::Timestamp>| moment.map(|moment| moment.instant().timestamp());
+        let seconds = |moment: Option<crate::api::Timestamp>| moment.map(|moment| moment.moment().timestamp());
         gauge("setupkey_expiration_timestamp_seconds", "When the key expires", &|key| seconds(key.status.expires))?;
         gauge("setupkey_used_times", "Peers that joined with the key", &|key| Some(key.status.used_times))?;
         gauge("setupkey_usage_limit", "Peers that may join; absent when there is no limit", &|key| {

@@ -20,11 +20,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Clock, watch::WatchedKey};
-use crate::{
-    cluster::{CountRequests, Requests},
-    serve::health::text_of,
-};
+use super::watch::WatchedKey;
+use crate::cluster::{Clock, CountRequests, Requests, openmetrics::text_of};
 use keys::Keys;
 
 /// The metrics of one process. Cheap to clone.

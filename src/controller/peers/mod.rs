@@ -3,8 +3,7 @@
 //! A peer costs no request while nothing is due about it: when it was last seen and whether it is held stands in the
 //! cache, which keeps of each object only that.
 
-mod pass;
-mod watched;
+mod reconcile;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -12,10 +11,9 @@ use futures::{StreamExt, future, stream};
 use kube::runtime::controller::{Action, Config, Controller};
 use tokio_util::sync::CancellationToken;
 
-pub use watched::WatchedPeer;
-
-use super::{Environment, clock, passes, watch::WatchedPeers};
-use pass::Context;
+use super::{Environment, passes, watch::WatchedPeers};
+use crate::cluster::clock;
+use reconcile::Context;
 
 /// Peers worked on at the same time, per watched scope.
 const CONCURRENCY: u16 = 8;
@@ -34,7 +32,7 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(pass::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
+        .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
     let peers = passes(peers, move |namespace, name| forgetful.forget(namespace, name));
     tokio::select! { () = peers => {}, () = caches.shut_down_before(&idle) => {} }
 }

@@ -15,13 +15,10 @@ mod record;
 mod release;
 mod task;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use kube::ResourceExt;
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
@@ -29,14 +26,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    keys::{Basis, Keys, ObjectName, name_of},
+    keys::{Basis, Keys},
     metrics::Metrics,
     objects::{Objects, TIME_LIMIT},
     peers::{Known, Peers},
 };
 use crate::{
     api::SetupKey,
-    cluster::{Clock, call::Error},
+    cluster::{Clock, ObjectName, call::Error},
     key::{
         Digest, PeerName,
         ledger::{Applicant, ORPHAN_AGE, OnRecord, Verdict},
@@ -178,8 +175,8 @@ impl Admissions {
     /// A task ends only under this lock, so that nobody is sent to one that has ended.
     fn submit(self: &Arc<Self>, key: &SetupKey, job: Job) -> bool {
         let uid = key.uid().unwrap_or_default();
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let task = tasks.entry(uid.clone()).or_insert_with(|| self.start(name_of(key), uid));
+        let mut tasks = self.tasks.lock();
+        let task = tasks.entry(uid.clone()).or_insert_with(|| self.start(ObjectName::of(key), uid));
         task.try_send(task::Message::Job(job)).is_ok()
     }
 
@@ -211,7 +208,7 @@ impl Admissions {
         let _turn = self.requests.acquire().await;
         let found = self.objects.peer(namespace, name.as_str()).await?;
         Ok(found.map_or(OnRecord::Nobody, |peer| OnRecord::Peer {
-            token: Digest::on_record(&peer.spec.token_digest),
+            token: Digest::from_base64(&peer.spec.token_digest),
             leaving: peer.metadata.deletion_timestamp.is_some(),
         }))
     }

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::Admissions;
 use crate::{
     api::{Peer, PendingPeer, SetupKey},
-    cluster::call::Error,
-    enrollment::{keys::name_of, objects::Created},
+    cluster::{ObjectName, call::Error},
+    enrollment::objects::Created,
     key::peer::peer_of,
 };
 
@@ -69,7 +69,7 @@ async fn attempt(admissions: &Admissions, committed: &Committed, peer: &Peer, fi
 }
 
 async fn is_pending(admissions: &Admissions, committed: &Committed) -> Result<bool, Error> {
-    let key = admissions.objects.key(&name_of(&committed.key)).await?;
+    let key = admissions.objects.key(&ObjectName::of(&*committed.key)).await?;
     let key = key.filter(|key| key.uid() == committed.key.uid());
     Ok(key.is_some_and(|key| key.pending().contains(&committed.entry)))
 }

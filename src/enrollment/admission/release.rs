@@ -1,8 +1,9 @@
 //! Taking the finalizer off Peers whose entry has been cleared: nobody waits for it, so those who do wait come first.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -59,8 +60,7 @@ impl Releases {
 
     /// Has a Peer released when there is time.
     pub fn later(&self, peer: Cleared) {
-        if let Ok(queue) = self.queue.lock()
-            && let Some(queue) = queue.as_ref()
+        if let Some(queue) = self.queue.lock().as_ref()
             && queue.try_send(peer).is_err()
         {
             tracing::debug!("too many Peers wait to be released; the rest is left to the controller");
@@ -69,10 +69,8 @@ impl Releases {
 
     /// Works off what is left, as far as there is time.
     pub async fn end(&self) {
-        let worker = {
-            drop(self.queue.lock().ok().and_then(|mut queue| queue.take()));
-            self.worker.lock().ok().and_then(|mut worker| worker.take())
-        };
+        drop(self.queue.lock().take());
+        let worker = self.worker.lock().take();
         if let Some(worker) = worker
             && tokio::time::timeout(LAST_ONES, worker).await.is_err()
         {

@@ -20,15 +20,15 @@ use super::{
 };
 use crate::{
     api::{Peer, SetupKey},
-    cluster::call::Error,
+    cluster::{ObjectName, call::Error},
     enrollment::{
-        keys::{Basis, ObjectName, stripped, version_of},
+        keys::{Basis, stripped, version_of},
         objects::Swapped,
         peers::Known,
     },
     key::{
         PeerName,
-        ledger::{self, Applicant, OnRecord, Swap, Verdict},
+        ledger::{self, Applicant, OnRecord, Swap, Use, Verdict},
     },
 };
 
@@ -82,7 +82,7 @@ pub enum Message {
 /// An entry that can be cleared.
 pub struct Recorded {
     /// Which entry.
-    number: i64,
+    entry: Use,
     /// The name of its Peer.
     name: String,
     /// When the swap was sent that committed it.
@@ -103,8 +103,7 @@ pub struct Task {
     waiting: VecDeque<Job>,
     /// Peers that are being created.
     under_way: usize,
-    /// By number.
-    recorded: BTreeMap<i64, Recorded>,
+    recorded: BTreeMap<Use, Recorded>,
     /// When to clear entries although nobody comes.
     clear_at: Option<Instant>,
     /// What is older than this version of the key has been swapped already.
@@ -223,7 +222,7 @@ impl Task {
 
     /// Places in `pending`, those included that the next swap clears.
     fn places(&self, key: &SetupKey) -> usize {
-        let stay = key.pending().iter().filter(|entry| !self.recorded.contains_key(&entry.number)).count();
+        let stay = key.pending().iter().filter(|entry| !self.recorded.contains_key(&Use::of(entry))).count();
         ledger::MOST_PENDING.saturating_sub(stay)
     }
 
@@ -241,7 +240,7 @@ impl Task {
             Message::Recorded(recorded) => {
                 self.under_way -= 1;
                 if let Some(recorded) = recorded {
-                    self.recorded.insert(recorded.number, recorded);
+                    self.recorded.insert(recorded.entry.clone(), recorded);
                     self.clear_at.get_or_insert_with(|| Instant::now() + CLEAR_AFTER);
                 }
             }
@@ -250,7 +249,7 @@ impl Task {
 
     /// Ends the task, unless somebody has come in this moment.
     fn is_retired(&mut self) -> bool {
-        let mut tasks = self.shared.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tasks = self.shared.tasks.lock();
         let idle = self.inbox.is_empty() && self.waiting.is_empty() && self.under_way == 0 && self.recorded.is_empty();
         if idle {
             tasks.remove(&self.uid);
@@ -347,7 +346,7 @@ impl Task {
         // After the key was read: an entry that is no longer pending in it exists as a Peer by now.
         let found = self.look_up(&basis, &applicants).await?;
         let judged: Vec<_> = applicants.iter().zip(found).collect();
-        let recorded: BTreeSet<_> = self.recorded.keys().copied().collect();
+        let recorded: BTreeSet<_> = self.recorded.keys().cloned().collect();
         let (swap, verdicts) = ledger::admit(&basis.key, &judged, &recorded, self.shared.clock.now());
         let (key, sent) = match swap {
             None => (basis.key, None),
@@ -407,7 +406,7 @@ impl Task {
     }
 
     async fn look_up(&self, basis: &Basis, applicants: &[Applicant]) -> Result<Vec<OnRecord>, Error> {
-        let look_ups = applicants.iter().map(|applicant| self.shared.on_record(basis, &self.name.0, applicant));
+        let look_ups = applicants.iter().map(|applicant| self.shared.on_record(basis, &self.name.namespace, applicant));
         try_join_all(look_ups).await
     }
 
@@ -420,7 +419,7 @@ impl Task {
         verdict: Verdict,
         room: &mut OwnedSemaphorePermit,
     ) {
-        let (shared, namespace) = (Arc::clone(&self.shared), self.name.0.clone());
+        let (shared, namespace) = (Arc::clone(&self.shared), self.name.namespace.clone());
         let name = PeerName::of(&job.applicant.public_key);
         match (verdict, sent) {
             (Verdict::Admitted, Some(sent)) => {
@@ -465,7 +464,7 @@ impl Task {
 
     /// The key has gone, and its peers have stayed.
     fn answer_without_key(&self, job: Job) {
-        let (shared, namespace) = (Arc::clone(&self.shared), self.name.0.clone());
+        let (shared, namespace) = (Arc::clone(&self.shared), self.name.namespace.clone());
         self.shared.running.spawn(async move {
             let _ = job.reply.send(known(&shared, &namespace, &job.applicant).await);
         });
@@ -479,14 +478,14 @@ impl Task {
 
     /// Lets go of the Peers whose entry is not in this object, which is not older than the one that committed them.
     fn release_cleared(&mut self, key: &SetupKey) {
-        let pending: BTreeSet<_> = key.pending().iter().map(|entry| entry.number).collect();
+        let pending: BTreeSet<_> = key.pending().iter().map(Use::of).collect();
         let (left, cleared) =
-            std::mem::take(&mut self.recorded).into_iter().partition(|(number, _)| pending.contains(number));
+            std::mem::take(&mut self.recorded).into_iter().partition(|(entry, _)| pending.contains(entry));
         self.recorded = left;
-        let cleared: BTreeMap<i64, Recorded> = cleared;
+        let cleared: BTreeMap<Use, Recorded> = cleared;
         for cleared in cleared.into_values() {
             if let Some(uid) = cleared.release {
-                let (namespace, since) = (self.name.0.clone(), Instant::now());
+                let (namespace, since) = (self.name.namespace.clone(), Instant::now());
                 self.shared.releases.later(Cleared { namespace, name: cleared.name, uid, since });
             }
         }
@@ -497,7 +496,7 @@ impl Task {
 fn recorded(committed: &Committed, peer: &Peer) -> Recorded {
     let ours = Some(&peer.spec.setup_key_ref.uid) == committed.key.uid().as_ref();
     Recorded {
-        number: committed.entry.number,
+        entry: Use::of(&committed.entry),
         name: committed.entry.name.clone(),
         committed: committed.sent,
         since: Instant::now(),

@@ -9,6 +9,14 @@ fn now() -> DateTime<Utc> {
     "2026-11-24T06:00:00.5Z".parse().unwrap()
 }
 
+/// The public id of every key here.
+const ID: &str = "0123456789abcdefghij";
+
+/// Uses of that key.
+fn uses(numbers: impl IntoIterator<Item = i64>) -> BTreeSet<Use> {
+    numbers.into_iter().map(|number| Use { key_id: ID.to_owned(), number }).collect()
+}
+
 fn digest(text: &str) -> Digest {
     Digest::of(text)
 }
@@ -20,7 +28,7 @@ fn key(change: Value) -> SetupKey {
         "metadata": { "name": "office", "namespace": "n", "uid": "u1", "resourceVersion": "1" },
         "spec": {},
         "status": {
-            "id": "0123456789abcdefghij", "digest": digest("right").as_str(), "expires": "2026-11-24T06:00:01Z",
+            "id": ID, "digest": digest("right").as_str(), "expires": "2026-11-24T06:00:01Z",
             "usedTimes": 5, "lastUsed": "2026-11-20T00:00:00Z",
         },
     });
@@ -88,6 +96,7 @@ fn an_admission_counts_one_and_enters_the_peer() {
     let (swap, verdicts) = admit(&key, &[(&applicant, OnRecord::Nobody)], &BTreeSet::new(), now());
     assert_eq!(verdicts, [Verdict::Admitted]);
     let entry = PendingPeer {
+        key_id: ID.to_owned(),
         number: 6,
         name: name(1).to_string(),
         public_key: applicant.public_key.to_string(),
@@ -199,7 +208,7 @@ fn when_too_many_are_pending_there_is_room_once_some_are_cleared() {
     let full = after(&valid(), swap);
     assert_eq!(full.status.as_ref().unwrap().used_times, 205);
     let last = [(&machines[200], OnRecord::Nobody)];
-    let (swap, verdicts) = admit(&full, &last, &[6].into(), now());
+    let (swap, verdicts) = admit(&full, &last, &uses([6]), now());
     assert_eq!(verdicts, [Verdict::Admitted]);
     assert_eq!(swap.unwrap().pending.len(), MOST_PENDING);
 }
@@ -207,11 +216,11 @@ fn when_too_many_are_pending_there_is_room_once_some_are_cleared() {
 #[test]
 fn clearing_takes_out_what_is_recorded_and_counts_nothing() {
     let two = with_pending(&with_pending(&valid(), 1, "t"), 2, "t");
-    let swap = clear(&two, &[6, 9].into()).unwrap();
+    let swap = clear(&two, &uses([6, 9])).unwrap();
     let left: Vec<_> = swap.pending.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!((swap.used_times, left), (7, vec![name(2).as_str()]));
-    assert_eq!(clear(&two, &[9].into()), None);
-    assert_eq!(clear(&key(json!({ "status": null })), &[6].into()), None);
+    assert_eq!(clear(&two, &uses([9])), None);
+    assert_eq!(clear(&key(json!({ "status": null })), &uses([6])), None);
 }
 
 #[test]
@@ -219,7 +228,7 @@ fn an_entry_that_is_cleared_by_this_very_swap_still_speaks() {
     // Its machine asked again, and was looked up just before its Peer was there.
     let pending = with_pending(&valid(), 1, "t");
     let again = machine(1, "t", "right");
-    let (swap, verdicts) = admit(&pending, &[(&again, OnRecord::Nobody)], &[6].into(), now());
+    let (swap, verdicts) = admit(&pending, &[(&again, OnRecord::Nobody)], &uses([6]), now());
     assert_eq!(verdicts, [Verdict::Pending]);
     assert_eq!(swap.map(|swap| (swap.used_times, swap.pending)), Some((6, Vec::new())));
 }
@@ -227,10 +236,10 @@ fn an_entry_that_is_cleared_by_this_very_swap_still_speaks() {
 #[test]
 fn a_peer_that_was_sent_away_may_join_again_and_counts_again() {
     let pending = with_pending(&valid(), 1, "t");
-    let cleared = after(&pending, clear(&pending, &[6].into()));
+    let cleared = after(&pending, clear(&pending, &uses([6])));
     assert_eq!(verdict(&cleared, &machine(1, "t", "right"), OnRecord::Nobody), Verdict::Admitted);
     // Whoever still means the first entry does not clear the second.
-    assert_eq!(clear(&with_pending(&cleared, 1, "t"), &[6].into()), None);
+    assert_eq!(clear(&with_pending(&cleared, 1, "t"), &uses([6])), None);
 }
 
 #[test]
@@ -273,6 +282,7 @@ proptest! {
     ) {
         let mut key = key(json!({ "spec": { "usageLimit": limit }, "status": { "usedTimes": 0 } }));
         for (batch, recorded) in batches {
+            let recorded = uses(recorded);
             let batch: Vec<_> = batch.iter().map(|(applicant, found)| (applicant, found.clone())).collect();
             let (swap, verdicts) = admit(&key, &batch, &recorded, now());
             prop_assert_eq!(verdicts.len(), batch.len());
@@ -284,7 +294,7 @@ proptest! {
             prop_assert_eq!(status.used_times, before.used_times + i64::try_from(admitted).unwrap());
             prop_assert!(limit == 0 || status.used_times <= i64::from(limit));
             prop_assert_eq!(swap.is_some(), status != before, "it writes what is there already, or not what it decided");
-            let stay = before.pending.iter().filter(|entry| !recorded.contains(&entry.number));
+            let stay = before.pending.iter().filter(|entry| !recorded.contains(&Use::of(entry)));
             prop_assert_eq!(status.pending.len(), stay.count() + admitted);
             let mut names: Vec<_> = status.pending.iter().map(|entry| &entry.name).collect();
             names.sort();

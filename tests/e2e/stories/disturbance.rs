@@ -40,7 +40,7 @@ pub async fn a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown(cluste
     assert_ne!(successor.uid(), leader.uid());
     let expired = place.in_state("office", State::Expired).await;
     let valid = expired.conditions.iter().find(|condition| condition.type_ == "Valid").unwrap();
-    let (shown, expires) = (valid.last_transition_time.0, expires.instant());
+    let (shown, expires) = (valid.last_transition_time.0, expires.moment());
     let taken_over = lease.spec.unwrap().acquire_time.expect("a time").0;
     let (shown, taken_over) = (moment(shown.as_second()), moment(taken_over.as_second()));
     if cluster.is_ours() {

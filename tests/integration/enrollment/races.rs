@@ -215,7 +215,7 @@ async fn expire_race() {
                 let expires = expires.format("%Y-%m-%dT%H:%M:%SZ").to_string();
                 cluster.patch_status(&name, json!({ "expires": expires })).await;
                 let status = cluster.keys().get(&name).await.unwrap().status.unwrap();
-                let last = status.expires.unwrap().instant();
+                let last = status.expires.unwrap().moment();
                 let start =
                     (last - Utc::now()).to_std().unwrap_or_default().saturating_sub(CHANGE.mul_f64(rand::random()));
                 tokio::time::sleep(start).await;

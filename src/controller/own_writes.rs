@@ -6,17 +6,17 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use kube::{Resource, ResourceExt};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::version;
 
 /// How long to wait for the watch to bring a write. A watch that is later than that is broken, and the preconditions
 /// on every write are what keeps decisions from an old cache harmless.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -37,7 +37,7 @@ impl fmt::Display for Kind {
 
 /// The writes that are waited for.
 #[derive(Debug, Default)]
-pub struct Unseen {
+pub struct OwnWrites {
     writes: Mutex<HashMap<(Kind, String, String), Write>>,
 }
 
@@ -47,7 +47,7 @@ struct Write {
     at: Instant,
 }
 
-impl Unseen {
+impl OwnWrites {
     /// Notes that this version was written, unless `cached` says that the cache shows it already: the watch may be
     /// faster than the answer. The cache is asked after the note was made, or a watch in between would be missed.
     pub fn wrote(
@@ -85,13 +85,13 @@ impl Unseen {
     }
 
     /// How much longer to wait for our own last write of this object, or `None` when there is nothing to wait for.
-    pub fn patience(&self, kind: Kind, namespace: &str, name: &str) -> Option<Duration> {
+    pub fn wait(&self, kind: Kind, namespace: &str, name: &str) -> Option<Duration> {
         let mut writes = self.writes();
         if writes.is_empty() {
             return None;
         }
         let key = (kind, namespace.to_owned(), name.to_owned());
-        let left = PATIENCE.saturating_sub(writes.get(&key)?.at.elapsed());
+        let left = LONGEST_WAIT.saturating_sub(writes.get(&key)?.at.elapsed());
         if left.is_zero() {
             writes.remove(&key);
             return None;
@@ -100,7 +100,7 @@ impl Unseen {
     }
 
     fn writes(&self) -> MutexGuard<'_, HashMap<(Kind, String, String), Write>> {
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writes.lock()
     }
 }
 
@@ -125,27 +125,27 @@ mod tests {
 
     #[test]
     fn a_write_is_waited_for_until_the_watch_brings_it() {
-        let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", || Some("9".to_owned()));
-        unseen.seen(Kind::Secret, &secret("9"));
-        assert!(unseen.patience(Kind::Secret, "n", "s").is_some(), "the older version ended the wait");
-        assert!(unseen.patience(Kind::SetupKey, "n", "s").is_none(), "another kind waits too");
-        unseen.seen(Kind::Secret, &secret("11"));
-        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+        let own_writes = OwnWrites::default();
+        own_writes.wrote(Kind::Secret, "n", "s", "10", || Some("9".to_owned()));
+        own_writes.seen(Kind::Secret, &secret("9"));
+        assert!(own_writes.wait(Kind::Secret, "n", "s").is_some(), "the older version ended the wait");
+        assert!(own_writes.wait(Kind::SetupKey, "n", "s").is_none(), "another kind waits too");
+        own_writes.seen(Kind::Secret, &secret("11"));
+        assert!(own_writes.wait(Kind::Secret, "n", "s").is_none());
     }
 
     #[test]
     fn a_watch_that_was_faster_is_not_waited_for() {
-        let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", || Some("10".to_owned()));
-        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+        let own_writes = OwnWrites::default();
+        own_writes.wrote(Kind::Secret, "n", "s", "10", || Some("10".to_owned()));
+        assert!(own_writes.wait(Kind::Secret, "n", "s").is_none());
     }
 
     #[test]
     fn a_fresh_list_ends_every_wait() {
-        let unseen = Unseen::default();
-        unseen.wrote(Kind::Secret, "n", "s", "10", || None);
-        unseen.forget(Kind::Secret);
-        assert!(unseen.patience(Kind::Secret, "n", "s").is_none());
+        let own_writes = OwnWrites::default();
+        own_writes.wrote(Kind::Secret, "n", "s", "10", || None);
+        own_writes.forget(Kind::Secret);
+        assert!(own_writes.wait(Kind::Secret, "n", "s").is_none());
     }
 }

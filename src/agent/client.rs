@@ -14,7 +14,7 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use rustls::{
@@ -25,7 +25,7 @@ use rustls::{
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Introduction, state::Identity};
+use super::{Introduction, identity::Identity};
 
 /// The longest that a call may take. The service takes 25 s at most.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -34,9 +34,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(30);
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// The service.
-pub struct Service {
+pub struct Client {
     url: Uri,
-    client: Client<HttpsConnector<HttpConnector>, Full<axum::body::Bytes>>,
+    client: HttpClient<HttpsConnector<HttpConnector>, Full<axum::body::Bytes>>,
 }
 
 /// An answer that was understood.
@@ -123,7 +123,7 @@ struct Problem {
     message: String,
 }
 
-impl Service {
+impl Client {
     /// The service at this URL, whose certificate is of this authority, or of one that the machine trusts.
     pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, Error> {
         let url: Uri = url.trim_end_matches('/').parse().map_err(|_| Error::Url)?;
@@ -139,7 +139,7 @@ impl Service {
         };
         let config = config.with_no_client_auth();
         let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-        Ok(Self { url, client: Client::builder(TokioExecutor::new()).build(connector) })
+        Ok(Self { url, client: HttpClient::builder(TokioExecutor::new()).build(connector) })
     }
 
     /// Whether keys and tokens are readable on the way.

@@ -1,11 +1,11 @@
 //! The machine's side: join with a key, tell that one is there, leave.
 //!
-//! What makes a machine known, its key pair and its token, is [on disk](state) before it asks to join for the first time.
+//! What makes a machine known, its key pair and its token, is [on disk](identity) before it asks to join for the first time.
 //! So it can die at any moment and start again: it asks with the same two, and the service answers the same without
 //! another use of the key.
 
-pub mod service;
-pub mod state;
+pub mod client;
+pub mod identity;
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use backon::BackoffBuilder;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use service::{Answer, Joined, Service};
-use state::Identity;
+use client::{Answer, Client, Joined};
+use identity::Identity;
 
 /// A key that was issued a moment ago may not be known to the service yet: tries, and the time between them.
 const REFUSALS: u32 = 6;
@@ -59,7 +59,7 @@ pub enum End {
 
 /// Joins, and sends heartbeats until `stop` is cancelled.
 pub async fn run(
-    service: &Service,
+    service: &Client,
     identity: &Identity,
     key: SecretString,
     introduction: &Introduction,
@@ -93,7 +93,7 @@ pub async fn run(
 }
 
 async fn join(
-    service: &Service,
+    service: &Client,
     identity: &Identity,
     key: &SecretString,
     introduction: &Introduction,
@@ -121,7 +121,7 @@ async fn join(
 }
 
 /// Ends when the peer is gone.
-async fn stay(service: &Service, identity: &Identity, peer: &Joined, every: Duration) {
+async fn stay(service: &Client, identity: &Identity, peer: &Joined, every: Duration) {
     let (mut pauses_after_errors, mut unknown) = (pauses(), 0);
     loop {
         let pause = match service.heartbeat(identity, &peer.name).await {
@@ -148,7 +148,7 @@ async fn stay(service: &Service, identity: &Identity, peer: &Joined, every: Dura
     }
 }
 
-async fn go(service: &Service, identity: &Identity, peer: &Joined) {
+async fn go(service: &Client, identity: &Identity, peer: &Joined) {
     let mut pauses = pauses();
     loop {
         let after = match service.leave(identity, &peer.name).await {

@@ -1,7 +1,7 @@
 //! `/healthz` and `/readyz`, for the kubelet, and `/metrics`, for Prometheus.
 
 use std::{
-    fmt, io,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,12 +15,11 @@ use axum::{
     http::{HeaderName, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The content type of [`text_of`].
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::cluster::openmetrics::{CONTENT_TYPE as OPENMETRICS, text_of};
 
 /// Serves the probes and the metrics until `shutdown` is cancelled.
 ///
@@ -61,12 +60,5 @@ pub fn once_reached<F: Future<Output = bool> + Send>(
 
 async fn expose(State(metrics): State<Arc<Registry>>) -> Result<([(HeaderName, &'static str); 1], String), StatusCode> {
     let text = text_of(&metrics).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-    Ok(([(CONTENT_TYPE, OPEN_METRICS)], text))
-}
-
-/// The metrics in OpenMetrics.
-pub fn text_of(metrics: &Registry) -> Result<String, fmt::Error> {
-    let mut written = String::new();
-    text::encode(&mut written, metrics)?;
-    Ok(written)
+    Ok(([(CONTENT_TYPE, OPENMETRICS)], text))
 }

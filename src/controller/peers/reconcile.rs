@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,19 +15,22 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
 
-use super::WatchedPeer;
 use crate::{
     api::{Peer, SetupKey, metadata::PENDING_FINALIZER},
-    cluster::ours,
-    controller::{
-        Clock, Environment,
+    cluster::{
+        Clock, ObjectName,
         call::{Attempt, Error, call},
+        patch_params,
+    },
+    controller::{
+        Environment,
         election::Leadership,
         metrics::Metrics,
-        retry::{KeyName, Retries},
-        watch::{Filled, WatchedKey, WatchedPeers},
+        retry::Retries,
+        watch::{Filled, WatchedKey, WatchedPeer, WatchedPeers},
     },
     key::{
         plan::{LONGEST_SLEEP, Until},
@@ -50,7 +53,7 @@ pub struct Context {
     keys: Store<WatchedKey>,
     filled: Filled,
     /// Peers that are held, by UID, and since when this process has seen them so.
-    held: Mutex<HashMap<KeyName, (Option<String>, Instant)>>,
+    held: Mutex<HashMap<ObjectName, (Option<String>, Instant)>>,
     retries: Retries,
 }
 
@@ -75,13 +78,13 @@ impl Context {
 
     /// Lets go of what is remembered of a peer that is gone.
     pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        let peer = (namespace.unwrap_or_default().to_owned(), name.to_owned());
+        let peer = ObjectName::new(namespace.unwrap_or_default(), name);
         self.retries.forget(&peer);
         self.held().remove(&peer);
     }
 
     /// How long this process has seen the peer held.
-    fn held_for(&self, name: &KeyName, peer: &WatchedPeer) -> Duration {
+    fn held_for(&self, name: &ObjectName, peer: &WatchedPeer) -> Duration {
         let mut held = self.held();
         let (uid, since) = held.entry(name.clone()).or_insert_with(|| (peer.uid(), Instant::now()));
         if *uid != peer.uid() {
@@ -90,8 +93,8 @@ impl Context {
         since.elapsed()
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<KeyName, (Option<String>, Instant)>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, HashMap<ObjectName, (Option<String>, Instant)>> {
+        self.held.lock()
     }
 
     fn api(&self, peer: &WatchedPeer) -> Api<Peer> {
@@ -110,7 +113,7 @@ pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Re
     let Some(peer) = context.peers.get(&ObjectRef::from_obj(&*triggered)) else {
         return Ok(Action::await_change()); // it is gone
     };
-    let name: KeyName = (peer.namespace().unwrap_or_default(), peer.name_any());
+    let name = ObjectName::of(&*peer);
     let seen = (peer.resource_version(), None);
     if let Some(wait) = context.retries.hold(&name, &seen) {
         return Ok(Action::requeue(wait));
@@ -123,7 +126,7 @@ pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Re
         // It is gone already.
         Err(error) if error.code() == Some(404) => Ok(Action::await_change()),
         Err(error) => {
-            let (namespace, peer) = &name;
+            let ObjectName { namespace, name: peer } = &name;
             if error.code() == Some(409) {
                 // It was seen again, or is another by now.
                 tracing::debug!(namespace, peer, %error, "somebody was faster; looked at again");
@@ -136,7 +139,7 @@ pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Re
 }
 
 /// Does what is due, and says when to look again.
-async fn pass(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
+async fn pass(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
     let free_in = if peer.is_held() {
         free(context, name, peer).await?
     } else {
@@ -188,7 +191,7 @@ impl Entry {
 /// The replica that committed the entry does this itself as a rule, so a peer is left to it for a while, unless somebody
 /// waits for the peer to go. Where the key is gone nobody can wait less: its replica may be about to create the peer once
 /// more.
-async fn free(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
+async fn free(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
     let left = context.orphan_age.saturating_sub(context.held_for(name, peer));
     let wait = |entry: Entry| match entry {
         Entry::Pending if peer.is_leaving() => Some(HELD_BACK),
@@ -196,7 +199,7 @@ async fn free(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<O
         Entry::Cleared if peer.is_leaving() => None,
         Entry::Cleared | Entry::KeyGone => Some(left).filter(|left| !left.is_zero()),
     };
-    let (namespace, _) = name;
+    let namespace = &name.namespace;
     let cached = context.keys.get(&ObjectRef::new(&peer.key().name).within(namespace));
     let cached = cached.as_ref().and_then(|key| key.0.as_ref().ok());
     if let Some(wait) = wait(Entry::of(peer, cached)) {
@@ -214,16 +217,16 @@ async fn free(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<O
         "uid": peer.metadata.uid, "resourceVersion": peer.metadata.resource_version, "finalizers": finalizers,
     }});
     let attempt = Attempt::on("let go of Peer", namespace, &peer.name_any());
-    call(attempt, context.api(peer).patch_metadata(&peer.name_any(), &ours(), &Patch::Merge(&patch))).await?;
+    call(attempt, context.api(peer).patch_metadata(&peer.name_any(), &patch_params(), &Patch::Merge(&patch))).await?;
     tracing::debug!(namespace, peer = peer.name_any(), "no longer pending");
     Ok(None)
 }
 
 /// Deletes a peer, unless it was seen since.
-async fn remove(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<(), Error> {
+async fn remove(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<(), Error> {
     let unchanged = Preconditions { uid: peer.uid(), resource_version: peer.resource_version() };
     let parameters = DeleteParams { preconditions: Some(unchanged), ..DeleteParams::default() };
-    let (namespace, name) = name;
+    let ObjectName { namespace, name } = name;
     call(Attempt::on("delete Peer", namespace, name), context.api(peer).delete(name, &parameters)).await?;
     context.metrics.peer_removed();
     tracing::info!(namespace, peer = name, "an ephemeral peer was not seen for its lifetime and is removed");
@@ -231,14 +234,14 @@ async fn remove(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result
 }
 
 /// Writes that a peer is not connected, unless it was seen since.
-async fn disconnect(context: &Context, name: &KeyName, peer: &WatchedPeer) -> Result<(), Error> {
+async fn disconnect(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<(), Error> {
     let patch = json!({
         "metadata": { "resourceVersion": peer.metadata.resource_version, "uid": peer.metadata.uid },
         "status": { "connected": false },
     });
-    let (namespace, name) = name;
+    let ObjectName { namespace, name } = name;
     let attempt = Attempt::on("write the status of Peer", namespace, name);
-    call(attempt, context.api(peer).patch_status(name, &ours(), &Patch::Merge(&patch))).await?;
+    call(attempt, context.api(peer).patch_status(name, &patch_params(), &Patch::Merge(&patch))).await?;
     tracing::info!(namespace, peer = name, "a peer is not seen any more");
     Ok(())
 }

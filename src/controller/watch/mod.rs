@@ -1,6 +1,8 @@
 //! The watches, the caches they fill, and what they set off.
 
-use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+mod peer;
+
+use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
 use futures::{Stream, StreamExt, channel::mpsc, future, stream::BoxStream};
 use k8s_openapi::{
@@ -14,21 +16,19 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
-        watcher::{self, ExponentialBackoff, watcher},
+        watcher::{self, watcher},
     },
 };
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    peers::WatchedPeer,
-    retry::exponential,
-    unseen::{Kind, Unseen},
-};
+use super::own_writes::{Kind, OwnWrites};
 use crate::{
     api::{SetupKey, metadata::KEY_LABEL},
-    cluster::scoped,
+    cluster::{scoped, watch_backoff},
 };
+
+pub use peer::WatchedPeer;
 
 /// Objects in one answer to a list. What an answer takes while it is read, the process keeps: at 10,000 keys, pages of 500
 /// cost 6 MiB more.
@@ -72,7 +72,7 @@ impl Filled {
 /// What the watches tell to the rest of the controller, other than the changes themselves.
 #[derive(Clone)]
 struct Signals {
-    unseen: Arc<Unseen>,
+    own_writes: Arc<OwnWrites>,
     filled: Arc<tokio::sync::watch::Sender<HashSet<Kind>>>,
     relisted: mpsc::Sender<()>,
 }
@@ -86,7 +86,7 @@ pub struct Watched {
     /// Which caches are filled.
     pub filled: Filled,
     /// Our own writes that the caches do not show yet.
-    pub unseen: Arc<Unseen>,
+    pub own_writes: Arc<OwnWrites>,
     /// Each `SetupKey` that changed.
     pub key_changes: BoxStream<'static, Result<WatchedKey, watcher::Error>>,
     /// Each Secret that changed or went.
@@ -113,10 +113,10 @@ pub struct WatchedPeers {
 
 /// Sets up the watches; they run while the streams are polled.
 pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
-    let unseen = Arc::new(Unseen::default());
+    let own_writes = Arc::new(OwnWrites::default());
     let (relisted, relists) = mpsc::channel(1);
     let (filling, filled) = tokio::sync::watch::channel(HashSet::new());
-    let signals = Signals { unseen: Arc::clone(&unseen), filled: Arc::new(filling), relisted };
+    let signals = Signals { own_writes: Arc::clone(&own_writes), filled: Arc::new(filling), relisted };
     let (keys, keys_writer) = reflector::store();
     let (secrets, secrets_writer) = reflector::store();
     let everything = watcher::Config::default().page_size(PAGE);
@@ -138,7 +138,7 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
         keys,
         secrets,
         filled: Filled { filled, needed: &[Kind::SetupKey, Kind::Secret] },
-        unseen,
+        own_writes,
         key_changes: key_events.applied_objects().boxed(),
         secret_changes: secret_events.touched_objects().boxed(),
         relists: relists.boxed(),
@@ -183,11 +183,11 @@ where
             })
         })
         .inspect(move |event| match event {
-            watcher::Event::Apply(object) | watcher::Event::Delete(object) => signals.unseen.seen(K::KIND, object),
+            watcher::Event::Apply(object) | watcher::Event::Delete(object) => signals.own_writes.seen(K::KIND, object),
             // The cache has just been replaced as a whole. A change that the old watch missed, a deletion above all,
             // shows in no event, so every key is looked at once more.
             watcher::Event::InitDone => {
-                signals.unseen.forget(K::KIND);
+                signals.own_writes.forget(K::KIND);
                 signals.filled.send_if_modified(|filled| filled.insert(K::KIND));
                 // A full channel already holds a signal that nobody has taken up.
                 let _ = signals.relisted.try_send(());
@@ -195,11 +195,6 @@ where
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
         })
         .map(Ok)
-}
-
-/// A watch is one request per process, so it is tried again soon: nothing works without it.
-fn watch_backoff() -> ExponentialBackoff {
-    exponential(Duration::from_millis(200), Duration::from_secs(3))
 }
 
 /// A kind that is watched.

@@ -2,9 +2,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Deserializer};
 
+use super::Watchable;
 use crate::{
     api::{Peer, Timestamp, metadata::PENDING_FINALIZER},
-    controller::{unseen::Kind, watch::Watchable},
+    controller::own_writes::Kind,
     key::presence::Presence,
 };
 

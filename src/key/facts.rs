@@ -1,0 +1,164 @@
+use chrono::{DateTime, Utc};
+
+use super::{Digest, KeyId};
+use crate::api::{SetupKey, State, Timestamp};
+
+/// What decides whether one issued key admits peers.
+///
+/// The controller, enrollment, the REST API and the metrics all read a key through this type, so "is it issued?" and "what
+/// is its state?" have one answer each.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Facts {
+    /// The public id of the key.
+    pub id: KeyId,
+    /// The digest that a presented key must have.
+    pub digest: Digest,
+    /// The last second in which the key admits peers.
+    pub expires: Timestamp,
+    /// Distinct peers ever admitted.
+    pub used_times: i64,
+    /// How many peers may ever join, or `None` when there is no limit.
+    pub usage_limit: Option<i32>,
+    /// Whether the spec says `revoked`.
+    pub revoked: bool,
+}
+
+impl Facts {
+    /// The facts of the key that this `SetupKey` has issued, or `None` while no Secret of ours holds a key.
+    pub fn of(key: &SetupKey) -> Option<Self> {
+        let status = key.status.as_ref()?;
+        Some(Self {
+            id: KeyId::parse(status.id.as_deref()?)?,
+            digest: Digest::from_base64(status.digest.as_deref()?),
+            expires: status.expires?,
+            used_times: status.used_times,
+            usage_limit: key.spec.effective_usage_limit(),
+            revoked: key.spec.revoked,
+        })
+    }
+
+    /// Whether the key admits peers at this moment, and why not.
+    ///
+    /// Expired before revoked before overused before valid; expired only once the moment has passed. NetBird:
+    /// setupkey.go, IsExpired and IsOverUsed; the order is that of its REST handler.
+    pub fn state(&self, now: DateTime<Utc>) -> State {
+        let used_up = self.usage_limit.is_some_and(|limit| self.used_times >= limit.into());
+        if now > self.expires.moment() {
+            State::Expired
+        } else if self.revoked {
+            State::Revoked
+        } else if used_up {
+            State::Overused
+        } else {
+            State::Valid
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn expires() -> Timestamp {
+        "2026-11-24T06:00:00Z".parse().unwrap()
+    }
+
+    fn at(milliseconds: i64) -> DateTime<Utc> {
+        expires().moment() + Duration::milliseconds(milliseconds)
+    }
+
+    fn facts(usage_limit: Option<i32>, revoked: bool, used_times: i64) -> Facts {
+        Facts {
+            id: KeyId::from_random_bytes([1; 20]),
+            digest: Digest::of("a key"),
+            expires: expires(),
+            used_times,
+            usage_limit,
+            revoked,
+        }
+    }
+
+    /// A key of this spec with everything in its status that an issued key has, but for `without`.
+    fn key(spec: serde_json::Value, without: &str) -> SetupKey {
+        let mut status = json!({
+            "id": KeyId::from_random_bytes([1; 20]).to_string(), "digest": Digest::of("a key").to_string(),
+            "expires": expires(), "usedTimes": 1,
+        });
+        status.as_object_mut().unwrap().remove(without);
+        serde_json::from_value(json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": { "name": "k" },
+            "spec": spec, "status": status,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_key_is_issued_once_its_id_digest_and_expiry_stand_in_the_status() {
+        assert!(Facts::of(&key(json!({}), "nothing")).is_some());
+        for missing in ["id", "digest", "expires"] {
+            assert_eq!(Facts::of(&key(json!({}), missing)), None, "without {missing}");
+        }
+        assert_eq!(Facts::of(&SetupKey { status: None, ..key(json!({}), "nothing") }), None);
+    }
+
+    #[test]
+    fn a_one_off_key_is_used_up_by_one_whatever_its_limit_says() {
+        for limit in [0, 1] {
+            let facts = Facts::of(&key(json!({ "type": "one-off", "usageLimit": limit }), "nothing")).unwrap();
+            assert_eq!(facts.state(at(0)), State::Overused);
+            assert_eq!(Facts { used_times: 0, ..facts }.state(at(0)), State::Valid);
+        }
+    }
+
+    #[test]
+    fn expired_wins_over_revoked_wins_over_overused() {
+        let facts = facts(Some(3), true, 3);
+        assert_eq!(facts.state(at(1)), State::Expired);
+        assert_eq!(facts.state(at(0)), State::Revoked);
+        assert_eq!(Facts { revoked: false, ..facts }.state(at(0)), State::Overused);
+    }
+
+    #[test]
+    fn a_key_is_valid_up_to_and_including_its_last_moment() {
+        assert_eq!(facts(None, false, 0).state(at(0)), State::Valid);
+        assert_eq!(facts(None, false, 0).state(at(1)), State::Expired);
+    }
+
+    #[test]
+    fn zero_is_no_limit() {
+        let facts = Facts::of(&key(json!({ "usageLimit": 0 }), "nothing")).unwrap();
+        assert_eq!(Facts { used_times: 1_000_000, ..facts }.state(at(0)), State::Valid);
+    }
+
+    proptest! {
+        #[test]
+        fn an_expired_key_never_becomes_valid_again(
+            limit in prop::option::of(0..5), revoked: bool, used in 0..9i64, later in 1..10_000_000i64, more in 0..10_000_000i64,
+        ) {
+            let facts = facts(limit, revoked, used);
+            prop_assert_eq!(facts.state(at(later)), State::Expired);
+            prop_assert_eq!(facts.state(at(later + more)), State::Expired);
+        }
+
+        #[test]
+        fn more_uses_never_make_a_key_valid(
+            limit in prop::option::of(0..5), used in 0..9i64, more in 0..9i64, moment in -9..9i64,
+        ) {
+            let before = facts(limit, false, used).state(at(moment));
+            let after = facts(limit, false, used + more).state(at(moment));
+            prop_assert!(before == State::Valid || after != State::Valid);
+        }
+
+        #[test]
+        fn exactly_the_unexpired_unrevoked_and_unspent_are_valid(
+            limit in prop::option::of(1..5), revoked: bool, used in 0..9i64, moment in -9..9i64,
+        ) {
+            let admits = moment <= 0 && !revoked && limit.is_none_or(|limit| used < i64::from(limit));
+            prop_assert_eq!(facts(limit, revoked, used).state(at(moment)) == State::Valid, admits);
+        }
+    }
+}
