@@ -32,8 +32,8 @@ fail() { printf '\nThe demo failed: %s.\n' "$*" >&2; exit 1; }
 
 # Shows a command, runs it, shows what it printed, and returns its exit code.
 #
-# The command runs in the background, because a signal interrupts `wait` but not a command in the foreground. Output that
-# looks like a whole key ends the demo instead of being shown.
+# The command runs in the background, because a signal interrupts `wait` but not a command in the foreground. Output
+# that looks like a whole key ends the demo instead of being shown.
 show() {
   local code=0
   printf '%s$ %s%s\n' "$accent" "$1" "$plain"
@@ -71,8 +71,8 @@ has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]
 has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
 answers_ready() { kubectl --kubeconfig=/dev/null --server="http://$1" get --raw /readyz; }
 
-# A kubeconfig with the token of an account instead of the administrator's. The token goes from file to file, because every
-# user of this machine can read command lines.
+# A kubeconfig with the token of an account instead of the administrator's. The token goes from file to file, because
+# every user of this machine can read command lines.
 kubeconfig_of() {
   kubectl create token "$1" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$2.token"
   sed -e "s|^\( *\)token: .*|\1tokenFile: $2.token|" -e "s|: admin\$|: $1|" "$KUBECONFIG" >"$2"
@@ -109,7 +109,7 @@ start_service() {
   eventually "let the enrollment service become ready" answers_ready "127.0.0.1:$probes"
 }
 
-# A machine that joins with the key in a mounted file and keeps running in the background. Its process id is in $machine.
+# A machine that joins with the key in a mounted file and keeps running in the background. $machine is its process id.
 start_machine() {
   NO_COLOR=1 target/debug/setupkey-operator enroll --server "$url" --hostname "$1" --state-file "$WORK/$1.state" \
     --key-file "$2/setup-key" --heartbeat 10s >"$WORK/$1.log" 2>&1 &
@@ -339,7 +339,7 @@ peers_outlive_keys() {
   say "The SetupKey of the sensors is deleted. Their Peers stay:"
   run "kubectl delete setupkey sensors"
   run "kubectl get peers -l setupkey.dev/key=sensors" sensor-1 sensor-2 sensor-3
-  say "The job is ephemeral and was not seen for its lifetime ($LIFETIME here, 10 minutes by default), so it is removed:"
+  say "The job is ephemeral. It was not seen for $LIFETIME (10 minutes by default), so it is removed:"
   run "kubectl wait --timeout=120s --for=delete peer/$job"
   run "kubectl get peers" sensor-1 sensor-2 sensor-3
 }
