@@ -1,6 +1,6 @@
-# A static binary and nothing else: docker buildx build --platform linux/amd64,linux/arm64 -t setupkey-operator .
+# An image with one static binary: docker buildx build --platform linux/amd64,linux/arm64 -t setupkey-operator .
 
-# A static binary names no crates, so the SBOM is made from Cargo.lock in the context.
+# A static binary does not list its crates, so the SBOM is made from Cargo.lock in the build context.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
 
 FROM rust:1-alpine AS build
@@ -11,6 +11,6 @@ RUN cargo build --release --locked --bin setupkey-operator
 
 FROM scratch
 COPY --from=build /src/target/release/setupkey-operator /setupkey-operator
-# distroless' nonroot, by number, so that Kubernetes can tell that it is not root.
+# The nonroot user of distroless, as a number, so that runAsNonRoot can verify it.
 USER 65532:65532
 ENTRYPOINT ["/setupkey-operator"]

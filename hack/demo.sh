@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# The story of `make demo`: what a SetupKey does, told with kubectl on a control plane of its own.
+# The script of `make demo`: shows with kubectl what a SetupKey does, on a control plane of its own.
 #
-# Every command is printed as it is run, and every claim about it is checked: the first that does not hold ends the demo
-# with exit code 1. KEEP=1 leaves control plane and operator up after the story, until Ctrl-C. With NODE=1 the cluster
-# has a node, and a pod of it reads a key.
+# Every command is printed before its output, and every claim is checked. The first claim that fails ends the demo with
+# exit code 1. KEEP=1 leaves control plane and operator running until Ctrl-C. With NODE=1 the cluster has a node, and a
+# pod on it reads a key.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The launcher removes its folder however it ends, and ours with it: no token outlives the demo.
+# The launcher always removes its folder at the end, and ours with it, so that no token outlives the demo.
 readonly WORK=${CONTROL_PLANE_DIR:?is not set: run make demo, which starts a control plane first}/demo
 readonly LOG=$WORK/operator.log OPERATOR_KUBECONFIG=$WORK/operator.kubeconfig
 readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system CALLER=terraform
 readonly SERVICE_ACCOUNT=setupkey-operator-enrollment SERVICE_KUBECONFIG=$WORK/service.kubeconfig
-readonly LIFETIME=1m # of ephemeral peers; the shortest that there is
-# Longer than anything that is waited for takes, even on a busy machine.
+readonly LIFETIME=1m # of ephemeral peers; the shortest allowed
+# Seconds. Longer than any wait of the demo takes, even on a busy machine.
 readonly PATIENCE=30
 readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
 
 operator='' # its process id, once it runs
 url='' machine=''
-keeping=''  # not empty once the story is over and only Ctrl-C is waited for
-number=0    # of the present chapter
+keeping=''  # not empty once the demo only waits for Ctrl-C
+number=0    # of the current chapter
 output=''   # what the last shown command printed
 bold='' accent='' plain=''
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then bold=$'\e[1m' accent=$'\e[36m' plain=$'\e[0m'; fi
@@ -32,8 +32,8 @@ fail() { printf '\nThe demo failed: %s.\n' "$*" >&2; exit 1; }
 
 # Shows a command, runs it, shows what it printed, and returns its exit code.
 #
-# It runs in the background because a signal interrupts `wait`, but not a command in the foreground. What looks like a
-# whole key is not shown, whatever the command.
+# The command runs in the background, because a signal interrupts `wait` but not a command in the foreground. Output
+# that looks like a whole key ends the demo instead of being shown.
 show() {
   local code=0
   printf '%s$ %s%s\n' "$accent" "$1" "$plain"
@@ -45,18 +45,18 @@ show() {
   return "$code"
 }
 
-# A command that must work, and print what matches the patterns that follow.
-run() { show "$1" || fail "this command was to work"; expect "${@:2}"; }
+# A command that must succeed. Its output must match the patterns that follow.
+run() { show "$1" || fail "this command should have succeeded"; expect "${@:2}"; }
 
-# A command that must not work, and say why in words that match the patterns that follow.
-refused() { if show "$1"; then fail "this command was to be refused"; fi; expect "${@:2}"; }
+# A command that must fail. Its output must match the patterns that follow.
+refused() { if show "$1"; then fail "this command should have been refused"; fi; expect "${@:2}"; }
 
 expect() {
   local pattern
   for pattern in "$@"; do [[ $output =~ $pattern ]] || fail "the output above does not match \"$pattern\""; done
 }
 
-# Waits, without showing anything, until the command after the first argument works.
+# Waits silently until the command after the first argument succeeds.
 eventually() {
   local deadline=$((SECONDS + PATIENCE))
   until "${@:2}" >/dev/null 2>&1; do
@@ -71,14 +71,14 @@ has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]
 has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
 answers_ready() { kubectl --kubeconfig=/dev/null --server="http://$1" get --raw /readyz; }
 
-# A kubeconfig with the token of an account in the place of the administrator's. The token goes from file to file, for
-# everybody on this machine can read command lines.
+# A kubeconfig with the token of an account instead of the administrator's. The token goes from file to file, because
+# every user of this machine can read command lines.
 kubeconfig_of() {
   kubectl create token "$1" --namespace "$ACCOUNT_NAMESPACE" --duration 24h >"$2.token"
   sed -e "s|^\( *\)token: .*|\1tokenFile: $2.token|" -e "s|: admin\$|: $1|" "$KUBECONFIG" >"$2"
 }
 
-# Below the ports that the system hands out, so that no connection takes it before the operator does.
+# Below the ephemeral ports, so that no outgoing connection takes it before the operator does.
 free_port() {
   local port
   while port=$((20000 + RANDOM % 12000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
@@ -89,7 +89,7 @@ start_operator() {
   local port
   kubeconfig_of "$ACCOUNT" "$OPERATOR_KUBECONFIG"
   port=$(free_port)
-  # Namespaces from the caller's environment would narrow what it looks at; colours do not belong into a file.
+  # Namespaces in the caller's environment would narrow its scope; colours do not belong in a file.
   env -u SETUPKEY_NAMESPACES NO_COLOR=1 KUBECONFIG="$OPERATOR_KUBECONFIG" \
     target/debug/setupkey-operator controller --health-address "127.0.0.1:$port" --peer-lifetime "$LIFETIME" \
     >"$LOG" 2>&1 &
@@ -97,7 +97,7 @@ start_operator() {
   eventually "become ready" answers_ready "127.0.0.1:$port"
 }
 
-# The service to which machines come, with the rights of its own account.
+# The enrollment service, with the rights of its own account.
 start_service() {
   local port probes
   kubeconfig_of "$SERVICE_ACCOUNT" "$SERVICE_KUBECONFIG"
@@ -109,8 +109,7 @@ start_service() {
   eventually "let the enrollment service become ready" answers_ready "127.0.0.1:$probes"
 }
 
-# A machine that joins with the key in the file of a mounted Secret, and stays in the background; its process id is in
-# $machine.
+# A machine that joins with the key in a mounted file and keeps running in the background. $machine is its process id.
 start_machine() {
   NO_COLOR=1 target/debug/setupkey-operator enroll --server "$url" --hostname "$1" --state-file "$WORK/$1.state" \
     --key-file "$2/setup-key" --heartbeat 10s >"$WORK/$1.log" 2>&1 &
@@ -120,18 +119,18 @@ start_machine() {
 has_joined() { grep -q ' joined ' "$WORK/$1.log"; }
 peer_of() { kubectl get peers -o jsonpath="{.items[?(@.spec.hostname==\"$1\")].metadata.name}"; }
 
-# What the kubelet does for a pod: the data of the Secret as files.
+# Writes the data of a Secret to a file, as the kubelet does for a pod.
 mount_secret() {
   mkdir -p "$2"
   kubectl get secret "$1" -o jsonpath='{.data.setup-key}' | base64 -d >"$2/setup-key"
 }
 
-# Ends what this shell started: the operator, and a command that was interrupted.
+# Ends the processes of this shell: the operator, and a command that was interrupted.
 clean_up() {
   local code=$? children
   trap '' INT TERM HUP
   if ((code != 0 && code < 128)) && [[ -n $operator ]]; then
-    if kill -0 "$operator" 2>/dev/null; then say "The operator still runs."; else say "The operator has ended."; fi
+    if kill -0 "$operator" 2>/dev/null; then say "The operator is still running."; else say "The operator has ended."; fi
     printf 'The last lines of its log:\n%s\n' "$(tail -n 15 "$LOG")"
   fi >&2
   children=$(jobs -p)
@@ -145,10 +144,10 @@ interrupted() { if [[ -n $keeping ]]; then exit 0; else exit "$1"; fi; }
 
 set_up() {
   chapter "Setting up"
-  say "The operator gets the rights of deploy/rbac.yaml and no others."
+  say "The operator gets the rights in deploy/rbac.yaml and no others:"
   run "kubectl apply -f deploy/rbac.yaml -f deploy/enrollment-rbac.yaml"
   start_operator
-  say "It runs as a process of this machine, with a token of its ServiceAccount. It is no administrator:"
+  say "It runs on this machine with a token of its ServiceAccount. It is not an administrator:"
   run "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth whoami -o jsonpath='{.status.userInfo.username}'" \
     "^system:serviceaccount:$ACCOUNT_NAMESPACE:$ACCOUNT\$"
   refused "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth can-i '*' '*'" '^no$'
@@ -156,7 +155,7 @@ set_up() {
 
 keys_from_manifests() {
   numbered "A setup key is a resource"
-  say "A key for up to 50 machines of an office, one for a single laptop, and one from a Kustomize overlay:"
+  say "Three keys: for up to 50 machines of an office, for a single laptop, and from a Kustomize overlay:"
   run "kubectl apply -f examples/setupkey.yaml -f examples/one-off.yaml"
   run "kubectl apply -k examples/kustomize/production"
   run "$AWAIT --for=condition=Ready setupkeys --all"
@@ -166,21 +165,21 @@ keys_from_manifests() {
 
 the_secret() {
   local value="kubectl get secret office -o jsonpath='{.data.setup-key}' | base64 -d"
-  numbered "The key stands in a Secret, and nowhere else"
+  numbered "The key is in a Secret, and nowhere else"
   say "Pods mount this Secret like any other:"
   run "kubectl describe secret office" 'setup-key: +36 bytes'
-  say "Here the key is masked on its way to the screen:"
+  say "This demo masks the key before it prints it:"
   run "$value | sed -E 's/^(.{5}).*/\\1****/'" "^$(office key | tr -d '*')\*{4}\$"
-  say "The status has the same mask, and the SHA-256 of the key, by which the operator recognises it:"
+  say "The status contains the same mask, and the SHA-256 by which the operator recognises the key:"
   run "kubectl get setupkey office -o jsonpath='{.status.key}{\"\\n\"}{.status.digest}'"
   run "$value | openssl dgst -sha256 -binary | base64"
   [[ $output == "$(office digest)" ]] || fail "the digest in the status is not that of the key in the Secret"
 }
 
-# On a node only: elsewhere a pod is accepted and never runs.
+# With a node only: without one, a pod is accepted and never runs.
 a_pod_reads_it() {
   numbered "A pod mounts the key"
-  say "A pod that may do nothing but read the file, and prints what it read, masked:"
+  say "This pod can only read the file. It prints the key, masked:"
   run "kubectl apply -f - <<'YAML'
 apiVersion: v1
 kind: Pod
@@ -199,20 +198,20 @@ spec:
 YAML"
   run "$AWAIT --for=jsonpath='{.status.phase}'=Succeeded pod/reader"
   run "kubectl logs reader" "^$(office key | tr -d '*')\*{4}\$"
-  say "That is the key whose mask the status has:"
+  say "It is the key whose mask is in the status:"
   run "kubectl get setupkey office -o jsonpath='{.status.key}'"
 }
 
 what_it_tells() {
-  numbered "Events tell what happened, and the schema explains itself"
-  say "What happened to this key so far:"
+  numbered "Events report what happened, and kubectl explains each field"
+  say "The history of this key:"
   eventually "record an event" has_event Issued
   run "kubectl events --for setupkey/office" Issued
-  say "What a field takes, and whether it can be changed:"
+  say "What a field accepts, and whether it can be changed:"
   run "kubectl explain setupkeys.spec.expiresIn" '24h to'
 }
 
-# A manifest with this spec must be refused in these words.
+# A manifest with this spec must be refused with this message.
 mistake() {
   refused "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: mistake},
     spec: {$1}}'" "$2"
@@ -220,29 +219,29 @@ mistake() {
 }
 
 mistakes() {
-  numbered "A mistake is refused at once, with what to do"
+  numbered "A mistake is refused at once, with a message that says what to do"
   say "A lifetime in days:"
   mistake "expiresIn: 30d" '30 days are 720h'
   say "A one-off key for five machines:"
   mistake "type: one-off, usageLimit: 5" 'a one-off key can be used once'
-  say "A type that there is not:"
+  say "A type that does not exist:"
   mistake "type: single" 'supported values: "reusable", "one-off"'
-  say "A label by which Argo CD would take the Secret for its own, and delete it:"
+  say "A label by which Argo CD would claim the Secret, and delete it:"
   mistake "secret: {labels: {app.kubernetes.io/instance: network}}" 'track objects'
-  say "Another lifetime for a key that was handed out:"
+  say "A new lifetime for an existing key:"
   refused "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"expiresIn\": \"24h\"}}'" 'expiresIn cannot be'
 }
 
 revocation() {
   local conditions='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'
-  numbered "A key can be revoked, and allowed again"
-  say "To withdraw a key without deleting it, set revoked:"
+  numbered "A key can be revoked, and the revocation can be undone"
+  say "Setting revoked stops a key without deleting it:"
   run "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"revoked\": true}}'"
   run "$AWAIT --for=condition=Valid=false setupkey/office"
   run "kubectl get setupkey office" 'office +reusable +revoked .* True'
-  say "Ready: the cluster is as the spec wants it. Valid: the key admits peers."
+  say "Ready: the cluster matches the spec. Valid: the key admits peers."
   run "kubectl get setupkey office -o jsonpath='$conditions'" 'Ready=True' 'Valid=False Revoked'
-  say "To let it admit peers again:"
+  say "Clearing revoked lets it admit peers again:"
   run "kubectl patch setupkey office --type=merge -p '{\"spec\": {\"revoked\": false}}'"
   run "$AWAIT --for=condition=Valid setupkey/office"
   run "kubectl get setupkey office" 'office +reusable +valid .* True'
@@ -252,55 +251,55 @@ tampering() {
   local columns=ID:.status.id,KEY:.status.key,DIGEST:.status.digest id first second
   local look="kubectl get setupkey office -o custom-columns=$columns"
   id=$(office id) first=$(office digest)
-  numbered "Nobody else chooses a key"
+  numbered "Only the operator chooses a key"
   say "The key before:"
   run "$look" "$id"
-  say "Somebody writes a value of their own into the Secret. A new key replaces it, under the same id:"
+  say "A user writes another value into the Secret. The operator replaces it with a new key, under the same id:"
   run "kubectl patch secret office --type=merge -p '{\"stringData\": {\"setup-key\": \"a value that I know\"}}'"
   eventually "replace the value" has_new_key "$first"
   run "$look" "$id"
   second=$(office digest)
-  say "Somebody deletes the Secret. It comes back, with another new key:"
+  say "A user deletes the Secret. The operator creates it again, with another new key:"
   run "kubectl delete secret office"
   eventually "create the Secret again" has_new_key "$second"
   run "kubectl get secret office"
   run "$look" "$id"
-  say "Both are on record:"
+  say "An event reports both:"
   eventually "record an event" has_event '\(x2 over .* KeyRegenerated '
   run "kubectl events --for setupkey/office" KeyRegenerated
 }
 
 conflict() {
   local ready='.status.conditions[?(@.type=="Ready")]'
-  numbered "A Secret of somebody else is left alone"
-  say "The name that the next SetupKey wants for its Secret is taken:"
+  numbered "A Secret that belongs to someone else is left alone"
+  say "A Secret already exists under the name that the next SetupKey needs:"
   run "kubectl create secret generic cameras --from-literal=password=theirs"
   run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: cameras},
     spec: {}}'"
   run "$AWAIT --for=condition=Stalled setupkey/cameras"
   run "kubectl get setupkey cameras -o jsonpath='{$ready.reason}: {$ready.message}'" '^SecretConflict: .*Delete that'
   run "kubectl get secret cameras -o jsonpath='{.data.password}' | base64 -d" '^theirs$'
-  say "Once it is out of the way, the key is issued:"
+  say "Once that Secret is gone, the key is issued:"
   run "kubectl delete secret cameras"
   run "$AWAIT --for=condition=Ready setupkey/cameras"
   run "kubectl get setupkey cameras" 'cameras +reusable +valid .* True'
 }
 
 deletion() {
-  numbered "A deleted key takes its Secret along"
-  say "The SetupKey owns the Secret, so Kubernetes collects it:"
+  numbered "Deleting a SetupKey deletes its Secret"
+  say "The SetupKey owns the Secret, so Kubernetes garbage-collects it:"
   run "kubectl delete setupkey office"
   run "$AWAIT --for=delete secret/office"
   refused "kubectl get secret office" NotFound
-  say "The others stay:"
+  say "The other keys stay:"
   run "kubectl get setupkeys,secrets" setupkey.setupkey.dev/laptop-ada secret/laptop-ada
 }
 
 enrollment() {
   local name secrets="$WORK/secrets"
-  numbered "Machines join with the key, and no more of them than allowed"
+  numbered "Machines join with the key, up to its limit"
   start_service
-  say "The enrollment service runs with an account of its own, which may not read Secrets:"
+  say "The enrollment service has an account of its own, which cannot read Secrets:"
   refused "kubectl --kubeconfig $SERVICE_KUBECONFIG auth can-i get secrets" '^no$'
   say "A key for three machines, and one for machines that come and go:"
   run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: sensors},
@@ -310,10 +309,10 @@ enrollment() {
   run "$AWAIT --for=condition=Ready setupkey/sensors setupkey/jobs"
   mount_secret sensors "$secrets/sensors"
   mount_secret jobs "$secrets/jobs"
-  say "A job joins, and dies without saying goodbye:"
+  say "A job joins, then is killed before it can leave:"
   start_machine job "$secrets/jobs"
   eventually "let the job join" has_joined job
-  # Waited for here, or the shell would say that it was killed.
+  # Without this wait, the shell would report the kill.
   kill -KILL "$machine"
   wait "$machine" 2>/dev/null || true
   run "kubectl get peers" 'job .* true'
@@ -325,27 +324,27 @@ enrollment() {
   done
   run "kubectl get setupkey sensors" 'sensors +reusable +overused +3 +3'
   run "kubectl get peers -l group.setupkey.dev/sensors" sensor-1 sensor-2 sensor-3
-  say "A fourth is refused, as the limit is reached:"
+  say "A fourth is refused, because the limit is reached:"
   refused "target/debug/setupkey-operator enroll --server $url --hostname sensor-4 --state-file $WORK/sensor-4.state \\
     --key-file $secrets/sensors/setup-key" 'this setup key does not admit this machine'
 }
 
 peers_outlive_keys() {
   numbered "Keys are for joining, not for staying"
-  say "A revoked key admits nobody:"
+  say "A revoked key admits no machine:"
   run "kubectl patch setupkey jobs --type=merge -p '{\"spec\": {\"revoked\": true}}'"
   run "$AWAIT --for=condition=Valid=false setupkey/jobs"
   refused "target/debug/setupkey-operator enroll --server $url --hostname job-2 --state-file $WORK/job-2.state \\
     --key-file $WORK/secrets/jobs/setup-key" 'this setup key does not admit this machine'
-  say "The key of the sensors is deleted, and they stay:"
+  say "The SetupKey of the sensors is deleted. Their Peers stay:"
   run "kubectl delete setupkey sensors"
   run "kubectl get peers -l setupkey.dev/key=sensors" sensor-1 sensor-2 sensor-3
-  say "The job has not been seen for its lifetime, $LIFETIME here and 10 minutes otherwise, so it is removed:"
+  say "The job is ephemeral. It was not seen for $LIFETIME (10 minutes by default), so it is removed:"
   run "kubectl wait --timeout=120s --for=delete peer/$job"
   run "kubectl get peers" sensor-1 sensor-2 sensor-3
 }
 
-# The token goes by way of a file, for everybody on this machine can read command lines.
+# The token goes through a file, because every user of this machine can read command lines.
 start_rest_api() {
   local port health
   kubectl create token "$CALLER" --duration 1h | sed 's/^/Authorization: Token /' >"$WORK/authorization"
@@ -361,50 +360,50 @@ rest_api() {
   local id name
   local mask="sed -E 's/(\"key\":\".{5})[^\"]*/\\1****/'"
   numbered "NetBird's clients need only another URL"
-  say "The REST API has no rights of its own. Whoever calls it brings a token, here that of a ServiceAccount:"
+  say "The REST API has no rights of its own. Callers send their token, here that of a ServiceAccount:"
   run "kubectl create serviceaccount $CALLER"
   run "kubectl create role setup-keys --verb=list,get,create,patch,delete --resource=setupkeys.setupkey.dev"
   run "kubectl create role setup-keys-secrets --verb=get --resource=secrets"
   run "kubectl create rolebinding setup-keys --role=setup-keys --serviceaccount=$account"
   run "kubectl create rolebinding setup-keys-secrets --role=setup-keys-secrets --serviceaccount=$account"
   start_rest_api
-  say "Without a token, nothing:"
+  say "Without a token, a call is refused:"
   run "curl --silent $API" '"code":401'
-  say "A new key, as NetBird's clients ask for it. The answer shows the key, which is masked here:"
+  say "A new key, requested as NetBird's clients do. The answer contains the key, which this demo masks:"
   run "$call $API --data '{\"name\": \"Office, 2nd floor\", \"type\": \"reusable\", \"expires_in\": 86400,
     \"usage_limit\": 5, \"auto_groups\": [\"office\"]}' | $mask" '"state":"valid"'
   id=$(grep -oE '"id":"[0-9a-v]{20}"' <<<"$output" | cut -d '"' -f 4)
-  say "The list has it beside those that were applied:"
+  say "The list shows it beside the keys that were applied:"
   run "$call $API | tr '{' '\n' | grep -oE '\"(name|state)\":\"[^\"]*\"' | paste - -" 'Office, 2nd floor' "Ada's laptop"
-  say "Revoked over REST:"
+  say "Revoking it over REST:"
   run "$call $API/$id --request PUT --data '{\"revoked\": true, \"auto_groups\": [\"office\"]}'" '"state":"revoked"'
-  say "kubectl shows the same:"
+  say "kubectl shows the change:"
   name=$(kubectl get setupkeys --field-selector "status.id=$id" -o jsonpath='{.items[0].metadata.name}')
   run "$AWAIT --for=condition=Valid=false setupkey/$name"
   run "kubectl get setupkeys" "$name +reusable +revoked .* True" 'laptop-ada +one-off +valid'
 }
 
 keep() {
-  say "Control plane and operator stay up. For another terminal:"
+  say "Control plane and operator keep running. To use them from another terminal:"
   if [[ ${NODE:-0} == 1 ]]; then
-    # The cluster has a network of its own, and this shell numbers of its own for processes.
+    # The cluster has network and PID namespaces of its own.
     # shellcheck disable=SC2016 # for the reader's shell
     printf '  nsenter --target "$(pgrep --full "^[^ ]*control-plane run-inside")" --mount --net --pid bash # as root\n'
   fi
   printf '  export KUBECONFIG=%s\n' "$KUBECONFIG"
   printf "  export PATH=%s:\$PATH # for kubectl\n" "$(dirname "$(command -v kubectl)")"
-  printf 'The log of the operator: %s\nCtrl-C here (or: kill %s) ends and removes all of it.\n' "$LOG" $$
+  printf 'The operator logs to %s\nCtrl-C here (or: kill %s) ends and removes everything.\n' "$LOG" $$
   keeping=yes
   wait "$operator" || true
-  fail "the operator ended by itself"
+  fail "the operator ended unexpectedly"
 }
 
 for needed in openssl curl; do
-  command -v "$needed" >/dev/null || fail "$needed is needed and not installed"
+  command -v "$needed" >/dev/null || fail "the demo needs $needed, which is not installed"
 done
-umask 077 # the token and the kubeconfig are for nobody else to read
+umask 077 # so that no other user can read the token and the kubeconfig
 mkdir "$WORK"
-export KUBECACHEDIR=$WORK/cache # and not in the caller's home
+export KUBECACHEDIR=$WORK/cache # not in the caller's home
 trap clean_up EXIT
 trap 'interrupted 130' INT
 trap 'interrupted 143' TERM HUP
@@ -414,5 +413,5 @@ parts=(keys_from_manifests the_secret)
 if [[ ${NODE:-0} == 1 ]]; then parts+=(a_pod_reads_it); fi
 for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion \
   enrollment peers_outlive_keys rest_api; do $part; done
-say "Everything was as told here, in $SECONDS seconds."
+say "Every claim was checked and holds. The demo took $SECONDS seconds."
 if [[ ${KEEP:-0} == 1 ]]; then keep; fi

@@ -30,23 +30,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{- /* The rights on the resources the operator works on; once for the cluster, or once per namespace. */ -}}
+{{- /* The rights of the controller. Granted once for the cluster, or once per namespace. */ -}}
 {{- define "setupkey.rules" -}}
-# The spec, labels and annotations of a SetupKey belong to its author: only the status is written.
+# Only the status is written: spec, labels and annotations of a SetupKey belong to its author.
 - apiGroups: [setupkey.dev]
   resources: [setupkeys]
   verbs: [get, list, watch]
 - apiGroups: [setupkey.dev]
   resources: [setupkeys/status]
   verbs: [patch]
-# What was agreed with a peer is never changed: a patch takes our own finalizer off.
+# Patch only removes our own finalizer: the spec of a Peer cannot be changed.
 - apiGroups: [setupkey.dev]
   resources: [peers]
   verbs: [list, watch, create, patch, delete]
 - apiGroups: [setupkey.dev]
   resources: [peers/status]
   verbs: [patch]
-# RBAC knows neither labels nor "metadata only", and names are the users' choice; see docs/security.md.
+# RBAC has no labels and no "metadata only", and users choose the names of Secrets; see docs/security.md.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch]
@@ -69,16 +69,17 @@ app.kubernetes.io/component: enrollment
 {{ include "setupkey.name" . | trunc 44 | trimSuffix "-" }}-enrollment
 {{- end }}
 
-{{- /* Once for the cluster, or once per namespace. No right on Secrets: a key is known by its digest. */ -}}
+{{- /* The rights of the enrollment service. Granted once for the cluster, or once per namespace. None on Secrets: it
+       recognises a key by its digest. */ -}}
 {{- define "setupkey.enrollment.rules" -}}
 - apiGroups: [setupkey.dev]
   resources: [setupkeys]
   verbs: [get, list, watch]
-# The ledger: a use is counted with the resourceVersion that it was decided on.
+# The ledger. A use is counted under the resourceVersion it was decided on.
 - apiGroups: [setupkey.dev]
   resources: [setupkeys/status]
   verbs: [update]
-# What was agreed with a peer is never changed: a patch takes our own finalizer off.
+# Patch only removes our own finalizer: the spec of a Peer cannot be changed.
 - apiGroups: [setupkey.dev]
   resources: [peers]
   verbs: [get, list, watch, create, patch, delete]

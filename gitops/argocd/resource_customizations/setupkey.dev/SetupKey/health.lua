@@ -1,4 +1,4 @@
--- Health of a SetupKey: whether it does what its author expects of it.
+-- Health of a SetupKey: whether it does what its author expects.
 local health = { status = "Progressing", message = "Waiting for the operator to take up the latest change" }
 local status = obj.status
 if status == nil or status.observedGeneration ~= obj.metadata.generation then
@@ -17,8 +17,8 @@ if ready == nil or ready.status ~= "True" or valid == nil then
   return health
 end
 
--- A revoked key is as its author wants it; a used one-off key has done its work. A key that expired or was used up is
--- one that machines still try to join with.
+-- A revoked key is what its author asked for, and a used one-off key has done its work. A key that expired or reached
+-- its limit is degraded: machines may still try to join with it.
 local of_state = { valid = "Healthy", revoked = "Suspended", expired = "Degraded", overused = "Degraded" }
 health.status = of_state[status.state] or "Progressing"
 if status.state == "overused" and obj.spec.type == "one-off" then

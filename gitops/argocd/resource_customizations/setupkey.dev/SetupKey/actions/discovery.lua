@@ -1,4 +1,4 @@
--- What can be done with a SetupKey by hand: the one that changes something is offered.
+-- The manual actions on a SetupKey. Only the one that changes something is enabled.
 local revoked = obj.spec.revoked == true
 return {
   ["revoke"] = { ["disabled"] = revoked },
