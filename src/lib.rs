@@ -8,6 +8,7 @@
 //! - [`rest`]: NetBird's REST API over the resources.
 //! - [`cluster`]: calls to the API server, with their limits.
 //! - [`serve`]: HTTP and TLS on a socket, within limits, with probes and metrics beside it.
+//! - [`protocol`]: the wire format of enrollment, and its limits.
 //! - [`key`]: what a key is and what is to be done about it; values in, values out.
 //! - [`api`]: the resources as users write them.
 
@@ -17,5 +18,6 @@ pub mod cluster;
 pub mod controller;
 pub mod enrollment;
 pub mod key;
+pub mod protocol;
 pub mod rest;
 pub mod serve;

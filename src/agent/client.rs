@@ -23,9 +23,10 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{Introduction, identity::Identity};
+use crate::protocol::{EnrollRequest, Enrolled, Problem};
 
 /// The longest that a call may take. The service takes 25 s at most.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -53,20 +54,6 @@ pub enum Answer<T> {
         /// Why.
         sentence: String,
     },
-}
-
-/// The machine is a peer.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Joined {
-    /// The name of the peer.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// The groups that it joined.
-    pub groups: Vec<String>,
-    /// Whether it is removed when it is not seen for a while.
-    pub ephemeral: bool,
 }
 
 /// Why there is no answer.
@@ -108,21 +95,6 @@ pub enum Error {
     },
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Enrollment<'a> {
-    setup_key: &'a str,
-    public_key: &'a str,
-    hostname: &'a str,
-    extra_dns_labels: &'a [String],
-    token: &'a str,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    message: String,
-}
-
 impl Client {
     /// The service at this URL, whose certificate is of this authority, or of one that the machine trusts.
     pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, Error> {
@@ -153,15 +125,15 @@ impl Client {
         identity: &Identity,
         key: &SecretString,
         introduction: &Introduction,
-    ) -> Result<Answer<Joined>, Error> {
-        let enrollment = Enrollment {
-            setup_key: key.expose_secret(),
-            public_key: &identity.public_key(),
-            hostname: &introduction.hostname,
-            extra_dns_labels: &introduction.extra_dns_labels,
-            token: identity.token().expose_secret(),
+    ) -> Result<Answer<Enrolled>, Error> {
+        let body = EnrollRequest {
+            setup_key: key.expose_secret().to_owned(),
+            public_key: identity.public_key(),
+            hostname: introduction.hostname.clone(),
+            extra_dns_labels: introduction.extra_dns_labels.clone(),
+            token: identity.token().expose_secret().to_owned(),
         };
-        let body = serde_json::to_vec(&enrollment).unwrap_or_default();
+        let body = serde_json::to_vec(&body).unwrap_or_default();
         let request = Request::builder().method(Method::POST).header(CONTENT_TYPE, "application/json");
         self.call("/v1/enroll", request, body).await.and_then(|answer| answer.read(&self.url))
     }
@@ -208,7 +180,7 @@ impl Raw {
             200 => serde_json::from_slice(&self.body).map(Answer::Yes).map_err(|_| strange()),
             429 | 503 => Ok(Answer::Later(self.after)),
             400..500 => match serde_json::from_slice(&self.body) {
-                Ok(Problem { message }) => Ok(Answer::No { status: self.status, sentence: message }),
+                Ok(Problem { message, .. }) => Ok(Answer::No { status: self.status, sentence: message }),
                 // Something in between, such as a gateway that has no service yet.
                 Err(_) => Err(strange()),
             },

@@ -13,8 +13,10 @@ use backon::BackoffBuilder;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use client::{Answer, Client, Joined};
+use client::{Answer, Client};
 use identity::Identity;
+
+use crate::protocol::Enrolled;
 
 /// A key that was issued a moment ago may not be known to the service yet: tries, and the time between them.
 const REFUSALS: u32 = 6;
@@ -97,7 +99,7 @@ async fn join(
     identity: &Identity,
     key: &SecretString,
     introduction: &Introduction,
-) -> Result<Joined, String> {
+) -> Result<Enrolled, String> {
     let (mut pauses, mut refusals) = (pauses(), 0);
     loop {
         let pause = match service.enroll(identity, key, introduction).await {
@@ -121,7 +123,7 @@ async fn join(
 }
 
 /// Ends when the peer is gone.
-async fn stay(service: &Client, identity: &Identity, peer: &Joined, every: Duration) {
+async fn stay(service: &Client, identity: &Identity, peer: &Enrolled, every: Duration) {
     let (mut pauses_after_errors, mut unknown) = (pauses(), 0);
     loop {
         let pause = match service.heartbeat(identity, &peer.name).await {
@@ -148,7 +150,7 @@ async fn stay(service: &Client, identity: &Identity, peer: &Joined, every: Durat
     }
 }
 
-async fn go(service: &Client, identity: &Identity, peer: &Joined) {
+async fn go(service: &Client, identity: &Identity, peer: &Enrolled) {
     let mut pauses = pauses();
     loop {
         let after = match service.leave(identity, &peer.name).await {

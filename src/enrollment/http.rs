@@ -1,4 +1,4 @@
-//! The calls, and their description in OpenAPI.
+//! The routes, and their description in OpenAPI.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,45 +17,28 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Deserialize;
 use utoipa::{
     Modify, OpenApi, ToSchema,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+    openapi::{
+        RefOr, Schema,
+        schema::AdditionalProperties,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Service,
     admission::Outcome,
-    answer::{Answer, Enrolled, Problem},
+    answer::Answer,
     limits,
     request::{Complaint, digest_of_token, is_token, parse},
 };
-use crate::{key::Digest, serve};
-
-/// A machine that asks to join. [`parse`] reads it; this describes it.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[allow(dead_code, reason = "a description, of which no value is made")]
-struct Enrollment {
-    /// The setup key, in upper or lower case.
-    #[schema(min_length = 1, max_length = 64)]
-    setup_key: String,
-    /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
-    #[schema(pattern = "^[A-Za-z0-9+/]{43}=$")]
-    public_key: String,
-    /// How the machine calls itself.
-    #[schema(pattern = "^[A-Za-z0-9._-]{1,253}$")]
-    hostname: String,
-    /// DNS labels that the machine would like to have, where its key allows that; all different.
-    #[serde(default)]
-    #[schema(max_items = 32, required = false)]
-    extra_dns_labels: Vec<String>,
-    /// At least 32 random bytes in base64, chosen by the machine and kept by it. With the same token a request can be sent
-    /// again without using the key twice, and it is the Bearer token of the other calls.
-    #[schema(pattern = "^[!-~]{43,256}$")]
-    token: String,
-}
+use crate::{
+    key::Digest,
+    protocol::{EnrollRequest, Enrolled, Problem},
+    serve,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -74,10 +57,19 @@ impl Modify for BearerToken {
 }
 
 fn routes() -> OpenApiRouter<Arc<Service>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let mut router = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(enroll))
         .routes(routes!(heartbeat))
-        .routes(routes!(leave))
+        .routes(routes!(leave));
+    // Answers have the described fields and no others. `deny_unknown_fields` on the types would have the client refuse the
+    // answers of a newer service.
+    let schemas = &mut router.get_openapi_mut().components.get_or_insert_default().schemas;
+    for answer in [Enrolled::name(), Problem::name()] {
+        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(&*answer) {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+    router
 }
 
 /// The description of the calls, in OpenAPI.
@@ -106,7 +98,7 @@ async fn when_to_come_again(mut response: Response) -> Response {
 /// The same public key and token get the same answer, and use the key once. A machine that is a peer already is told so
 /// whatever has become of the key.
 #[utoipa::path(
-    post, path = "/v1/enroll", request_body = Enrollment,
+    post, path = "/v1/enroll", request_body = EnrollRequest,
     responses(
         (status = 200, description = "The machine is a peer", body = Enrolled),
         (status = 400, description = "The body is not a JSON object", body = Problem),
@@ -208,7 +200,7 @@ fn tell(outcome: &Outcome, address: IpAddr) {
         Outcome::Joined { peer, admitted: false } => {
             tracing::debug!(namespace = peer.namespace, peer = peer.name, %address, "a peer has asked again");
         }
-        Outcome::Not(verdict) => tracing::debug!(?verdict, %address, "a machine has not joined"),
+        Outcome::Not(refusal) => tracing::debug!(?refusal, %address, "a machine was not admitted"),
     }
 }
 

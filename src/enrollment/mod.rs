@@ -26,7 +26,7 @@ use kube::{Client, ResourceExt, core::DeserializeGuard};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use admission::OWNER_TIME;
+pub use crate::key::ledger::OWNER_TIME;
 use admission::{Admissions, Outcome};
 use failures::Failures;
 pub use http::document;
@@ -41,8 +41,9 @@ use crate::{
     cluster::{Clock, Readiness, Scope, scoped},
     key::{
         Digest, PeerName,
-        ledger::{self, Applicant, Verdict},
+        ledger::{self, Applicant, Refusal},
     },
+    protocol,
     serve::Limits,
 };
 
@@ -54,7 +55,7 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 
 /// The limits on clients. Bodies are small, and a request may wait for the controller to roll it forward.
 pub fn limits() -> Limits {
-    Limits { body: 8 * 1024, request: PATIENCE + Duration::from_secs(5), ..Limits::default() }
+    Limits { body: protocol::limits::BODY, request: PATIENCE + Duration::from_secs(5), ..Limits::default() }
 }
 
 /// What the service runs with.
@@ -137,16 +138,8 @@ impl Service {
     async fn enroll(&self, applicant: Applicant) -> Outcome {
         let started = Instant::now();
         // Caches that are not filled know nobody.
-        let outcome = if self.readiness.is_ready() { self.join(applicant).await } else { Outcome::Not(Verdict::Busy) };
-        self.metrics().enrolled(match &outcome {
-            Outcome::Joined { admitted: true, .. } => "admitted",
-            Outcome::Joined { admitted: false, .. } => "known",
-            Outcome::Not(Verdict::Taken) => "taken",
-            Outcome::Not(Verdict::Leaving) => "leaving",
-            Outcome::Not(Verdict::NoExtraDnsLabels) => "extra_dns_labels",
-            Outcome::Not(Verdict::Busy) => "busy",
-            Outcome::Not(_) => "refused",
-        });
+        let outcome = if self.readiness.is_ready() { self.join(applicant).await } else { Outcome::BUSY };
+        self.metrics().enrolled(outcome.label());
         if let Outcome::Joined { admitted: true, .. } = outcome {
             self.metrics().admitted_within(started.elapsed());
         }
@@ -162,16 +155,17 @@ impl Service {
         // A key that admits is a wish to be a peer in its namespace. Without one, the machine may be a peer anywhere.
         let known = peers.find(name.as_str(), &applicant.token, namespace.as_deref());
         let known = known.filter(|peer| !admits || Some(&peer.namespace) == namespace.as_ref());
-        match (known, key) {
-            (Some(peer), _) if peer.leaving => Outcome::Not(Verdict::Leaving),
-            (Some(peer), _) => Outcome::Joined { peer, admitted: false },
-            (None, Some(key)) if admits => self.admissions.admit(&key, applicant, Instant::now() + PATIENCE).await,
-            (None, Some(key)) if peers.is_awaited(&key, &applicant) => {
+        if let Some(outcome) = Outcome::by_token(known, &applicant.token, false) {
+            return outcome;
+        }
+        match key {
+            Some(key) if admits => self.admissions.admit(&key, applicant, Instant::now() + PATIENCE).await,
+            Some(key) if peers.is_awaited(&key, &applicant) => {
                 self.admissions
                     .arrival(&key.namespace().unwrap_or_default(), &applicant, Instant::now() + ARRIVAL)
                     .await
             }
-            _ => Outcome::Not(Verdict::Refused),
+            _ => Outcome::Not(Refusal::Refused),
         }
     }
 
@@ -180,7 +174,7 @@ impl Service {
             return Called::Busy;
         }
         let now = self.admissions.clock.now();
-        let Some(peer) = self.admissions.peers.find(name, token, None).filter(|peer| !peer.leaving) else {
+        let Some(peer) = self.admissions.peers.find(name, token, None).filter(|peer| !peer.existing.leaving) else {
             self.metrics().heartbeat("unknown");
             return Called::Unknown;
         };

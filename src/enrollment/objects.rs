@@ -1,7 +1,5 @@
 //! The requests that enrollment makes, each with its time limit.
 
-use std::time::Duration;
-
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, Preconditions},
@@ -16,12 +14,8 @@ use crate::{
         call::{Attempt, Error, call_within},
         patch_params, post_params,
     },
-    key::ledger::Swap,
+    key::ledger::{REQUEST_TIME, Swap},
 };
-
-/// The longest that one request may take. A Peer that is created so late is still created while this replica is the only
-/// one that may; see [`admission`](super::admission).
-pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The API server.
 #[derive(Clone)]
@@ -56,7 +50,7 @@ impl Objects {
     /// Reads a key afresh.
     pub async fn key(&self, ObjectName { namespace, name }: &ObjectName) -> Result<Option<SetupKey>, Error> {
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), namespace);
-        call_within(TIME_LIMIT, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
+        call_within(REQUEST_TIME, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
     }
 
     /// Writes the ledger of a key, if the key is still what it was when `basis` was read.
@@ -66,7 +60,7 @@ impl Objects {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
         let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
-        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
+        match call_within(REQUEST_TIME, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -77,14 +71,14 @@ impl Objects {
     /// Reads a Peer afresh.
     pub async fn peer(&self, namespace: &str, name: &str) -> Result<Option<Peer>, Error> {
         let attempt = Attempt::on("read Peer", namespace, name);
-        call_within(TIME_LIMIT, attempt, self.peers(namespace).get_opt(name)).await
+        call_within(REQUEST_TIME, attempt, self.peers(namespace).get_opt(name)).await
     }
 
     /// Creates a Peer.
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
+        match call_within(REQUEST_TIME, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -101,7 +95,7 @@ impl Objects {
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("a JSON patch");
         let attempt = Attempt::on("release Peer", namespace, name);
         let (peers, ours, patch) = (self.peers(namespace), patch_params(), Patch::Json::<()>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
     }
 
     /// Writes that a peer was seen.
@@ -109,7 +103,7 @@ impl Objects {
         let patch = json!({ "metadata": { "uid": peer.uid }, "status": { "connected": true, "lastSeen": now } });
         let attempt = Attempt::on("write the status of Peer", &peer.namespace, &peer.name);
         let (peers, patch) = (self.peers(&peer.namespace), Patch::Merge::<Value>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &patch_params(), &patch)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, peers.patch_status(&peer.name, &patch_params(), &patch)).await.map(drop)
     }
 
     /// Deletes a Peer, if it is still the same.
@@ -119,7 +113,7 @@ impl Objects {
             ..DeleteParams::default()
         };
         let attempt = Attempt::on("delete Peer", &peer.namespace, &peer.name);
-        call_within(TIME_LIMIT, attempt, self.peers(&peer.namespace).delete(&peer.name, &parameters)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, self.peers(&peer.namespace).delete(&peer.name, &parameters)).await.map(drop)
     }
 
     fn peers(&self, namespace: &str) -> Api<Peer> {

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     api::{Peer, SetupKey, Timestamp},
-    key::{Digest, PeerName, ledger::Applicant},
+    key::{
+        Digest, PeerName,
+        ledger::{Applicant, Existing},
+    },
 };
 
 /// What is known of a Peer.
@@ -29,16 +32,14 @@ pub struct Known {
     pub namespace: String,
     /// By which it differs from a later one of the same name.
     pub uid: String,
-    /// The digest of its token.
-    pub token: String,
+    /// The digest of its token, and whether it is being deleted.
+    pub existing: Existing,
     /// The groups that it joined.
     pub groups: Vec<String>,
     /// Whether it is removed when it is not seen for a while.
     pub ephemeral: bool,
     /// The DNS labels that it brought.
     pub extra_dns_labels: Vec<String>,
-    /// Whether it is being deleted.
-    pub leaving: bool,
     /// The uid of the key that it joined with.
     key: String,
     /// Which use of that key it was.
@@ -60,11 +61,10 @@ impl Known {
             name: metadata.name.unwrap_or_default(),
             namespace: metadata.namespace.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
-            leaving: metadata.deletion_timestamp.is_some(),
+            existing: Existing { token: Digest::from_base64(""), leaving: metadata.deletion_timestamp.is_some() },
             key: String::new(),
             number: 0,
             seen: Mutex::default(),
-            token: String::new(),
             groups: Vec::new(),
             ephemeral: false,
             extra_dns_labels: Vec::new(),
@@ -73,7 +73,7 @@ impl Known {
 
     /// Whether this Peer has this token.
     pub fn has(&self, token: &Digest) -> bool {
-        self.token == token.as_str()
+        self.existing.token == *token
     }
 
     /// Whether it was made from this entry, or a later one of the same machine.
@@ -110,14 +110,13 @@ impl From<Peer> for Known {
             name: peer.name_any(),
             namespace: peer.namespace().unwrap_or_default(),
             uid: peer.uid().unwrap_or_default(),
-            leaving: peer.metadata.deletion_timestamp.is_some(),
+            existing: Existing::from(&peer),
             seen: Mutex::new(Seen {
                 last: status.and_then(|status| status.last_seen).map(Timestamp::moment),
                 connected: status.is_some_and(|status| status.connected),
             }),
             key: peer.spec.setup_key_ref.uid,
             number: peer.spec.setup_key_ref.number,
-            token: peer.spec.token_digest,
             groups: peer.spec.groups,
             ephemeral: peer.spec.ephemeral,
             extra_dns_labels: peer.spec.extra_dns_labels,
@@ -150,7 +149,7 @@ impl Peers {
     pub fn find(&self, name: &str, token: &Digest, preferred: Option<&str>) -> Option<Arc<Known>> {
         let index = self.read();
         let mut found = index.by_name.get(name)?.iter().filter(|peer| peer.has(token)).cloned().collect::<Vec<_>>();
-        found.sort_by_key(|peer| (preferred != Some(peer.namespace.as_str()), peer.leaving));
+        found.sort_by_key(|peer| (preferred != Some(peer.namespace.as_str()), peer.existing.leaving));
         found.into_iter().next()
     }
 

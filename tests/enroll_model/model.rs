@@ -11,7 +11,7 @@ use setupkey_operator::{
     api::{PendingPeer, SetupKey},
     key::{
         Digest, PeerName, PublicKey,
-        ledger::{self, Applicant, OnRecord, Swap, Use, Verdict},
+        ledger::{self, Applicant, Existing, Refusal, Swap, Use, Verdict},
     },
 };
 use stateright::{Model, Property};
@@ -461,10 +461,10 @@ impl Enrollment {
     fn judge(&self, replica: &Replica) -> Option<(Option<Swap>, Vec<Verdict>, Vec<Entry>)> {
         let Judging { batch, basis: Some(basis), found: Some(found) } = replica.judging.as_ref()? else { return None };
         let applicants: Vec<_> = batch.iter().map(|machine| applicant(*machine)).collect();
-        let found = batch.iter().zip(found).map(|(machine, found)| match found {
-            None => OnRecord::Nobody,
-            Some(leaving) => OnRecord::Peer { token: token(*machine), leaving: *leaving },
-        });
+        let found = batch
+            .iter()
+            .zip(found)
+            .map(|(machine, leaving)| leaving.map(|leaving| Existing { token: token(*machine), leaving }));
         let judged: Vec<_> = applicants.iter().zip(found).collect();
         let recorded = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
         let recorded: Vec<_> = recorded.collect();
@@ -516,9 +516,9 @@ impl Enrollment {
             match verdict {
                 Verdict::Known => world.answer(*machine),
                 Verdict::Admitted if self.mutant == Some(Mutant::AnswerWithTheSwap) => world.answer(*machine),
-                Verdict::Refused => world.history.refused = true,
-                // Admitted is answered later; the others are told to ask again.
-                _ => {}
+                Verdict::Not(Refusal::Refused) => world.history.refused = true,
+                // The answer to an admission comes later; the other machines are told to ask again.
+                Verdict::Admitted | Verdict::Pending | Verdict::Not(_) => {}
             }
         }
         Some(())

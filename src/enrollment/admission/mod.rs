@@ -7,7 +7,7 @@
 //!
 //! The Peers are [created](record) after the commit, and only then are the machines answered. Two may create a Peer from
 //! an entry of `pending`, and never at the same time, or one that was deleted in between could come back: the replica
-//! that committed, in the first [`OWNER_TIME`] since it sent the swap, and after that, later by more than a request may
+//! that committed, in the first [`OWNER_TIME`](crate::key::ledger::OWNER_TIME) since it sent the swap, and after that, later by more than a request may
 //! take, the controller. A finalizer holds the Peer until the entry is cleared; taking it off is [work](release) that
 //! nobody waits for.
 
@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     keys::{Basis, Keys},
     metrics::Metrics,
-    objects::{Objects, TIME_LIMIT},
+    objects::Objects,
     peers::{Known, Peers},
 };
 use crate::{
@@ -36,17 +36,11 @@ use crate::{
     cluster::{Clock, ObjectName, call::Error},
     key::{
         Digest, PeerName,
-        ledger::{Applicant, ORPHAN_AGE, OnRecord, Verdict},
+        ledger::{Applicant, Existing, Met, Refusal, meet},
     },
 };
 use release::Releases;
 use task::Task;
-
-/// How long, since it sent the swap, a replica may create the Peers that it committed, and clear their entries.
-pub const OWNER_TIME: Duration = Duration::from_secs(8);
-
-// The last request is over before the controller begins.
-const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.as_secs());
 
 /// Requests about Peers at the same time, in one process. More do not make a busy API server faster, but its watches late:
 /// then replicas know less of each other, and lose swaps.
@@ -60,7 +54,7 @@ const SWAPS: usize = 3;
 const CLEARS: usize = 1;
 
 /// Peers that a process may have admitted and not yet created. Who comes when there are more waits to be admitted: so each
-/// is created well within [`OWNER_TIME`], and those who wait for the same key share a swap.
+/// is created well within [`OWNER_TIME`](crate::key::ledger::OWNER_TIME), and those who wait for the same key share a swap.
 const AHEAD: usize = 64;
 
 /// Machines that may wait for one key.
@@ -77,12 +71,31 @@ pub enum Outcome {
         admitted: bool,
     },
     /// It is not, and why.
-    Not(Verdict),
+    Not(Refusal),
 }
 
 impl Outcome {
-    /// Try again soon.
-    const BUSY: Self = Self::Not(Verdict::Busy);
+    /// The machine may ask again soon.
+    pub const BUSY: Self = Self::Not(Refusal::Busy);
+
+    /// The outcome for a machine that is let in by its token alone. `None` if this Peer is not its own.
+    pub fn by_token(peer: Option<Arc<Known>>, token: &Digest, admitted: bool) -> Option<Self> {
+        let peer = peer?;
+        match meet(Some(&peer.existing), token) {
+            Met::Own => Some(Self::Joined { peer, admitted }),
+            Met::OwnLeaving => Some(Self::Not(Refusal::Leaving)),
+            Met::NoPeer | Met::Other => None,
+        }
+    }
+
+    /// The value of the label `result` of the metric `setupkey_enrollments`.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Joined { admitted: true, .. } => "admitted",
+            Self::Joined { admitted: false, .. } => "known",
+            Self::Not(refusal) => refusal.label(),
+        }
+    }
 }
 
 /// One more machine waits, as long as this is there.
@@ -191,26 +204,26 @@ impl Admissions {
     pub async fn arrival(&self, namespace: &str, applicant: &Applicant, deadline: Instant) -> Outcome {
         let name = PeerName::of(&applicant.public_key);
         match tokio::time::timeout_at(deadline, self.peers.arrival(namespace, &name)).await {
-            Ok(peer) if peer.has(&applicant.token) && peer.leaving => Outcome::Not(Verdict::Leaving),
-            Ok(peer) if peer.has(&applicant.token) => Outcome::Joined { peer, admitted: false },
-            Ok(_) => Outcome::Not(Verdict::Taken),
+            Ok(peer) => Outcome::by_token(Some(peer), &applicant.token, false).unwrap_or(Outcome::Not(Refusal::Taken)),
             Err(_) => Outcome::BUSY,
         }
     }
 
     /// What there is under the name of a machine, by the time that `basis` was read. Most machines are new, and of these
     /// the caches can tell.
-    async fn on_record(&self, basis: &Basis, namespace: &str, applicant: &Applicant) -> Result<OnRecord, Error> {
+    async fn on_record(
+        &self,
+        basis: &Basis,
+        namespace: &str,
+        applicant: &Applicant,
+    ) -> Result<Option<Existing>, Error> {
         let name = PeerName::of(&applicant.public_key);
         if basis.followed && self.peers.is_nobody(namespace, name.as_str()) {
-            return Ok(OnRecord::Nobody);
+            return Ok(None);
         }
         let _turn = self.requests.acquire().await;
         let found = self.objects.peer(namespace, name.as_str()).await?;
-        Ok(found.map_or(OnRecord::Nobody, |peer| OnRecord::Peer {
-            token: Digest::from_base64(&peer.spec.token_digest),
-            leaving: peer.metadata.deletion_timestamp.is_some(),
-        }))
+        Ok(found.as_ref().map(Existing::from))
     }
 
     /// Finishes what was committed. No machine may be submitted any more.

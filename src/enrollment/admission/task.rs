@@ -28,7 +28,7 @@ use crate::{
     },
     key::{
         PeerName,
-        ledger::{self, Applicant, OnRecord, Swap, Use, Verdict},
+        ledger::{self, Applicant, Existing, Refusal, Swap, Use, Verdict},
     },
 };
 
@@ -405,7 +405,7 @@ impl Task {
         Instant::now() + self.spread.mul_f64(rand::random())
     }
 
-    async fn look_up(&self, basis: &Basis, applicants: &[Applicant]) -> Result<Vec<OnRecord>, Error> {
+    async fn look_up(&self, basis: &Basis, applicants: &[Applicant]) -> Result<Vec<Option<Existing>>, Error> {
         let look_ups = applicants.iter().map(|applicant| self.shared.on_record(basis, &self.name.namespace, applicant));
         try_join_all(look_ups).await
     }
@@ -454,11 +454,13 @@ impl Task {
                 });
             }
             // There will be a place soon.
-            (Verdict::Busy, _) => {
+            (Verdict::Not(Refusal::Busy), _) => {
                 self.waiting.push_back(job);
                 self.not_before = Instant::now() + FULL_PAUSE;
             }
-            (verdict, _) => drop(job.reply.send(Outcome::Not(verdict))),
+            (Verdict::Not(refusal), _) => drop(job.reply.send(Outcome::Not(refusal))),
+            // An admission that was not sent; `admit` returns a swap with each.
+            (Verdict::Admitted, None) => drop(job.reply.send(Outcome::BUSY)),
         }
     }
 
@@ -505,20 +507,18 @@ fn recorded(committed: &Committed, peer: &Peer) -> Recorded {
 }
 
 fn joined(peer: Peer, applicant: &Applicant, admitted: bool) -> Outcome {
-    let peer = Arc::new(Known::from(peer));
-    match () {
-        () if !peer.has(&applicant.token) => Outcome::Not(Verdict::Taken),
-        () if peer.leaving => Outcome::Not(Verdict::Leaving),
-        () => Outcome::Joined { peer, admitted },
-    }
+    let peer = Some(Arc::new(Known::from(peer)));
+    Outcome::by_token(peer, &applicant.token, admitted).unwrap_or(Outcome::Not(Refusal::Taken))
 }
 
 /// The answer to a machine that needs no key, if there is one.
 async fn known(shared: &Admissions, namespace: &str, applicant: &Applicant) -> Outcome {
     let name = PeerName::of(&applicant.public_key);
     match shared.objects.peer(namespace, name.as_str()).await {
-        Ok(Some(peer)) if peer.spec.token_digest == applicant.token.as_str() => joined(peer, applicant, false),
-        Ok(_) => Outcome::Not(Verdict::Refused),
+        Ok(peer) => {
+            let peer = peer.map(|peer| Arc::new(Known::from(peer)));
+            Outcome::by_token(peer, &applicant.token, false).unwrap_or(Outcome::Not(Refusal::Refused))
+        }
         Err(_) => Outcome::BUSY,
     }
 }
