@@ -11,29 +11,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Called, admission::Outcome, peers::Known, request::Complaint};
+use super::{Called, admission::Outcome, cache::CachedPeer, request::Complaint};
 use crate::{
     key::ledger::Refusal,
     protocol::{Enrolled, Problem},
 };
 
-impl From<&Known> for Enrolled {
-    fn from(peer: &Known) -> Self {
-        Self {
-            name: peer.name.clone(),
-            namespace: peer.namespace.clone(),
-            groups: peer.groups.clone(),
-            ephemeral: peer.ephemeral,
-            extra_dns_labels: peer.extra_dns_labels.clone(),
-        }
-    }
-}
-
 /// An answer.
 #[derive(Debug)]
 pub enum Answer {
     /// The machine is a peer.
-    Enrolled(Arc<Known>),
+    Enrolled(Arc<CachedPeer>),
     /// The machine is not admitted, or the call cannot be answered now.
     Not(Refusal),
     /// Done; there is no body.

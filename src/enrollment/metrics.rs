@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::objects::Swapped;
+use super::api_server::Swapped;
 use crate::{
     cluster::{CountRequests, Requests, call::Error, openmetrics::text_of},
     serve,

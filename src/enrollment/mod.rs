@@ -9,13 +9,11 @@
 
 mod admission;
 mod answer;
-mod expected;
+mod api_server;
+mod cache;
 mod failures;
 mod http;
-pub mod keys;
 mod metrics;
-mod objects;
-pub mod peers;
 mod request;
 mod watch;
 
@@ -28,12 +26,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::key::ledger::OWNER_TIME;
 use admission::{Admissions, Outcome};
+use api_server::ApiServer;
+use cache::{Keys, Peers};
 use failures::Failures;
 pub use http::document;
-use keys::Keys;
 pub use metrics::Metrics;
-use objects::Objects;
-use peers::Peers;
 pub use request::parse;
 
 use crate::{
@@ -110,17 +107,17 @@ impl Service {
                 (Arc::clone(&peers), scoped::<DeserializeGuard<Peer>>(&client, namespace.as_deref()));
             let (of_keys, of_peers) = (once(&readiness), once(&readiness));
             // The keys are listed at once, and the Peers when the keys have been.
-            let (keys_anew, peers_anew) = (Arc::new(Notify::new()), peers.anew(namespace.as_deref()));
-            keys_anew.notify_one();
+            let (relist_keys, relist_peers) = (Arc::new(Notify::new()), peers.relist(namespace.as_deref()));
+            relist_keys.notify_one();
             let of = namespace.clone();
-            let key_watch = async move { watch::fill(key_api, of.as_deref(), keys, keys_anew, of_keys).await };
+            let key_watch = async move { watch::fill(key_api, of.as_deref(), keys, relist_keys, of_keys).await };
             let peer_watch =
-                async move { watch::fill(peer_api, namespace.as_deref(), peers, peers_anew, of_peers).await };
+                async move { watch::fill(peer_api, namespace.as_deref(), peers, relist_peers, of_peers).await };
             tokio::spawn(stop.clone().run_until_cancelled_owned(key_watch));
             tokio::spawn(stop.clone().run_until_cancelled_owned(peer_watch));
         }
         let third = chrono::Duration::from_std(peer_lifetime / 3).unwrap_or(chrono::Duration::MAX);
-        let admissions = Admissions::new(Objects::new(client), keys, peers, clock, metrics, owner_time);
+        let admissions = Admissions::new(ApiServer::new(client), keys, peers, clock, metrics, owner_time);
         Arc::new(Self { admissions, failures: Failures::new(failures_per_minute), readiness, third, stop })
     }
 

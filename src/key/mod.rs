@@ -3,6 +3,7 @@
 //! Nothing here has a client, a clock or a log. The moment is always an argument, and so is every random byte.
 
 mod digest;
+pub mod expected;
 mod facts;
 mod id;
 pub mod ledger;

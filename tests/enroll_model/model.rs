@@ -1,10 +1,11 @@
 //! The protocol, one step of one participant at a time.
 //!
-//! The decisions are the product's own: [`ledger::admit`] and [`ledger::clear`] on real objects. Around them the model
-//! has what the protocol may not count on: that a request is answered, that a process lives, that nobody revokes,
-//! deletes or asks again meanwhile, and who is faster.
+//! The decisions are the product's own: [`ledger::admit`], [`ledger::clear`] and, in [`follow`](super::follow), `Expected`,
+//! on real objects. Around them the model has what the protocol must not rely on: that a request is answered, that a
+//! process lives, that the key is not revoked or deleted meanwhile, that a machine does not ask again, and which process is
+//! faster.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
 use setupkey_operator::{
@@ -251,6 +252,7 @@ fn moment() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_500_000, 0).expect("a moment")
 }
 
+/// The machine as it asks to join.
 fn applicant(machine: u8) -> Applicant {
     Applicant {
         key: Digest::of("key"),
@@ -261,11 +263,16 @@ fn applicant(machine: u8) -> Applicant {
     }
 }
 
-/// The public id of the key.
+/// The public id, the namespace and the UID of the key.
 const ID: &str = "0123456789abcdefghij";
+pub const NAMESPACE: &str = "n";
+pub const UID: &str = "u";
+
+/// Machines in a world, at most.
+const MACHINES: u8 = 4;
 
 /// The use of the key with this number.
-fn used(number: u8) -> Use {
+pub fn used(number: u8) -> Use {
     Use { key_id: ID.to_owned(), number: number.into() }
 }
 
@@ -273,27 +280,53 @@ fn token(machine: u8) -> Digest {
     Digest::of(["a", "b", "c", "d"][usize::from(machine)])
 }
 
+/// The entry of each machine, with number 0.
+static ENTRIES: LazyLock<Vec<PendingPeer>> = LazyLock::new(|| {
+    let entry = |machine| PendingPeer {
+        key_id: ID.to_owned(),
+        number: 0,
+        name: PeerName::of(&public_key(machine)).to_string(),
+        public_key: public_key(machine).to_string(),
+        hostname: "h".to_owned(),
+        extra_dns_labels: Vec::new(),
+        token_digest: token(machine).to_string(),
+        since: moment().into(),
+    };
+    (0..MACHINES).map(entry).collect()
+});
+
+/// The name of a machine's Peer.
+pub fn name_of(machine: u8) -> &'static str {
+    &ENTRIES[usize::from(machine)].name
+}
+
+/// The key with nothing pending and no limit.
+static UNUSED: LazyLock<SetupKey> = LazyLock::new(|| {
+    let mut key = SetupKey::new("k", serde_json::from_value(serde_json::json!({})).expect("a spec"));
+    key.metadata.namespace = Some(NAMESPACE.to_owned());
+    key.metadata.uid = Some(UID.to_owned());
+    let status = key.status.get_or_insert_default();
+    status.id = Some(ID.to_owned());
+    status.digest = Some(Digest::of("key").to_string());
+    status.expires = Some(moment().into());
+    key
+});
+
 impl Key {
-    /// The object as the API server would give it.
-    fn object(&self, limit: u8) -> SetupKey {
-        let mut key = SetupKey::new("k", serde_json::from_value(serde_json::json!({})).expect("a spec"));
+    /// A version of which only the entries matter.
+    pub fn with_pending(pending: Vec<Entry>) -> Self {
+        Self { revoked: false, used: 0, pending }
+    }
+
+    /// The object as the API server would return it.
+    pub fn object(&self, limit: u8) -> SetupKey {
+        let mut key = UNUSED.clone();
         key.spec.usage_limit = limit.into();
         key.spec.revoked = self.revoked;
         let status = key.status.get_or_insert_default();
-        status.id = Some(ID.to_owned());
-        status.digest = Some(Digest::of("key").to_string());
-        status.expires = Some(moment().into());
         status.used_times = self.used.into();
-        let entry = |entry: &Entry| PendingPeer {
-            key_id: ID.to_owned(),
-            number: entry.number.into(),
-            name: PeerName::of(&public_key(entry.machine)).to_string(),
-            public_key: public_key(entry.machine).to_string(),
-            hostname: "h".to_owned(),
-            extra_dns_labels: Vec::new(),
-            token_digest: token(entry.machine).to_string(),
-            since: moment().into(),
-        };
+        let entry =
+            |entry: &Entry| PendingPeer { number: entry.number.into(), ..ENTRIES[usize::from(entry.machine)].clone() };
         status.pending = self.pending.iter().map(entry).collect();
         key
     }
@@ -336,10 +369,8 @@ impl World {
     /// Writes a swap that was computed from `basis`.
     fn write(&mut self, basis: &Key, swap: &Swap) {
         let machines = 0..u8::try_from(self.peers.len()).expect("few machines");
-        let machine_of = |name: &str| {
-            machines.clone().find(|machine| PeerName::of(&public_key(*machine)).as_str() == name).expect("a machine")
-        };
-        let mut pending = Vec::new();
+        let machine_of = |name: &str| machines.clone().find(|machine| name_of(*machine) == name).expect("a machine");
+        let (mut pending, mut new) = (Vec::new(), Vec::new());
         for written in &swap.pending {
             let machine = machine_of(&written.name);
             let known = basis.entry_of(machine).filter(|known| i64::from(known.number) == written.number);
@@ -347,13 +378,15 @@ impl World {
                 self.history.created.push(0);
                 let commit = u8::try_from(self.history.created.len() - 1).expect("few commits");
                 let entry = Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit };
-                self.replicas.iter_mut().flat_map(|replica| &mut replica.following).for_each(|known| known.note(entry));
+                new.push(entry);
                 entry
             }));
         }
         let key = self.key.as_mut().expect("a key to write");
         key.used = u8::try_from(swap.used_times).expect("few uses");
         key.pending = pending;
+        let replicas = self.replicas.iter_mut().flat_map(|replica| &mut replica.following);
+        replicas.for_each(|known| known.key_written(key, &new));
         self.key_changed();
     }
 
@@ -450,7 +483,7 @@ impl World {
 impl Enrollment {
     /// A replica that has started before everything else.
     fn replica(&self) -> Replica {
-        Replica { following: self.follows.then(Following::default), ..Replica::default() }
+        Replica { following: self.follows.then(Following::up_to_date), ..Replica::default() }
     }
 
     fn machines(&self) -> std::ops::Range<u8> {
@@ -671,7 +704,11 @@ impl Enrollment {
                 match (self.happenings[world.happened], &mut world.key) {
                     (Happening::Revoke, Some(key)) => key.revoked = true,
                     (Happening::Unrevoke, Some(key)) => key.revoked = false,
-                    (Happening::Delete, key) => *key = None,
+                    (Happening::Delete, key) => {
+                        *key = None;
+                        let replicas = world.replicas.iter_mut().flat_map(|replica| &mut replica.following);
+                        replicas.for_each(Following::key_deleted);
+                    }
                     _ => return None,
                 }
                 world.happened += 1;
@@ -774,14 +811,14 @@ impl Enrollment {
                 world.interruptions -= 1;
                 world.replicas[replica].following.as_mut()?.fall_behind();
             }
-            Step::CatchesUp { replica } => world.replicas[replica].following.as_mut()?.catch_up(),
+            Step::CatchesUp { replica } => world.replicas[replica].following.as_mut()?.catch_up(world.key.as_ref()),
             Step::ListsKeys { replica } => {
                 world.replicas[replica].following.as_mut()?.list_keys(world.key.as_ref(), self.mutant);
             }
             Step::BeginsToListPeers { replica } => {
                 let known = world.replicas[replica].following.as_mut()?;
                 world.interruptions -= u8::from(!known.wants_list());
-                known.begin_list(&world.peers, world.key.as_ref(), self.mutant);
+                known.begin_list(&world.peers);
             }
             Step::HasListedPeers { replica } => {
                 world.replicas[replica].following.as_mut()?.complete_list(self.mutant)?;

@@ -26,10 +26,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    keys::{Basis, Keys},
+    api_server::ApiServer,
+    cache::{CachedPeer, KeyVersion, Keys, Peers},
     metrics::Metrics,
-    objects::Objects,
-    peers::{Known, Peers},
 };
 use crate::{
     api::SetupKey,
@@ -66,7 +65,7 @@ pub enum Outcome {
     /// The machine is a peer, since now or since before.
     Joined {
         /// The peer.
-        peer: Arc<Known>,
+        peer: Arc<CachedPeer>,
         /// Whether this request used the key.
         admitted: bool,
     },
@@ -79,7 +78,7 @@ impl Outcome {
     pub const BUSY: Self = Self::Not(Refusal::Busy);
 
     /// The outcome for a machine that is let in by its token alone. `None` if this Peer is not its own.
-    pub fn by_token(peer: Option<Arc<Known>>, token: &Digest, admitted: bool) -> Option<Self> {
+    pub fn by_token(peer: Option<Arc<CachedPeer>>, token: &Digest, admitted: bool) -> Option<Self> {
         let peer = peer?;
         match meet(Some(&peer.existing), token) {
             Met::Own => Some(Self::Joined { peer, admitted }),
@@ -123,7 +122,7 @@ struct Job {
 
 /// Shared by all tasks.
 pub struct Admissions {
-    pub objects: Objects,
+    pub objects: ApiServer,
     pub keys: Arc<Keys>,
     pub peers: Arc<Peers>,
     pub clock: Arc<dyn Clock>,
@@ -145,7 +144,7 @@ pub struct Admissions {
 impl Admissions {
     /// Nobody waits yet.
     pub fn new(
-        objects: Objects,
+        objects: ApiServer,
         keys: Arc<Keys>,
         peers: Arc<Peers>,
         clock: Arc<dyn Clock>,
@@ -213,12 +212,12 @@ impl Admissions {
     /// the caches can tell.
     async fn on_record(
         &self,
-        basis: &Basis,
+        basis: &KeyVersion,
         namespace: &str,
         applicant: &Applicant,
     ) -> Result<Option<Existing>, Error> {
         let name = PeerName::of(&applicant.public_key);
-        if basis.followed && self.peers.is_nobody(namespace, name.as_str()) {
+        if basis.followed && self.peers.has_none(namespace, name.as_str()) {
             return Ok(None);
         }
         let _turn = self.requests.acquire().await;

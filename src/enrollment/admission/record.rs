@@ -9,7 +9,7 @@ use super::Admissions;
 use crate::{
     api::{Peer, PendingPeer, SetupKey},
     cluster::{ObjectName, call::Error},
-    enrollment::objects::Created,
+    enrollment::api_server::Created,
     key::peer::peer_of,
 };
 

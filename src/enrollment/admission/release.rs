@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::enrollment::objects::Objects;
+use crate::enrollment::api_server::ApiServer;
 
 /// Requests at the same time.
 const IN_FLIGHT: usize = 2;
@@ -41,7 +41,7 @@ pub struct Releases {
 
 impl Releases {
     /// Starts to work. `machines` is how many wait.
-    pub fn start(objects: Objects, machines: watch::Receiver<usize>) -> Self {
+    pub fn start(objects: ApiServer, machines: watch::Receiver<usize>) -> Self {
         let (sender, receiver) = mpsc::channel::<Cleared>(WAITING);
         let worker = tokio::spawn(ReceiverStream::new(receiver).for_each_concurrent(IN_FLIGHT, move |peer| {
             let (objects, mut machines) = (objects.clone(), machines.clone());

@@ -22,9 +22,8 @@ use crate::{
     api::{Peer, SetupKey},
     cluster::{ObjectName, call::Error},
     enrollment::{
-        keys::{Basis, stripped, version_of},
-        objects::Swapped,
-        peers::Known,
+        api_server::Swapped,
+        cache::{CachedPeer, KeyVersion, stripped, version_of},
     },
     key::{
         PeerName,
@@ -319,7 +318,7 @@ impl Task {
     }
 
     /// The newest version that is known, if it is not one that was swapped already: then the next is waited for.
-    async fn basis(&mut self) -> Result<Basis, Stopped> {
+    async fn basis(&mut self) -> Result<KeyVersion, Stopped> {
         if !std::mem::take(&mut self.in_doubt) {
             let shown = self.shared.keys.wait_for(&self.name, &self.uid, self.oldest);
             if let Ok(Some(basis)) = tokio::time::timeout(SHOWN_WITHIN, shown).await {
@@ -327,18 +326,20 @@ impl Task {
             }
         }
         match self.shared.objects.key(&self.name).await? {
-            Some(key) if key.uid().as_deref() == Some(&self.uid) => Ok(Basis { key: Arc::new(key), followed: false }),
+            Some(key) if key.uid().as_deref() == Some(&self.uid) => {
+                Ok(KeyVersion { key: Arc::new(key), followed: false })
+            }
             _ => Err(Stopped::Gone),
         }
     }
 
     /// What the watch has brought while this waited for its turn.
-    fn newer(&self, basis: Basis) -> Basis {
+    fn newer(&self, basis: KeyVersion) -> KeyVersion {
         let shown = self.shared.keys.get(&self.name, &self.uid, self.oldest);
         shown.filter(|_| basis.followed).unwrap_or(basis)
     }
 
-    async fn decide(&mut self, basis: Basis, room: &mut OwnedSemaphorePermit) -> Result<(), Stopped> {
+    async fn decide(&mut self, basis: KeyVersion, room: &mut OwnedSemaphorePermit) -> Result<(), Stopped> {
         self.release_cleared(&basis.key);
         // Whoever has no place is not looked up, but for one: he may be a peer already.
         let batch = self.waiting.len().min(room.num_permits()).min(self.places(&basis.key).max(1));
@@ -363,7 +364,7 @@ impl Task {
     }
 
     /// Makes a swap, and returns the key as it is then, and when the swap was sent. `None` if it is to be tried again.
-    async fn swap(&mut self, basis: &Basis, swap: Swap) -> Result<Option<(Arc<SetupKey>, Instant)>, Stopped> {
+    async fn swap(&mut self, basis: &KeyVersion, swap: Swap) -> Result<Option<(Arc<SetupKey>, Instant)>, Stopped> {
         let sent = Instant::now();
         let swapped = self.shared.objects.swap(&basis.key, swap).await;
         self.shared.metrics.swapped(&swapped);
@@ -405,7 +406,7 @@ impl Task {
         Instant::now() + self.spread.mul_f64(rand::random())
     }
 
-    async fn look_up(&self, basis: &Basis, applicants: &[Applicant]) -> Result<Vec<Option<Existing>>, Error> {
+    async fn look_up(&self, basis: &KeyVersion, applicants: &[Applicant]) -> Result<Vec<Option<Existing>>, Error> {
         let look_ups = applicants.iter().map(|applicant| self.shared.on_record(basis, &self.name.namespace, applicant));
         try_join_all(look_ups).await
     }
@@ -507,7 +508,7 @@ fn recorded(committed: &Committed, peer: &Peer) -> Recorded {
 }
 
 fn joined(peer: Peer, applicant: &Applicant, admitted: bool) -> Outcome {
-    let peer = Some(Arc::new(Known::from(peer)));
+    let peer = Some(Arc::new(CachedPeer::from(peer)));
     Outcome::by_token(peer, &applicant.token, admitted).unwrap_or(Outcome::Not(Refusal::Taken))
 }
 
@@ -516,7 +517,7 @@ async fn known(shared: &Admissions, namespace: &str, applicant: &Applicant) -> O
     let name = PeerName::of(&applicant.public_key);
     match shared.objects.peer(namespace, name.as_str()).await {
         Ok(peer) => {
-            let peer = peer.map(|peer| Arc::new(Known::from(peer)));
+            let peer = peer.map(|peer| Arc::new(CachedPeer::from(peer)));
             Outcome::by_token(peer, &applicant.token, false).unwrap_or(Outcome::Not(Refusal::Refused))
         }
         Err(_) => Outcome::BUSY,

@@ -1,4 +1,4 @@
-//! The requests that enrollment makes, each with its time limit.
+//! Every request of the enrollment service to the API server, each with its time limit and its precondition.
 
 use kube::{
     Api, Client, ResourceExt,
@@ -6,7 +6,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::peers::Known;
+use super::cache::CachedPeer;
 use crate::{
     api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
     cluster::{
@@ -19,41 +19,41 @@ use crate::{
 
 /// The API server.
 #[derive(Clone)]
-pub struct Objects {
+pub struct ApiServer {
     client: Client,
 }
 
-/// What became of a swap.
+/// The result of a swap.
 pub enum Swapped {
-    /// It is done; the object as it is now.
+    /// It succeeded. The object is as it is now.
     Done(Box<SetupKey>),
-    /// Somebody else was faster, and nothing has happened.
+    /// The key has changed since it was read, and nothing was written.
     Lost,
-    /// There is no such key any more.
+    /// The key was deleted.
     Gone,
 }
 
-/// What became of the creation of a Peer.
+/// The result of creating a Peer.
 pub enum Created {
-    /// It is there now.
+    /// It was created.
     Done(Box<Peer>),
-    /// There is one of that name.
+    /// There is a Peer of that name already.
     Exists,
 }
 
-impl Objects {
-    /// Requests through this client.
+impl ApiServer {
+    /// Sends requests through this client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Reads a key afresh.
+    /// Reads a key.
     pub async fn key(&self, ObjectName { namespace, name }: &ObjectName) -> Result<Option<SetupKey>, Error> {
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), namespace);
         call_within(REQUEST_TIME, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
     }
 
-    /// Writes the ledger of a key, if the key is still what it was when `basis` was read.
+    /// Writes the ledger of a key, if the key has not changed since `basis` was read.
     ///
     /// The status is replaced as a whole, which costs the API server half of what a patch does.
     pub async fn swap(&self, basis: &SetupKey, swap: Swap) -> Result<Swapped, Error> {
@@ -68,7 +68,7 @@ impl Objects {
         }
     }
 
-    /// Reads a Peer afresh.
+    /// Reads a Peer.
     pub async fn peer(&self, namespace: &str, name: &str) -> Result<Option<Peer>, Error> {
         let attempt = Attempt::on("read Peer", namespace, name);
         call_within(REQUEST_TIME, attempt, self.peers(namespace).get_opt(name)).await
@@ -85,7 +85,7 @@ impl Objects {
         }
     }
 
-    /// Takes our finalizer off a Peer, if it is the first one of this very object.
+    /// Releases a Peer: removes our finalizer, if the UID is the same and our finalizer is the first.
     pub async fn release(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
         let patch = json!([
             { "op": "test", "path": "/metadata/uid", "value": uid },
@@ -98,8 +98,8 @@ impl Objects {
         call_within(REQUEST_TIME, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
     }
 
-    /// Writes that a peer was seen.
-    pub async fn seen(&self, peer: &Known, now: Timestamp) -> Result<(), Error> {
+    /// Writes a heartbeat, if the Peer is still the same.
+    pub async fn seen(&self, peer: &CachedPeer, now: Timestamp) -> Result<(), Error> {
         let patch = json!({ "metadata": { "uid": peer.uid }, "status": { "connected": true, "lastSeen": now } });
         let attempt = Attempt::on("write the status of Peer", &peer.namespace, &peer.name);
         let (peers, patch) = (self.peers(&peer.namespace), Patch::Merge::<Value>(patch));
@@ -107,7 +107,7 @@ impl Objects {
     }
 
     /// Deletes a Peer, if it is still the same.
-    pub async fn delete(&self, peer: &Known) -> Result<(), Error> {
+    pub async fn delete(&self, peer: &CachedPeer) -> Result<(), Error> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(peer.uid.clone()), resource_version: None }),
             ..DeleteParams::default()
