@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{Called, admission::Outcome, cache::CachedPeer, request::Complaint};
+use super::{admission::Outcome, cache::CachedPeer, request::Complaint, service::Called};
 use crate::{
     key::ledger::Refusal,
     protocol::{Enrolled, Problem},

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{ConnectInfo, Path, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use secrecy::zeroize::Zeroize;
 use utoipa::{
     Modify, OpenApi, ToSchema,
     openapi::{
@@ -32,7 +33,7 @@ use super::{
     admission::Outcome,
     answer::Answer,
     limits,
-    request::{Complaint, digest_of_token, is_token, parse},
+    request::{digest_of_token, is_token, parse},
 };
 use crate::{
     key::Digest,
@@ -77,15 +78,18 @@ pub fn document() -> utoipa::openapi::OpenApi {
     routes().to_openapi()
 }
 
-pub fn router(service: Arc<Service>) -> Router {
-    let (router, document) = routes().split_for_parts();
-    let requests = service.metrics().http.clone();
-    let router = router.route("/openapi.json", get(async move || Json(document))).with_state(service);
-    let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
-    router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+impl Service {
+    /// The routes of this service.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let (router, document) = routes().split_for_parts();
+        let requests = self.metrics.http.clone();
+        let router = router.route("/openapi.json", get(async move || Json(document))).with_state(Arc::clone(self));
+        let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
+        router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+    }
 }
 
-/// The time limit answers without saying when.
+/// Adds Retry-After to a 503 of the time limit.
 async fn when_to_come_again(mut response: Response) -> Response {
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
@@ -118,19 +122,26 @@ async fn enroll(
     body: Body,
 ) -> Response {
     if let Some(wait) = service.wait(address.ip()) {
-        service.metrics().limited();
+        service.metrics.limited();
         return Answer::Limited(wait).into_response();
     }
     let answer = match axum::body::to_bytes(body, limits().body).await {
         Err(_) => Answer::TooLong,
-        Ok(body) => match parse(&body) {
-            Err(complaint) => invalid(&service, complaint),
-            Ok(applicant) => {
-                let outcome = service.enroll(applicant).await;
-                tell(&outcome, address.ip());
-                outcome.into()
+        Ok(body) => {
+            let parsed = parse(&body);
+            wipe(body);
+            match parsed {
+                Err(complaint) => {
+                    service.metrics.enrolled("invalid");
+                    Answer::Wrong(complaint)
+                }
+                Ok(applicant) => {
+                    let outcome = service.enroll(applicant).await;
+                    log(&outcome, address.ip());
+                    outcome.into()
+                }
             }
-        },
+        }
     };
     finish(&service, address.ip(), answer)
 }
@@ -191,8 +202,15 @@ async fn leave(
     finish(&service, address.ip(), answer)
 }
 
-/// Who joined is worth a line. Who did not is one only to whoever asks for it: strangers could fill the log.
-fn tell(outcome: &Outcome, address: IpAddr) {
+/// Overwrites a body, which holds a key and a token. Part of a buffer that hyper still uses is left as it is.
+fn wipe(body: Bytes) {
+    if let Ok(mut body) = body.try_into_mut() {
+        body.as_mut().zeroize();
+    }
+}
+
+/// Logs a machine that joined. One that did not is logged at debug only, or strangers could fill the log.
+fn log(outcome: &Outcome, address: IpAddr) {
     match outcome {
         Outcome::Joined { peer, admitted: true } => {
             tracing::info!(namespace = peer.namespace, peer = peer.name, %address, "a machine has joined");
@@ -204,24 +222,19 @@ fn tell(outcome: &Outcome, address: IpAddr) {
     }
 }
 
-fn invalid(service: &Service, complaint: Complaint) -> Answer {
-    service.metrics().enrolled("invalid");
-    Answer::Wrong(complaint)
-}
-
 /// The digest of the Bearer token.
 fn bearer(headers: &HeaderMap) -> Option<Digest> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then(|| digest_of_token(token))
 }
 
-/// Counts failures. Whoever has a right token is not held up by others behind the same address.
+/// Answers, and counts failures. A success is never held up by the failures of other machines behind the same address.
 fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
     if !answer.is_failure() {
         return answer.into_response();
     }
     if let Some(wait) = service.wait(address) {
-        service.metrics().limited();
+        service.metrics.limited();
         return Answer::Limited(wait).into_response();
     }
     service.failed(address);
