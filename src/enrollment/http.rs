@@ -240,3 +240,63 @@ fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
     service.failed(address);
     answer.into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{api, protocol::limits};
+
+    /// The properties of the request to join, as the document describes them.
+    fn of_request() -> Value {
+        let document = serde_json::to_value(document()).unwrap();
+        document["components"]["schemas"]["Enrollment"]["properties"].clone()
+    }
+
+    #[test]
+    fn the_document_has_the_same_limits() {
+        let request = of_request();
+        assert_eq!(request["setupKey"]["minLength"], json!(limits::KEY.start()));
+        assert_eq!(request["setupKey"]["maxLength"], json!(limits::KEY.end()));
+        let crds: String = api::crd_manifests().into_iter().map(|manifest| manifest.text).collect();
+        assert!(crds.contains(request["publicKey"]["pattern"].as_str().unwrap()), "the pattern of the CRD is another");
+        assert_eq!(request["extraDnsLabels"]["maxItems"], json!(limits::LABELS));
+        let quantifier = |range: &std::ops::RangeInclusive<usize>| format!("{{{},{}}}$", range.start(), range.end());
+        for (field, range) in [("hostname", &limits::HOSTNAME), ("token", &limits::TOKEN)] {
+            let pattern = request[field]["pattern"].as_str().unwrap();
+            assert!(pattern.ends_with(&quantifier(range)), "{field}: {pattern}");
+        }
+    }
+
+    #[test]
+    fn the_document_describes_what_a_machine_sends() {
+        let request = EnrollRequest {
+            setup_key: "k".to_owned(),
+            public_key: "p".to_owned(),
+            hostname: "h".to_owned(),
+            extra_dns_labels: vec!["db".to_owned()],
+            token: "t".to_owned(),
+        };
+        let sent = serde_json::to_value(&request).unwrap();
+        let fields = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let (mut sent, mut described) = (fields(&sent), fields(&of_request()));
+        sent.sort();
+        described.sort();
+        assert_eq!(sent, described);
+    }
+
+    #[test]
+    fn the_token_is_taken_from_a_bearer_header_and_nothing_else() {
+        let token = "A".repeat(43);
+        let of = |value: String| bearer(&HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]));
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            assert_eq!(of(format!("{scheme} {token}")), Some(digest_of_token(&token)), "{scheme}");
+        }
+        for value in [format!("Basic {token}"), token.clone(), format!("Bearer {}", &token[1..]), "Bearer ".to_owned()]
+        {
+            assert_eq!(of(value.clone()), None, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

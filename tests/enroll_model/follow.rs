@@ -8,13 +8,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
     time::Instant,
 };
 
 use setupkey_operator::key::expected::{self, Expected};
 
-use super::model::{Entry, Key, Mutant, NAMESPACE, Peer, UID, name_of, used};
+use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, name_of, used};
 
 /// Nothing here takes time.
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -23,7 +23,7 @@ static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Following {
     keys: Keys,
-    expected: Expected,
+    expected: Arc<Expected>,
     /// Machines with nothing to know are left out.
     machines: BTreeMap<u8, Machine>,
     /// The Peer of each machine when a list of Peers began that is not complete yet.
@@ -71,7 +71,7 @@ impl Following {
     pub fn started() -> Self {
         Self {
             keys: Keys::Unlisted,
-            expected: Expected::default(),
+            expected: Arc::default(),
             machines: BTreeMap::new(),
             listing: None,
             unheard: BTreeSet::new(),
@@ -80,11 +80,14 @@ impl Following {
 
     /// A replica that has listed everything before anything happened.
     pub fn up_to_date() -> Self {
-        let mut expected = Expected::default();
-        let _ = expected.keys_listed(None);
-        expected.listing(None);
-        expected.listed(None);
-        Self { keys: Keys::Followed, expected, ..Self::started() }
+        static EXPECTED: LazyLock<Arc<Expected>> = LazyLock::new(|| {
+            let mut expected = Expected::default();
+            let _ = expected.keys_listed(None);
+            expected.listing(None);
+            expected.listed(None);
+            Arc::new(expected)
+        });
+        Self { keys: Keys::Followed, expected: Arc::clone(&EXPECTED), ..Self::started() }
     }
 
     /// Whether a Peer that is not cached need not be looked up.
@@ -106,7 +109,7 @@ impl Following {
     }
 
     /// Whether it is known without a request that this machine has no Peer.
-    pub fn knows_nobody(&self, machine: u8, mutant: Option<Mutant>) -> bool {
+    pub fn knows_no_peer(&self, machine: u8, mutant: Option<Mutant>) -> bool {
         let all_shown = match mutant {
             Some(Mutant::NothingExpected) => self.trusts_view(mutant),
             Some(Mutant::ViewWithoutFollowing) => self.trusts_view(mutant) && !self.expects(machine),
@@ -126,7 +129,7 @@ impl Following {
 
     fn note(&mut self, key: &Key) {
         let machines = &self.machines;
-        let _ = self.expected.note(&key.object(0), *NOW, |entry| {
+        let _ = Arc::make_mut(&mut self.expected).note(&key.object(0), *NOW, |entry| {
             let machine = machines.iter().find(|(machine, _)| name_of(**machine) == entry.name);
             machine.and_then(|(_, known)| known.shown).is_some_and(|number| meets(number)(entry))
         });
@@ -135,7 +138,18 @@ impl Following {
     /// The key is deleted.
     pub fn key_deleted(&mut self) {
         if self.keys == Keys::Followed {
-            self.expected.key_gone(UID, *NOW);
+            self.expected_mut().key_gone(UID, *NOW);
+        }
+    }
+
+    fn expected_mut(&mut self) -> &mut Expected {
+        Arc::make_mut(&mut self.expected)
+    }
+
+    /// Meets what is expected of a machine.
+    fn meet(&mut self, machine: u8, meets: impl Fn(&expected::Entry) -> bool) {
+        if self.expects(machine) {
+            self.expected_mut().shown(name_of(machine), meets);
         }
     }
 
@@ -153,7 +167,7 @@ impl Following {
         }
     }
 
-    /// The machines of which the Peer watch has something to deliver.
+    /// The machines with events that the Peer watch has yet to deliver.
     pub fn to_hear_of(&self) -> impl Iterator<Item = u8> {
         let waiting = self.machines.iter().filter(|(_, known)| self.is_watching() && !known.events.is_empty());
         waiting.map(|(machine, _)| *machine)
@@ -166,8 +180,8 @@ impl Following {
         let (Event::Applied(number) | Event::Deleted(number)) = event;
         known.shown = (event == Event::Applied(number)).then_some(number);
         match (event, mutant) {
-            (_, Some(Mutant::MetByAnyEvent)) => self.expected.shown(name_of(machine), |_| true),
-            (Event::Applied(_), _) => self.expected.shown(name_of(machine), meets(number)),
+            (_, Some(Mutant::MetByAnyEvent)) => self.meet(machine, |_| true),
+            (Event::Applied(_), _) => self.meet(machine, meets(number)),
             (Event::Deleted(_), _) => {}
         }
         Some(())
@@ -200,7 +214,7 @@ impl Following {
     fn caught_up(&mut self, key: Option<&Key>) {
         match key {
             Some(key) => self.note(key),
-            None => self.expected.key_gone(UID, *NOW),
+            None => self.expected_mut().key_gone(UID, *NOW),
         }
         self.keys = Keys::Followed;
     }
@@ -209,10 +223,10 @@ impl Following {
     pub fn list_keys(&mut self, key: Option<&Key>, mutant: Option<Mutant>) {
         self.unheard.clear();
         if mutant != Some(Mutant::TrustedAfterInterruption) {
-            let _ = self.expected.keys_listed(None);
+            let _ = self.expected_mut().keys_listed(None);
         }
         if self.listing.is_some() && mutant == Some(Mutant::ListBegunBefore) {
-            self.expected.listing(None);
+            self.expected_mut().listing(None);
         }
         self.caught_up(key);
     }
@@ -232,7 +246,7 @@ impl Following {
         self.machines.values_mut().for_each(|known| known.events.clear());
         let shown = (0..).zip(peers).filter_map(|(machine, peer)| Some((machine, (*peer)?.number)));
         self.listing = Some(shown.collect());
-        self.expected.listing(None);
+        self.expected_mut().listing(None);
     }
 
     /// A list of Peers is complete, and the watch goes on from where the list began.
@@ -244,12 +258,12 @@ impl Following {
         }
         for (machine, number) in listed {
             self.machines.entry(machine).or_default().shown = Some(number);
-            self.expected.shown(name_of(machine), meets(number));
+            self.meet(machine, meets(number));
         }
         if mutant == Some(Mutant::PendingMetByList) {
-            (0..4).for_each(|machine| self.expected.shown(name_of(machine), |_| true));
+            (0..MACHINES).for_each(|machine| self.meet(machine, |_| true));
         }
-        self.expected.listed(None);
+        self.expected_mut().listed(None);
         Some(())
     }
 
@@ -259,9 +273,8 @@ impl Following {
             *self = Self::up_to_date();
             return;
         }
-        (0..4).filter(|machine| !machines.contains(machine)).for_each(|machine| {
-            self.expected.shown(name_of(machine), |_| true);
-        });
+        let forgotten = (0..MACHINES).filter(|machine| !machines.contains(machine));
+        forgotten.for_each(|machine| self.meet(machine, |_| true));
         self.machines.retain(|machine, known| machines.contains(machine) && *known != Machine::default());
         self.unheard.retain(|entry| machines.contains(&entry.machine));
         if let Some(listing) = &mut self.listing {
