@@ -21,7 +21,7 @@ use crate::{
 const ORPHAN_AGE: Duration = Duration::from_millis(800);
 
 fn impatient() -> Setup {
-    Setup { orphan_age: ORPHAN_AGE, ..Setup::default() }
+    Setup { handover: ORPHAN_AGE, ..Setup::default() }
 }
 
 /// A use of a key that a replica has committed.
@@ -199,7 +199,7 @@ async fn deleting_a_key_leaves_its_peers() {
     .await;
 
     // Without the key nobody knows whether a replica is at it, so these are not let go at once.
-    let operator = cluster.start_operator_with(Setup { orphan_age: Duration::from_secs(4), ..Setup::default() }).await;
+    let operator = cluster.start_operator_with(Setup { handover: Duration::from_secs(4), ..Setup::default() }).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(is_held(&cluster.peers().get(&held).await.unwrap()));
     assert!(is_held(&cluster.peers().get(&leaving).await.expect("the Peer, still")));
