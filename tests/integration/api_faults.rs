@@ -83,7 +83,7 @@ async fn an_api_server_that_asks_to_be_left_alone_is() {
     let operator = cluster.start_operator_among(faults).await;
     cluster.apply("office", "");
     cluster.ready("office").await;
-    let tries = operator.attempts.times("POST", "/secrets");
+    let tries = operator.attempts.secret_creations();
     assert_eq!(tries.len(), 2, "{:#?}", operator.attempts);
     let pause = tries[1] - tries[0];
     assert!(pause >= Duration::from_secs(3), "tried again after {pause:?}");
