@@ -9,7 +9,7 @@ use setupkey_operator::api::State;
 
 use crate::{
     faults::{Fault, Faults},
-    harness::{Cluster, Setup, digest, let_it_settle, says},
+    harness::{Cluster, Setup, digest, says, wait_blindly},
     requests::Sent,
 };
 
@@ -96,7 +96,7 @@ async fn an_answer_that_never_comes_holds_up_one_key_for_ten_seconds_and_no_othe
     let faults = Faults::by(|_, number| (number == Some(0)).then_some(Fault::TimeOut(Duration::from_secs(3600))));
     let operator = cluster.start_operator_among(faults).await;
     cluster.apply("first", "");
-    let_it_settle().await;
+    wait_blindly().await;
     let started = std::time::Instant::now();
     cluster.apply("second", "");
     cluster.ready("second").await;

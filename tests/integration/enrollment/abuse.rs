@@ -9,8 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Machine, Replica, Setup, any_key, post};
-use crate::harness::Cluster;
+use super::{Machine, Replica, Setup, known_to, post};
+use crate::harness::{Cluster, any_key};
 
 /// Sends bytes and returns what comes back until the connection is closed.
 async fn raw(replica: &Replica, bytes: &[u8]) -> String {
@@ -27,7 +27,7 @@ async fn http_abuse() {
     let cluster = Cluster::for_test("abuse").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     replica.requests.clear();
 
     // A body of 1 GiB is refused by its announcement, and one that is not announced once it is too long.

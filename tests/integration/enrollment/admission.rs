@@ -4,8 +4,8 @@ use futures::future::join_all;
 use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
 
-use super::{Machine, Replica, Setup, any_key, post};
-use crate::harness::{Cluster, TestClock, eventually};
+use super::{Machine, Replica, Setup, known_to, post};
+use crate::harness::{Cluster, TestClock, any_key, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_joins_with_the_key_that_the_controller_has_issued() {
@@ -51,7 +51,7 @@ async fn idempotent_retry() {
     let cluster = Cluster::for_test("idempotent").await;
     let replicas = Replica::three(&cluster).await;
     let key = cluster.issue("office", json!({ "usageLimit": 1 })).await;
-    cluster.known_to(&replicas, &key).await;
+    known_to(&replicas, &key).await;
     let machine = Machine::new();
     let addresses: Vec<_> = replicas.iter().map(|replica| replica.address).collect();
     let tries = (0..100).map(|number| machine.enroll(addresses[number % 3], &key));
@@ -90,7 +90,7 @@ async fn refusals_are_byte_identical() {
         keys.push((name, value));
     }
     for (_, value) in &keys[2..] {
-        cluster.known_to(std::slice::from_ref(&replica), value).await;
+        known_to(std::slice::from_ref(&replica), value).await;
     }
     clock.step(chrono::Duration::hours(2));
     cluster.patch_spec("revoked", json!({ "revoked": true })).await;
@@ -128,7 +128,7 @@ async fn a_peer_stays_one_whatever_becomes_of_its_key() {
     let cluster = Cluster::for_test("stays").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let (machine, address) = (Machine::new(), replica.address);
     let first = machine.enroll(address, &key).await;
     cluster.settled("office").await;
@@ -149,7 +149,7 @@ async fn another_token_is_a_conflict_for_a_holder_of_a_key_and_a_refusal_for_oth
     let cluster = Cluster::for_test("taken").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
     assert_eq!(machine.enroll(replica.address, &key).await.status, 200);
     let thief = Machine { token: Machine::new().token, ..machine };
@@ -167,7 +167,7 @@ async fn a_machine_that_was_removed_joins_again_as_a_new_one() {
     let cluster = Cluster::for_test("again").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
     let name = machine.enroll(replica.address, &key).await.name();
     let before = cluster.peers().get(&name).await.unwrap().uid();
@@ -190,7 +190,7 @@ async fn a_hot_key_is_written_far_less_often_than_it_is_used() {
     let cluster = Cluster::for_test("hot").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machines: Vec<_> = (0..600).map(|_| Machine::new()).collect();
     let answers = join_all(machines.iter().map(|machine| machine.insist(|| replica.address, &key))).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
@@ -209,7 +209,7 @@ async fn a_heartbeat_is_written_only_when_it_is_news() {
     let clock = TestClock::default();
     let replica = Replica::start_with(&cluster, Setup { clock: clock.clone(), ..Setup::default() }).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let (machine, address) = (Machine::new(), replica.address);
     let name = machine.enroll(address, &key).await.name();
     eventually("the peer to be known", || async {
@@ -246,7 +246,7 @@ async fn a_peer_leaves_with_its_token_and_with_no_other() {
     let cluster = Cluster::for_test("leaves").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let (machine, address) = (Machine::new(), replica.address);
     let name = machine.enroll(address, &key).await.name();
     assert_eq!(Machine::new().leave(address, &name).await.status, 404);
@@ -267,7 +267,7 @@ async fn a_replica_that_ends_finishes_what_it_committed() {
     let cluster = Cluster::for_test("ends").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let (machines, address): (Vec<_>, _) = ((0..50).map(|_| Machine::new()).collect(), replica.address);
     let answers = join_all(machines.iter().map(|machine| machine.enroll(address, &key))).await;
     replica.stop().await;

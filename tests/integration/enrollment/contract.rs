@@ -6,8 +6,8 @@ use http::Method;
 use serde_json::{Value, json};
 use setupkey_operator::enrollment;
 
-use super::{Answer, Machine, Replica, Setup, any_key, post, send};
-use crate::harness::{Cluster, eventually};
+use super::{Answer, Machine, Replica, Setup, known_to, post, send};
+use crate::harness::{Cluster, any_key, eventually};
 
 /// Checks answers, and remembers which were given.
 struct Contract {
@@ -64,7 +64,7 @@ async fn every_answer_is_as_the_document_says() {
     let mut contract = Contract { document, given: BTreeSet::new() };
 
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
     // What the document accepts, the service accepts.
     let request = &contract.document["paths"][ENROLL]["post"]["requestBody"]["content"]["application/json"]["schema"];

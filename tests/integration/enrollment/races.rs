@@ -18,7 +18,7 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::api::SetupKey;
 
-use super::{Machine, Replica, from_environment, some_time};
+use super::{Machine, Replica, from_environment, known_to, some_time};
 use crate::harness::{Cluster, eventually};
 
 /// How many interleavings each race has; set INTERLEAVINGS for more. The keys of one batch race at the same time.
@@ -154,7 +154,7 @@ async fn revoke_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 let change = cluster.patch_spec(&name, json!({ "revoked": true }));
                 let admitted = race(&arena.addresses, &value, change).await;
                 let versions = arena.history.of(cluster, &name).await;
@@ -185,7 +185,7 @@ async fn delete_race() {
                     let patch = kube::api::Patch::Merge(patch);
                     cluster.keys().patch(&name, &Default::default(), &patch).await.unwrap();
                 }
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 let change = async {
                     cluster.keys().delete(&name, &DeleteParams::default()).await.unwrap();
                 };
@@ -213,7 +213,7 @@ async fn expire_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 // The last moment is a whole second; the machines come shortly before it, or after.
                 let expires = Utc::now() + chrono::Duration::milliseconds(2500);
                 let expires = expires.format("%Y-%m-%dT%H:%M:%SZ").to_string();

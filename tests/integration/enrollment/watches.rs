@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Machine, Replica, Setup};
+use super::{Machine, Replica, Setup, known_to};
 use crate::{
     faults::{Fault, Faults, Watches},
     harness::{self, Cluster, eventually},
@@ -23,7 +23,7 @@ async fn start_among(cluster: &Cluster, faults: &Faults) -> Replica {
 /// A machine joins at a replica that sees everything, and nothing is pending any more.
 async fn join(cluster: &Cluster, key: &str) -> (Machine, String) {
     let replica = Replica::start(cluster).await;
-    cluster.known_to(std::slice::from_ref(&replica), key).await;
+    known_to(std::slice::from_ref(&replica), key).await;
     let machine = Machine::new();
     let name = machine.enroll(replica.address, key).await.name();
     cluster.settled("office").await;
@@ -41,7 +41,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
     });
     let replica = start_among(&cluster, &faults).await;
     let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
     let answer = tokio::spawn({
         let (machine, key, address) = (machine.clone(), key.clone(), replica.address);
@@ -66,7 +66,7 @@ async fn a_machine_is_counted_once_where_the_watch_of_peers_is_behind() {
     let faults = Faults::default();
     let replica = start_among(&cluster, &faults).await;
     let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     faults.set_peer_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
@@ -90,7 +90,7 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
     let replica = start_among(&cluster, &faults).await;
     // Without a limit: a machine that is refused is not looked up either.
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     faults.set_peer_watch(Watches::Held);
     faults.set_key_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
