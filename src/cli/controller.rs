@@ -77,8 +77,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let admin = tokio::spawn(admin::serve(listener, not_ready, metrics.registry(), probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "the controller starts");
-    let (peer_lifetime, orphan_age) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
-    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, orphan_age };
+    let (peer_lifetime, handover) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
+    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover };
     let mut election = pin!(election);
     tokio::select! {
         // What is under way must not go on beside another leader, so nothing is finished here.

@@ -25,7 +25,7 @@ use crate::{
     api::SetupKey,
     key::{
         Digest, KeyValue,
-        report::{READY, STALLED},
+        conditions::{READY, STALLED},
     },
 };
 
