@@ -139,7 +139,7 @@ impl Expected {
         self.is_trusted(namespace) && !self.expects(namespace, name)
     }
 
-    /// Whether a Peer that is not shown must be expected. This is so once the Peers were listed after the keys.
+    /// Whether every Peer of the namespace is either shown or expected. It is so once the Peers were listed after the keys.
     pub fn is_trusted(&self, namespace: &str) -> bool {
         self.scopes.get(&self.scope_of(namespace)).is_some_and(|scope| scope.trusted)
     }
