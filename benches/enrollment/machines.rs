@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-/// How long a machine waits that is told to come again. The service says a second, as it says to everybody.
+/// How long a machine waits after a 503. The service asks for a second.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection to a replica.

@@ -12,7 +12,7 @@ use kube::{
 };
 use setupkey_operator::{
     api::{Peer, PendingPeer, SetupKey, metadata::MANAGER},
-    key::{Digest, PeerName, PublicKey, peer::peer_of},
+    key::{Digest, PeerName, PublicKey},
 };
 
 /// Requests at a time.
@@ -48,6 +48,6 @@ fn peer(key: &SetupKey) -> Peer {
         token_digest: Digest::of(&token).to_string(),
         since: Utc::now().into(),
     };
-    let peer = peer_of(key, &entry);
+    let peer = Peer::from_entry(key, &entry);
     Peer { metadata: ObjectMeta { finalizers: None, ..peer.metadata }, ..peer }
 }

@@ -94,7 +94,7 @@ impl IntoResponse for Answer {
             Self::Limited(wait) => later(
                 StatusCode::TOO_MANY_REQUESTS,
                 wait,
-                "too many requests from this address have failed; come again later",
+                "too many requests from this address have failed; try again later",
             ),
         }
     }
@@ -113,12 +113,12 @@ fn refused(refusal: Refusal) -> Response {
         Refusal::Leaving => later(
             StatusCode::SERVICE_UNAVAILABLE,
             Duration::from_secs(2),
-            "the peer of this public key is being removed; come again when it has gone",
+            "the peer of this public key is being removed; try again when it has gone",
         ),
         Refusal::Busy => later(
             StatusCode::SERVICE_UNAVAILABLE,
             Duration::from_secs(1),
-            "this cannot be answered at the moment; come again, nothing is counted twice",
+            "this request cannot be answered at the moment; try again, nothing is counted twice",
         ),
     }
 }

@@ -84,13 +84,13 @@ impl Service {
         let (router, document) = routes().split_for_parts();
         let requests = self.metrics.http.clone();
         let router = router.route("/openapi.json", get(async move || Json(document))).with_state(Arc::clone(self));
-        let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
+        let router = limits().apply(router).layer(middleware::map_response(add_retry_after));
         router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
     }
 }
 
 /// Adds Retry-After to a 503 of the time limit.
-async fn when_to_come_again(mut response: Response) -> Response {
+async fn add_retry_after(mut response: Response) -> Response {
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
     }
@@ -99,20 +99,20 @@ async fn when_to_come_again(mut response: Response) -> Response {
 
 /// Admit a machine
 ///
-/// The same public key and token get the same answer, and use the key once. A machine that is a peer already is told so
-/// whatever has become of the key.
+/// The same public key and token get the same answer, and use the key once. A machine that is already a peer gets this answer
+/// even if the key no longer admits machines.
 #[utoipa::path(
     post, path = "/v1/enroll", request_body = EnrollRequest,
     responses(
         (status = 200, description = "The machine is a peer", body = Enrolled),
         (status = 400, description = "The body is not a JSON object", body = Problem),
-        (status = 403, description = "The key does not admit this machine; it is not said why", body = Problem),
+        (status = 403, description = "The key does not admit this machine; the answer does not say why", body = Problem),
         (status = 409, description = "The public key has joined with another token", body = Problem),
         (status = 413, description = "The body is longer than 8 KiB"),
-        (status = 422, description = "A field is wrong, and which", body = Problem),
+        (status = 422, description = "A field is wrong; the answer names it", body = Problem),
         (status = 429, description = "Too many requests from this address have failed", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Come again; nothing is counted twice", body = Problem,
+        (status = 503, description = "Try again; nothing is counted twice", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
     )
 )]
@@ -146,9 +146,9 @@ async fn enroll(
     finish(&service, address.ip(), answer)
 }
 
-/// Tell that a peer is there
+/// Send a heartbeat
 ///
-/// An ephemeral peer that does not do so for 10 minutes is removed. Once a minute is a good measure.
+/// An ephemeral peer that sends none for 10 minutes is removed. One a minute is a good rate.
 #[utoipa::path(
     post, path = "/v1/peers/{name}/heartbeat", params(("name", description = "The name of the peer")),
     security(("token" = [])),
@@ -158,7 +158,7 @@ async fn enroll(
         (status = 404, description = "There is no peer of this name with this token", body = Problem),
         (status = 429, description = "Too many requests from this address have failed", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Come again", body = Problem,
+        (status = 503, description = "Try again", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
     )
 )]
@@ -180,12 +180,12 @@ async fn heartbeat(
     delete, path = "/v1/peers/{name}", params(("name", description = "The name of the peer")),
     security(("token" = [])),
     responses(
-        (status = 204, description = "The peer has left, or is about to"),
+        (status = 204, description = "The peer has left, or is being removed"),
         (status = 401, description = "There is no Bearer token", body = Problem),
         (status = 404, description = "There is no peer of this name with this token", body = Problem),
         (status = 429, description = "Too many requests from this address have failed", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Come again", body = Problem,
+        (status = 503, description = "Try again", body = Problem,
             headers(("Retry-After" = u64, description = "Seconds"))),
     )
 )]
