@@ -2,13 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-/// The longest that one call may take, unless it is told otherwise. kube sets no limit of its own on reading an answer.
+/// The longest that one call may take, unless the caller sets another limit. kube sets no limit of its own on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// The client configuration that every part counts on.
 ///
-/// kube would try a call again by itself, up to 15 times and faster than is fair to a server that is in trouble. What
-/// failed is tried again as a whole instead, for what was true before the call may no longer be.
+/// kube would retry a call by itself, up to 15 times and faster than is fair to a server in trouble. The whole pass is
+/// retried instead, because what was true before the call may not be true any more.
 pub fn tuned(mut config: kube::Config) -> kube::Config {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! The wall clock, and noticing when somebody sets it.
+//! The wall clock, and its steps.
 
 use std::{
     sync::Arc,
@@ -29,8 +29,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// An item each time the wall clock has jumped: it was set, or the machine slept. Timers do not follow such jumps, so
-/// whatever waits for a moment must look again.
+/// An item each time the wall clock has jumped: it was set, or the machine slept. Timers do not follow such jumps, so a task
+/// that waits for a moment must compute its timer again.
 pub fn steps(clock: Arc<dyn Clock>) -> impl Stream<Item = ()> + Send {
     stream::unfold(Reading::take(&*clock), move |mut last| {
         let clock = Arc::clone(&clock);

@@ -5,6 +5,7 @@
 pub mod conditions;
 mod digest;
 mod facts;
+mod findings;
 mod id;
 pub mod ledger;
 pub mod peer;

@@ -35,8 +35,8 @@ impl fmt::Display for PublicKey {
     }
 }
 
-/// The name of a Peer: `peer-` and 20 characters of `[0-9a-v]` of the SHA-256 of its public key. The same machine has the
-/// same name whoever creates it, so it is created once.
+/// The name of a Peer: `peer-` and 20 characters of `[0-9a-v]` of the SHA-256 of its public key. The name
+/// follows from the machine alone, so two writers cannot create two Peers for it.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerName(String);
 
