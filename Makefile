@@ -5,7 +5,6 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-GO_TOOLS   := tests/control-plane
 TOOLS      := target/tools
 KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubectl)
 NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
@@ -21,7 +20,7 @@ else
 CONTROL_PLANE := $(KUBE_BINS) $(TOOLS)/etcd $(TOOLS)/helm
 endif
 
-KUBE_VERSION = $(shell cd $(GO_TOOLS) && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+KUBE_VERSION = $(shell cd tools/kubernetes && go list -m -f '{{.Version}}' k8s.io/kubernetes)
 VERSION_PKG := k8s.io/component-base/version
 GO_BUILD    := CGO_ENABLED=0 go build -trimpath
 
@@ -86,10 +85,10 @@ crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the char
 .PHONY: control-plane
 control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-manager, kubectl and helm
 
-$(TOOLS)/kube-%: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
+$(TOOLS)/kube-%: tools/kubernetes/go.mod tools/kubernetes/go.sum
 	$(call build-kube,kube-$*)
 
-$(TOOLS)/kubectl $(TOOLS)/kubelet: $(GO_TOOLS)/go.mod $(GO_TOOLS)/go.sum
+$(TOOLS)/kubectl $(TOOLS)/kubelet: tools/kubernetes/go.mod tools/kubernetes/go.sum
 	$(call build-kube,$(@F))
 
 # kubectl refuses to talk about versions unless one is stamped in.
@@ -98,41 +97,24 @@ define build-kube
 @mkdir -p $(TOOLS)
 @version=$(KUBE_VERSION); IFS=. read -r major minor _ <<<"$${version#v}"; \
 	stamp="-X $(VERSION_PKG).gitVersion=$$version -X $(VERSION_PKG).gitMajor=$$major -X $(VERSION_PKG).gitMinor=$$minor"; \
-	cd $(GO_TOOLS) && $(GO_BUILD) -ldflags "-s -w $$stamp" -o $(CURDIR)/$(TOOLS)/$(1) k8s.io/kubernetes/cmd/$(1)
+	cd tools/kubernetes && $(GO_BUILD) -ldflags "-s -w $$stamp" -o $(abspath $(TOOLS))/$(1) k8s.io/kubernetes/cmd/$(1)
 @touch $(TOOLS)/$(1)
 endef
 
-$(TOOLS)/etcd: $(GO_TOOLS)/etcd/go.mod $(GO_TOOLS)/etcd/go.sum
-	$(call build-go,etcd,go.etcd.io/etcd/server/v3)
+# Each of these is a Go module of its own, in the folder of its name.
+$(TOOLS)/etcd: PACKAGE := go.etcd.io/etcd/server/v3
+$(TOOLS)/helm: PACKAGE := helm.sh/helm/v4/cmd/helm
+$(TOOLS)/helm3: PACKAGE := helm.sh/helm/v3/cmd/helm
+$(TOOLS)/actionlint: PACKAGE := github.com/rhysd/actionlint/cmd/actionlint
+$(TOOLS)/coredns $(TOOLS)/kstatus $(TOOLS)/netbird-client: PACKAGE := .
 
-$(TOOLS)/helm: $(GO_TOOLS)/helm/go.mod $(GO_TOOLS)/helm/go.sum
-	$(call build-go,helm,helm.sh/helm/v4/cmd/helm)
+$(addprefix $(TOOLS)/,etcd helm helm3 actionlint coredns kstatus netbird-client): $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
+	@echo "building $* from source"
+	@mkdir -p $(TOOLS)
+	@cd tools/$* && $(GO_BUILD) -ldflags "-s -w" -o $(abspath $@) $(PACKAGE)
+	@touch $@
 
-$(TOOLS)/helm3: $(GO_TOOLS)/helm3/go.mod $(GO_TOOLS)/helm3/go.sum
-	$(call build-go,helm3,helm.sh/helm/v3/cmd/helm)
-
-$(TOOLS)/coredns: $(addprefix $(GO_TOOLS)/coredns/,go.mod go.sum main.go)
-	$(call build-go,coredns,.)
-
-# Arguments: the folder of the module, which is the tool's name too; the package.
-define build-go
-@echo "building $(1) from source"
-@mkdir -p $(TOOLS)
-@cd $(GO_TOOLS)/$(1) && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ $(2)
-@touch $@
-endef
-
-$(TOOLS)/kstatus: tests/kstatus/go.mod tests/kstatus/go.sum tests/kstatus/main.go
-	@echo "building kstatus from source"
-	@cd tests/kstatus && $(GO_BUILD) -o $(CURDIR)/$@ .
-
-$(TOOLS)/netbird-client: tests/netbird-client/go.mod tests/netbird-client/go.sum tests/netbird-client/main.go
-	@echo "building a client of NetBird's REST API from source"
-	@cd tests/netbird-client && $(GO_BUILD) -o $(CURDIR)/$@ .
-
-$(TOOLS)/actionlint: tests/actionlint/go.mod tests/actionlint/go.sum
-	@echo "building actionlint from source"
-	@cd tests/actionlint && $(GO_BUILD) -ldflags "-s -w" -o $(CURDIR)/$@ github.com/rhysd/actionlint/cmd/actionlint
+$(addprefix $(TOOLS)/,coredns kstatus netbird-client): $(TOOLS)/%: tools/%/main.go
 
 # A single static program of Debian's package prometheus; the server in it is not installed.
 $(TOOLS)/promtool:

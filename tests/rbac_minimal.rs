@@ -64,6 +64,7 @@ fn used(account: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
 fn rbac_minimal() {
     for (account, manifest) in ACCOUNTS {
         let (granted, (allowed, refused)) = (granted(manifest), used(account));
+        assert!(!granted.is_empty(), "{manifest} grants nothing");
         assert!(!allowed.is_empty(), "{account} asked for nothing");
         assert_eq!(refused, BTreeSet::new(), "{account} lacks rights");
         let unused: Vec<_> = granted.difference(&allowed).collect();

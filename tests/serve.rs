@@ -141,7 +141,7 @@ async fn no_more_connections_are_served_at_a_time_than_allowed() {
     let server = serve(Router::new().route("/", get(busy)), Limits { connections: 2, ..Limits::default() }).await;
     let answers = futures::future::join_all((0..6).map(|_| server.answer_to(REQUEST))).await;
     assert!(answers.iter().all(|answer| answer.ends_with("done")), "{answers:?}");
-    assert!(observed.load(Ordering::SeqCst) <= 2);
+    assert_eq!(observed.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,8 +252,9 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     let server = serve_with(hello(), Some(secret.load()), Limits::default()).await;
     assert_eq!(&shown(&server, &[&first, &second]).await, first.cert.der());
 
-    // A renewal that went wrong changes nothing.
+    // A renewal that went wrong changes nothing, however often the server looks.
     secret.swap("2", &second.cert.pem(), &first.signing_key.serialize_pem());
+    tokio::time::sleep(SHORT).await;
     assert_eq!(&shown(&server, &[&first, &second]).await, first.cert.der());
 
     secret.swap("3", &second.cert.pem(), &second.signing_key.serialize_pem());

@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 
 const KEYS: usize = 1000;
 const ROUNDS: usize = 21;
+/// Each issued key has one in its status.
+const DIGEST: &str = "\"digest\":";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -66,6 +68,7 @@ async fn main() -> anyhow::Result<()> {
         let path = "/apis/setupkey.dev/v1alpha1/namespaces/default/setupkeys";
         let answer = client.request_text(http::Request::get(path).body(Vec::new())?).await?;
         direct.push((begun.elapsed(), answer.len()));
+        ensure!(answer.matches(DIGEST).count() == KEYS, "the API server did not list all keys");
         kubectl.push(timed(|| list_with_kubectl(&control_plane))?);
     }
     service.kill()?;
@@ -141,6 +144,7 @@ fn list_with_kubectl(control_plane: &ControlPlane) -> anyhow::Result<usize> {
     let kubectl = kubectl.arg("--kubeconfig").arg(control_plane.kubeconfig());
     let output = kubectl.args(["get", "setupkeys", "-o", "json"]).output()?;
     ensure!(output.status.success(), "kubectl failed: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(String::from_utf8_lossy(&output.stdout).matches(DIGEST).count() == KEYS, "kubectl did not list all keys");
     Ok(output.stdout.len())
 }
 

@@ -42,9 +42,19 @@ impl Counts {
         self.0.iter().filter(|((class, _), _)| classes.contains(class)).map(|(_, count)| count).sum()
     }
 
-    /// The requests with exactly this verb, resource and refusal, as in "patch setupkeys/status (409)".
-    pub fn exactly(&self, what: &str) -> u64 {
-        self.0.iter().filter(|((_, found), _)| found == what).map(|(_, count)| count).sum()
+    /// The writes of this resource that were done, whatever their verb.
+    pub fn done(&self, resource: &str) -> u64 {
+        self.writes(|what| what.ends_with(&format!(" {resource}")))
+    }
+
+    /// The writes of this resource that came too late: 409.
+    pub fn lost(&self, resource: &str) -> u64 {
+        self.writes(|what| what.ends_with(&format!(" {resource} (409)")))
+    }
+
+    fn writes(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let writes = self.0.iter().filter(|((class, what), _)| *class == Class::Write && wanted(what));
+        writes.map(|(_, count)| count).sum()
     }
 
     /// The requests of some classes, divided by something, as in "1 create secrets, 1 patch setupkeys/status".

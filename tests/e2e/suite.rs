@@ -100,6 +100,11 @@ impl Suite {
             }
             return ExitCode::SUCCESS;
         }
+        let is_first = |word: &String| self.first.is_some_and(|first| first.name.contains(word));
+        if self.side_by_side.is_empty() && self.one_by_one.is_empty() && !self.words.iter().any(is_first) {
+            eprintln!("no story has any of these words in its name: {}", self.words.join(" "));
+            return ExitCode::FAILURE;
+        }
         let cluster = Arc::new(Cluster::connect().await);
         let good = tokio::select! {
             good = self.tell(&cluster) => good,

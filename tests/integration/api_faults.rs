@@ -9,7 +9,7 @@ use setupkey_operator::api::State;
 
 use crate::{
     faults::{Fault, Faults},
-    harness::{Cluster, Setup, digest, let_it_settle, says},
+    harness::{Cluster, Setup, digest, says, wait_blindly},
     requests::Sent,
 };
 
@@ -83,7 +83,7 @@ async fn an_api_server_that_asks_to_be_left_alone_is() {
     let operator = cluster.start_operator_among(faults).await;
     cluster.apply("office", "");
     cluster.ready("office").await;
-    let tries = operator.attempts.times("POST", "/secrets");
+    let tries = operator.attempts.secret_creations();
     assert_eq!(tries.len(), 2, "{:#?}", operator.attempts);
     let pause = tries[1] - tries[0];
     assert!(pause >= Duration::from_secs(3), "tried again after {pause:?}");
@@ -96,7 +96,7 @@ async fn an_answer_that_never_comes_holds_up_one_key_for_ten_seconds_and_no_othe
     let faults = Faults::by(|_, number| (number == Some(0)).then_some(Fault::TimeOut(Duration::from_secs(3600))));
     let operator = cluster.start_operator_among(faults).await;
     cluster.apply("first", "");
-    let_it_settle().await;
+    wait_blindly().await;
     let started = std::time::Instant::now();
     cluster.apply("second", "");
     cluster.ready("second").await;

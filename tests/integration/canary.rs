@@ -7,7 +7,7 @@ use serde_json::json;
 use setupkey_operator::api::State;
 
 use crate::{
-    harness::{Cluster, condition, let_it_settle, says},
+    harness::{Cluster, condition, eventually, says},
     process::Process,
 };
 
@@ -37,7 +37,11 @@ async fn canary_leak() {
     values.push(planted.to_owned());
     // A write is refused, with a value in the request.
     cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
-    let_it_settle().await;
+    eventually("the quota to be enforced", || async {
+        let hard = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.hard.secrets}"], "");
+        (hard == "0").then_some(())
+    })
+    .await;
     cluster.apply("refused", "");
     cluster.status_when("refused", "refused", |status| says(status, "Ready") == "False SecretRefused").await;
     cluster.patch_spec("office", json!({ "revoked": true })).await;

@@ -13,8 +13,7 @@ use setupkey_operator::api::{SetupKeyStatus, State};
 
 use crate::{
     faults::{Fault, Faults},
-    harness::{Cluster, Operator, Setup, TestClock, eventually, says},
-    peers::entry,
+    harness::{Cluster, Operator, QUIET, Setup, TestClock, entry, eventually, says},
 };
 
 /// How long an enrollment is left to the replica that began it.
@@ -123,7 +122,7 @@ impl Story {
             Story::Vanish => {
                 let mut key = cluster.keys().get("office").await.expect("a key");
                 key.spec.ephemeral = true;
-                cluster.record(&key, &entry(1), false).await;
+                cluster.create_released_peer(&key, &entry(1)).await;
                 clock.step(chrono::Duration::hours(1));
             }
         }
@@ -188,7 +187,7 @@ impl Story {
             if let Some((_, Fault::Late)) = fault {
                 first.faults.let_late_ones_go();
                 // Long enough for it to have come through, and to have done whatever it does next.
-                tokio::time::sleep(Duration::from_millis(1500)).await;
+                tokio::time::sleep(QUIET).await;
                 self.settled(&cluster, &before).await;
             }
             account(&first);

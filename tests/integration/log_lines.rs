@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use setupkey_operator::api::State;
 
 use crate::{
-    harness::{Cluster, let_it_settle, says},
+    harness::{Cluster, says, wait_blindly},
     process::Process,
 };
 
@@ -60,7 +60,7 @@ async fn each_transition_is_one_json_line_and_a_settled_key_is_silent() {
         cluster.patch_spec(name, json!({ "autoGroups": ["printers"] })).await;
         cluster.status_when(name, "taken up", |_| true).await;
     }
-    let_it_settle().await;
+    wait_blindly().await;
     cluster.delete_secret("taken").await;
     cluster.ready("taken").await;
     look_at_all(&cluster).await;
@@ -81,5 +81,5 @@ async fn each_transition_is_one_json_line_and_a_settled_key_is_silent() {
 async fn look_at_all(cluster: &Cluster) {
     let touch = format!("example.com/touched={:x}", rand::random::<u32>());
     cluster.kubectl_ok(&["annotate", "setupkeys", "--all", "--overwrite", &touch], "");
-    let_it_settle().await;
+    wait_blindly().await;
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chart::template_ok,
-    harness::{Cluster, repository, tool},
+    harness::{Cluster, eventually, repository, tool},
 };
 
 /// The alert rules as the chart renders them.
@@ -42,7 +42,8 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
     cluster.ready("office").await;
     cluster.patch_status("office", json!({ "usedTimes": 1, "lastUsed": "2026-11-24T06:00:00Z" })).await;
     cluster.status_when("office", "used", |status| status.used_times == 1).await;
-    crate::harness::let_it_settle().await;
+    let shows_the_use = || operator.metrics.expose().unwrap().contains("setupkey_last_used_timestamp_seconds{");
+    eventually("the metrics to show the use", || async { shows_the_use().then_some(()) }).await;
     let mut exposed = metrics_in(&operator.metrics.expose().unwrap());
     let service = setupkey_operator::enrollment::Metrics::default();
     service.enrolled("admitted");
@@ -54,10 +55,12 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
     let panels = dashboard["panels"].as_array().unwrap();
     let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
     let mut queries: Vec<String> = queries.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
-    assert!(queries.len() > 10);
+    let of_dashboard = queries.len();
+    assert!(of_dashboard > 10);
     let groups = alerts();
     let rules = groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
     queries.extend(rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()));
+    assert!(queries.len() > of_dashboard, "there are no alerts");
     for query in &queries {
         let asked = metrics_in(query);
         assert!(!asked.is_empty(), "{query}");

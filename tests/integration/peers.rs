@@ -1,20 +1,28 @@
 //! What the controller does about peers, and about enrollments that nobody completes. Replicas are played by the test.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use kube::{
     ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use setupkey_operator::{
-    api::{Peer, PendingPeer, SetupKey, State, Timestamp, metadata::PENDING_FINALIZER},
-    key::{Digest, PeerName, PublicKey, peer::peer_of},
+    api::{State, Timestamp},
+    key::peer::peer_of,
 };
 
 use crate::{
     faults::{Fault, Faults, Watches},
-    harness::{Cluster, Setup, TestClock, eventually, let_it_settle},
+    harness::{
+        Cluster, QUIET, Setup, TestClock, at_rest_for, entry, eventually, exactly, is_held, no_write_for, quiet_for,
+    },
 };
 
 /// Short, so that tests need not wait.
@@ -22,63 +30,6 @@ const ORPHAN_AGE: Duration = Duration::from_millis(800);
 
 fn impatient() -> Setup {
     Setup { orphan_age: ORPHAN_AGE, ..Setup::default() }
-}
-
-/// A use of a key that a replica has committed.
-pub fn entry(number: u8) -> PendingPeer {
-    let public_key = PublicKey::from_bytes([number; 32]);
-    PendingPeer {
-        key_id: String::new(),
-        number: number.into(),
-        name: PeerName::of(&public_key).to_string(),
-        public_key: public_key.to_string(),
-        hostname: format!("host-{number}"),
-        extra_dns_labels: Vec::new(),
-        token_digest: Digest::of("token").to_string(),
-        since: Timestamp::from(chrono::Utc::now()),
-    }
-}
-
-impl Cluster {
-    /// Lets a replica commit these uses and die.
-    pub async fn commit(&self, key: &str, entries: &[PendingPeer]) {
-        let used = entries.iter().map(|entry| entry.number).max().unwrap_or_default();
-        self.patch_status(key, json!({ "usedTimes": used, "pending": entries })).await;
-    }
-
-    /// Lets a replica create the Peer of an entry, held or already let go.
-    pub async fn record(&self, key: &SetupKey, entry: &PendingPeer, held: bool) -> Peer {
-        let mut peer = peer_of(key, entry);
-        if !held {
-            peer.metadata.finalizers = None;
-        }
-        self.peers().create(&PostParams::default(), &peer).await.expect("a Peer")
-    }
-
-    async fn see(&self, peer: &str, status: Value) {
-        let patch = Patch::Merge(json!({ "status": status }));
-        self.peers().patch_status(peer, &PatchParams::default(), &patch).await.expect("a Peer that is seen");
-    }
-
-    async fn peer_is_gone(&self, name: &str) {
-        eventually(&format!("Peer {name} to be gone"), || async {
-            self.peers().get_opt(name).await.ok()?.is_none().then_some(())
-        })
-        .await;
-    }
-
-    /// A key that a controller has issued and that no controller looks after now.
-    async fn issued(&self, spec: &str) -> SetupKey {
-        let operator = self.start_operator().await;
-        self.apply("office", spec);
-        self.ready("office").await;
-        operator.stop().await;
-        self.keys().get("office").await.unwrap()
-    }
-}
-
-fn is_held(peer: &Peer) -> bool {
-    peer.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,9 +67,8 @@ async fn what_is_pending_is_left_to_its_replica_for_a_while() {
     let key = cluster.issued("").await;
     let operator = cluster.start_operator().await;
     cluster.commit("office", &[entry(1), entry(2)]).await;
-    cluster.record(&key, &entry(1), true).await;
-    let_it_settle().await;
-    assert_eq!(operator.requests.on_objects(), Vec::<String>::new());
+    cluster.create_peer(&key, &entry(1)).await;
+    quiet_for(&operator.requests, QUIET).await;
     operator.stop().await;
 }
 
@@ -128,14 +78,15 @@ async fn a_deleted_peer_is_not_resurrected() {
     let key = cluster.issued("").await;
     // Its replica has created the Peer and died before it could clear the entry. Somebody sends the machine away.
     cluster.commit("office", &[entry(1)]).await;
-    let name = cluster.record(&key, &entry(1), true).await.name_any();
+    let name = cluster.create_peer(&key, &entry(1)).await.name_any();
     cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
 
     let operator = cluster.start_operator_with(impatient()).await;
     cluster.peer_is_gone(&name).await;
+    operator.requests.clear();
     let status = cluster.keys().get("office").await.unwrap().status.unwrap();
     assert_eq!((status.used_times, status.pending), (1, Vec::new()), "it was let go before its entry was cleared");
-    let_it_settle().await;
+    no_write_for(&operator.requests, QUIET).await;
     assert_eq!(cluster.peers().get_opt(&name).await.unwrap(), None, "it came back");
     operator.stop().await;
 }
@@ -154,9 +105,8 @@ async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
     // Its replica records, clears and frees it, and the machine leaves, all of which the controller does not see.
     operator.faults.set_key_watch(Watches::Held);
     cluster.commit("office", &[]).await;
-    tokio::time::sleep(ORPHAN_AGE * 3).await;
+    no_write_for(&operator.requests, ORPHAN_AGE * 3).await;
     assert_eq!(cluster.peers().list(&Default::default()).await.unwrap().items, []);
-    assert_eq!(operator.requests.writes(), Vec::<String>::new());
     operator.stop().await;
 }
 
@@ -166,7 +116,7 @@ async fn a_peer_that_nobody_frees_is_let_go() {
     let key = cluster.issued("").await;
     let operator = cluster.start_operator().await;
     // At once when it wants to leave, for the entry is cleared.
-    let name = cluster.record(&key, &entry(1), true).await.name_any();
+    let name = cluster.create_peer(&key, &entry(1)).await.name_any();
     cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
     cluster.peer_is_gone(&name).await;
     operator.stop().await;
@@ -188,9 +138,9 @@ async fn a_peer_that_nobody_frees_is_let_go() {
 async fn deleting_a_key_leaves_its_peers() {
     let cluster = Cluster::for_test("key_deleted").await;
     let key = cluster.issued("ephemeral: false").await;
-    let free = cluster.record(&key, &entry(1), false).await;
-    let held = cluster.record(&key, &entry(2), true).await.name_any();
-    let leaving = cluster.record(&key, &entry(3), true).await.name_any();
+    let free = cluster.create_released_peer(&key, &entry(1)).await;
+    let held = cluster.create_peer(&key, &entry(2)).await.name_any();
+    let leaving = cluster.create_peer(&key, &entry(3)).await.name_any();
     cluster.kubectl_ok(&["delete", "sk", "office"], "");
     cluster.peers().delete(&leaving, &DeleteParams::default()).await.unwrap();
     eventually("the garbage collector to have come by", || async {
@@ -200,7 +150,7 @@ async fn deleting_a_key_leaves_its_peers() {
 
     // Without the key nobody knows whether a replica is at it, so these are not let go at once.
     let operator = cluster.start_operator_with(Setup { orphan_age: Duration::from_secs(4), ..Setup::default() }).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    no_write_for(&operator.requests, QUIET).await;
     assert!(is_held(&cluster.peers().get(&held).await.unwrap()));
     assert!(is_held(&cluster.peers().get(&leaving).await.expect("the Peer, still")));
     cluster.peer_is_gone(&leaving).await;
@@ -219,25 +169,30 @@ async fn a_lost_status_counts_its_peers() {
     let key = cluster.issued("usageLimit: 3").await;
     // The second has been sent away; the third tells that there were three.
     for number in [1, 3] {
-        cluster.record(&key, &entry(number), false).await;
+        cluster.create_released_peer(&key, &entry(number)).await;
     }
     cluster.apply("other", "");
     let lost = Patch::Merge(json!({ "status": null }));
     cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
 
     // While they cannot be counted, the key admits nobody.
-    let refused = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let counting = std::sync::Arc::clone(&refused);
-    let faults = Faults::by(move |sent, _| {
-        let counts = sent.path.ends_with("/peers") && sent.query.contains("labelSelector");
-        (counts && counting.load(std::sync::atomic::Ordering::Relaxed)).then_some(Fault::Answer(500))
+    let (refuses, refused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::default()));
+    let faults = Faults::by({
+        let (refuses, refused) = (Arc::clone(&refuses), Arc::clone(&refused));
+        move |sent, _| {
+            let counts = sent.path.ends_with("/peers") && sent.query.contains("labelSelector");
+            (counts && refuses.load(Ordering::SeqCst)).then(|| {
+                refused.fetch_add(1, Ordering::SeqCst);
+                Fault::Answer(500)
+            })
+        }
     });
     let operator = cluster.start_operator_among(faults).await;
     cluster.ready("other").await;
-    let_it_settle().await;
+    eventually("three counts to be refused", || async { (refused.load(Ordering::SeqCst) >= 3).then_some(()) }).await;
     let status = cluster.keys().get("office").await.unwrap().status.unwrap_or_default();
     assert_eq!((status.digest, status.state), (None, None), "it admits peers without having counted");
-    refused.store(false, std::sync::atomic::Ordering::Relaxed);
+    refuses.store(false, Ordering::SeqCst);
     let status = cluster.ready("office").await;
     assert_eq!((status.used_times, status.state), (3, Some(State::Overused)));
     assert_eq!(status.id, key.status.unwrap().id);
@@ -248,12 +203,12 @@ async fn a_lost_status_counts_its_peers() {
 async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     let cluster = Cluster::for_test("ephemeral").await;
     let mut key = cluster.issued("").await;
-    let stays = cluster.record(&key, &entry(1), false).await.name_any();
-    let quiet = cluster.record(&key, &entry(2), false).await;
+    let stays = cluster.create_released_peer(&key, &entry(1)).await.name_any();
+    let quiet = cluster.create_released_peer(&key, &entry(2)).await;
     key.spec.ephemeral = true;
-    let never_seen = cluster.record(&key, &entry(3), false).await.name_any();
-    let seen_once = cluster.record(&key, &entry(4), false).await.name_any();
-    let there = cluster.record(&key, &entry(5), false).await.name_any();
+    let never_seen = cluster.create_released_peer(&key, &entry(3)).await.name_any();
+    let seen_once = cluster.create_released_peer(&key, &entry(4)).await.name_any();
+    let there = cluster.create_released_peer(&key, &entry(5)).await.name_any();
     let clock = TestClock::default();
     let operator = cluster.start_operator_at(clock.clone()).await;
     let seen = |minutes: i64| {
@@ -263,13 +218,12 @@ async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     cluster.see(&stays, seen(0)).await;
     cluster.see(&seen_once, seen(5)).await;
     cluster.see(&there, seen(14)).await;
-    let_it_settle().await;
-    assert_eq!(operator.requests.writes(), Vec::<String>::new(), "before anything is due");
+    // Before anything is due.
+    no_write_for(&operator.requests, QUIET).await;
 
     // 10 minutes and a third after it joined, and no sooner.
     clock.step(chrono::Duration::minutes(13));
-    let_it_settle().await;
-    assert_eq!(operator.requests.writes(), Vec::<String>::new(), "seen within what may be unwritten");
+    no_write_for(&operator.requests, QUIET).await;
     clock.step(chrono::Duration::minutes(1));
     cluster.peer_is_gone(&never_seen).await;
     clock.step(chrono::Duration::minutes(5));
@@ -285,10 +239,7 @@ async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     // Much later, all but the others are gone, and nothing is written any more.
     clock.step(chrono::Duration::days(30));
     cluster.peer_is_gone(&there).await;
-    let_it_settle().await;
-    operator.requests.clear();
-    let_it_settle().await;
-    assert_eq!(operator.requests.on_objects(), Vec::<String>::new());
+    at_rest_for(&operator.requests, QUIET).await;
     let after = cluster.peers().get(&quiet.name_any()).await.unwrap();
     assert_eq!(after.resource_version(), quiet.resource_version(), "a peer that never said a word was written");
     cluster.peers().get(&stays).await.expect("the peer that is not ephemeral");
@@ -302,7 +253,7 @@ async fn a_peer_that_is_seen_again_just_before_it_is_removed_stays() {
     let cluster = Cluster::for_test("seen_again").await;
     let mut key = cluster.issued("").await;
     key.spec.ephemeral = true;
-    let name = cluster.record(&key, &entry(1), false).await.name_any();
+    let name = cluster.create_released_peer(&key, &entry(1)).await.name_any();
     let clock = TestClock::reading(chrono::Utc::now() + chrono::Duration::hours(1));
     let faults = Faults::by(|sent, _| (sent.method == http::Method::DELETE).then_some(Fault::Late));
     let operator = cluster.start_operator_with(Setup { clock, faults, ..Setup::default() }).await;
@@ -310,9 +261,8 @@ async fn a_peer_that_is_seen_again_just_before_it_is_removed_stays() {
     let now = Timestamp::from(chrono::Utc::now() + chrono::Duration::hours(1));
     cluster.see(&name, json!({ "connected": true, "lastSeen": now })).await;
     operator.faults.let_late_ones_go();
-    let_it_settle().await;
+    exactly(0, QUIET, || operator.requests.applied()).await;
     cluster.peers().get(&name).await.expect("the peer that was seen");
-    assert_eq!(operator.requests.applied(), Vec::<String>::new());
     operator.stop().await;
 }
 
@@ -322,15 +272,15 @@ async fn settled_peers_cost_no_request() {
     let mut key = cluster.issued("").await;
     for number in 1..=20 {
         key.spec.ephemeral = number % 2 == 0;
-        let name = cluster.record(&key, &entry(number), false).await.name_any();
+        let name = cluster.create_released_peer(&key, &entry(number)).await.name_any();
         cluster
             .see(&name, json!({ "connected": number % 3 == 0, "lastSeen": Timestamp::from(chrono::Utc::now()) }))
             .await;
     }
-    for run in ["at first", "over a restart"] {
+    // At first, and over a restart.
+    for _ in 0..2 {
         let operator = cluster.start_operator_with(impatient()).await;
-        let_it_settle().await;
-        assert_eq!(operator.requests.on_objects(), Vec::<String>::new(), "{run}");
+        quiet_for(&operator.requests, QUIET).await;
         operator.stop().await;
     }
 }
@@ -341,7 +291,7 @@ async fn unobserved_signs_of_peers_are_made_up_for() {
     let key = cluster.issued("").await;
     let mut names = Vec::new();
     for number in 1..=20 {
-        names.push(cluster.record(&key, &entry(number), false).await.name_any());
+        names.push(cluster.create_released_peer(&key, &entry(number)).await.name_any());
     }
     let setup = Setup { peer_lifetime: Duration::from_secs(3), ..Setup::default() };
     let operator = cluster.start_operator_with(setup).await;

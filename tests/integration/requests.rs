@@ -1,4 +1,7 @@
 //! A record of every request that passes, and of the answer.
+//!
+//! Tests ask it questions by name, such as [`Requests::swaps`]. A method and a path written down in a test would go stale
+//! when the product sends another method: the count would be 0, and an upper bound would hold for ever.
 
 use std::{
     collections::HashMap,
@@ -60,7 +63,13 @@ impl Sent {
         self.is_write() || (self.method == Method::GET && !self.is_list() && !self.is_watch())
     }
 
-    /// The name of the SetupKey, Secret or Peer, or what it is a request for.
+    /// Whether these are the last parts of its path.
+    fn ends_with(&self, parts: &[&str]) -> bool {
+        let path: Vec<_> = self.path.split('/').collect();
+        path.ends_with(parts)
+    }
+
+    /// The SetupKey, Secret or Peer that it is about, as "secrets/name"; for a creation or a list "secrets".
     fn object(&self) -> String {
         let parts: Vec<_> = self.path.split('/').collect();
         let at = parts.iter().position(|part| matches!(*part, "setupkeys" | "secrets" | "peers"));
@@ -102,14 +111,36 @@ impl Requests {
         self.pick(|entry| entry.what.is_write() && entry.status.is_some_and(|status| status < 300))
     }
 
-    /// When requests with this method and end of path were sent.
-    pub fn times(&self, method: &str, ending: &str) -> Vec<Instant> {
-        let entries = self.0.lock().unwrap();
-        let picked = entries.iter().filter(|entry| entry.what.method == method && entry.what.path.ends_with(ending));
-        picked.map(|entry| entry.at).collect()
+    /// Writes of the status of a SetupKey, which is where the ledger is. Those of a replica are swaps.
+    pub fn swaps(&self, key: &str) -> usize {
+        self.moments(|sent| sent.is_write() && sent.ends_with(&["setupkeys", key, "status"])).len()
     }
 
-    /// The most requests on one object within any second, and on which.
+    /// Writes of the status of a Peer by a replica, which writes there that the Peer was seen.
+    pub fn heartbeats(&self, peer: &str) -> usize {
+        self.moments(|sent| sent.is_write() && sent.ends_with(&["peers", peer, "status"])).len()
+    }
+
+    /// Reads of single Peers.
+    pub fn peer_look_ups(&self) -> usize {
+        self.moments(|sent| sent.method == Method::GET && sent.object().starts_with("peers/")).len()
+    }
+
+    /// When Secrets were created, or were tried to be.
+    pub fn secret_creations(&self) -> Vec<Instant> {
+        self.moments(|sent| sent.method == Method::POST && sent.ends_with(&["secrets"]))
+    }
+
+    /// Writes of Secrets, as "METHOD /path".
+    pub fn secret_writes(&self) -> Vec<String> {
+        self.pick(|entry| entry.what.is_write() && entry.what.object().starts_with("secrets"))
+    }
+
+    fn moments(&self, wanted: impl Fn(&Sent) -> bool) -> Vec<Instant> {
+        self.0.lock().unwrap().iter().filter(|entry| wanted(&entry.what)).map(|entry| entry.at).collect()
+    }
+
+    /// The most requests on one object within any second, and on which. There must have been one.
     pub fn busiest_second(&self) -> (usize, String) {
         let mut moments: HashMap<String, Vec<Instant>> = HashMap::new();
         for entry in self.0.lock().unwrap().iter().filter(|entry| entry.what.is_on_object()) {
@@ -123,7 +154,7 @@ impl Requests {
             let counts = (0..moments.len()).map(|from| within_a_second(&moments[from..]));
             (counts.max().unwrap_or_default(), object)
         });
-        busiest.max().unwrap_or_default()
+        busiest.max().expect("a request on an object")
     }
 
     /// Forgets what was sent.
@@ -174,5 +205,50 @@ where
             }
             answer
         })
+    }
+}
+
+/// The questions, which see what was sent and not how it was written down.
+mod tests {
+    use super::*;
+
+    fn record(sent: &[(Method, &str)]) -> Requests {
+        let requests = Requests::default();
+        for (method, path) in sent {
+            let request = Request::builder().method(method).uri(*path).body(()).unwrap();
+            let entry = Entry { what: Sent::of(&request), at: Instant::now(), status: None };
+            requests.0.lock().unwrap().push(entry);
+        }
+        requests
+    }
+
+    #[test]
+    fn a_write_of_a_status_is_counted_whatever_its_verb() {
+        let key = "/apis/setupkey.dev/v1alpha1/namespaces/n/setupkeys/office/status";
+        let peer = "/apis/setupkey.dev/v1alpha1/namespaces/n/peers/peer-1/status";
+        for verb in [Method::PUT, Method::PATCH] {
+            let requests = record(&[(verb.clone(), key), (verb, peer), (Method::GET, key), (Method::GET, peer)]);
+            assert_eq!((requests.swaps("office"), requests.swaps("of"), requests.swaps("peer-1")), (1, 0, 0));
+            assert_eq!((requests.heartbeats("peer-1"), requests.heartbeats("office")), (1, 0));
+        }
+    }
+
+    #[test]
+    fn a_look_up_is_a_read_of_one_peer_and_a_creation_is_no_other_write() {
+        let peers = "/apis/setupkey.dev/v1alpha1/namespaces/n/peers";
+        let (peer, secrets) = (format!("{peers}/peer-1"), "/api/v1/namespaces/n/secrets");
+        let secret = format!("{secrets}/office");
+        let requests = record(&[
+            (Method::GET, &peer),
+            (Method::DELETE, &peer),
+            (Method::POST, peers),
+            (Method::GET, &format!("{peers}?watch=true")),
+            (Method::GET, &format!("{peers}?limit=100")),
+            (Method::POST, secrets),
+            (Method::PATCH, &secret),
+            (Method::GET, &secret),
+        ]);
+        assert_eq!((requests.peer_look_ups(), requests.secret_creations().len()), (1, 1));
+        assert_eq!(requests.secret_writes(), [format!("POST {secrets}"), format!("PATCH {secret}")]);
     }
 }

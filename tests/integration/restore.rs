@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use setupkey_operator::api::SetupKeyStatus;
 
-use crate::harness::{Cluster, condition, eventually, kubectl, let_it_settle, repository, says};
+use crate::harness::{Cluster, QUIET, condition, eventually, exactly, kubectl, repository, says};
 
 /// What is in the backup, and what was true when it was made.
 struct Backup {
@@ -100,7 +100,7 @@ async fn a_restored_backup_keeps_its_key_once_its_secret_is_given_to_the_new_set
         let uid = cluster.keys().get("office").await.unwrap().uid().unwrap();
         assert!(said.contains("To keep its key") && said.contains(&uid), "{said}");
         assert_eq!((status.valid, status.digest), (Some(false), None), "a key that is not ours admits nobody");
-        let_it_settle().await;
+        exactly(0, QUIET, || operator.requests.secret_writes()).await;
         assert_eq!(cluster.secret_version("office").await, restored, "the Secret was written");
 
         follow_the_documentation(&cluster);
@@ -125,9 +125,10 @@ async fn a_restored_backup_whose_setup_key_comes_first_gets_a_new_key() {
     let value = cluster.value("office", "setup-key").await;
     assert!(issued.id != backup.status.id && value != backup.value);
     let secret = restorable(&backup.secret);
+    operator.requests.clear();
     let refused = cluster.kubectl(&["create", "-f", "-"], &secret.to_string());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("already exists"));
-    let_it_settle().await;
+    exactly(0, QUIET, || operator.requests.secret_writes()).await;
     assert_eq!(cluster.value("office", "setup-key").await, value);
 
     // Velero's --existing-resource-policy=update puts the old key into the new Secret: the same as tampering.

@@ -8,7 +8,7 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::api::State;
 
-use crate::harness::{Cluster, eventually, let_it_settle, says};
+use crate::harness::{Cluster, QUIET, eventually, exactly, no_write_for, says};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_secret_is_untouched_and_conflict_heals() {
@@ -27,7 +27,8 @@ async fn foreign_secret_is_untouched_and_conflict_heals() {
     assert_eq!(says(&status, "Valid"), "False NotIssued");
     assert_eq!((status.state, status.digest, status.key), (None, None, None));
     cluster.event("office", "SecretConflict").await;
-    let_it_settle().await;
+    operator.requests.clear();
+    no_write_for(&operator.requests, QUIET).await;
     let untouched = cluster.secrets().get("office").await.unwrap();
     assert_eq!(untouched.resource_version(), foreign.resource_version());
     assert_eq!(untouched.data, foreign.data);
@@ -98,8 +99,7 @@ async fn tampered_secret_is_replaced() {
         assert!(replaced != value && replaced != known, "{name}: the key is not new");
         assert_eq!((after.id, after.expires), (before.id, before.expires), "{name}");
         cluster.event(name, "KeyRegenerated").await;
-        let_it_settle().await;
-        assert_eq!(operator.requests.writes().len(), 2, "{name}: {:#?}", operator.requests.writes());
+        exactly(2, QUIET, || operator.requests.writes()).await;
     }
     operator.stop().await;
 }

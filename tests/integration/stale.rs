@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     faults::{Fault, Faults, Watches},
-    harness::{Cluster, Setup, digest, let_it_settle, says},
+    harness::{Cluster, QUIET, Setup, digest, eventually, exactly, quiet_for, says},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,6 +19,7 @@ async fn stale_cache_never_replaces_a_key_twice() {
 
     // It sees that the Secret was altered and puts that right, but does not see its own status any more.
     operator.faults.set_key_watch(Watches::Held);
+    operator.requests.clear();
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
     cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
     let value = cluster.value("office", "setup-key").await;
@@ -28,7 +29,7 @@ async fn stale_cache_never_replaces_a_key_twice() {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         cluster.patch_secret("office", json!({ "metadata": { "labels": { "poke": number.to_string() } } })).await;
     }
-    let_it_settle().await;
+    exactly(1, QUIET, || operator.requests.secret_writes()).await;
     assert_eq!(cluster.value("office", "setup-key").await, value, "the key was replaced once more");
     operator.faults.set_key_watch(Watches::Flow);
     let status = cluster.ready("office").await;
@@ -43,11 +44,9 @@ async fn stale_cache_is_not_acted_on_before_it_shows_our_own_writes() {
     cluster.apply("office", "");
     // The watch of Secrets shows the new Secret and makes it look, with a SetupKey in its cache that has no status.
     cluster.ready("office").await;
-    let_it_settle().await;
-    assert_eq!(operator.attempts.on_objects().len(), 2, "{:#?}", operator.attempts.on_objects());
+    exactly(2, QUIET, || operator.attempts.on_objects()).await;
     operator.faults.set_key_watch(Watches::Flow);
-    let_it_settle().await;
-    assert_eq!(operator.attempts.on_objects().len(), 2, "{:#?}", operator.attempts.on_objects());
+    exactly(2, QUIET, || operator.attempts.on_objects()).await;
     operator.stop().await;
 }
 
@@ -69,11 +68,11 @@ async fn stale_cache_after_a_restart_does_no_harm() {
 
     // A third one reads what the first one read, from an API server that lags behind.
     let third = cluster.start_operator_among(Faults::in_the_past_of(&past)).await;
-    let_it_settle().await;
-    assert!(!third.requests.writes().is_empty(), "it did not see the past");
-    assert_eq!(third.requests.applied(), Vec::<String>::new(), "a decision from the past took effect");
+    eventually("it to act on the past", || async { (!third.requests.writes().is_empty()).then_some(()) }).await;
+    // No decision from the past takes effect, and there is nothing to decide in the present.
+    exactly(0, QUIET, || third.requests.applied()).await;
     third.faults.return_to_the_present();
-    let_it_settle().await;
+    exactly(0, QUIET, || third.requests.applied()).await;
     let status = cluster.ready("office").await;
     assert_eq!((status.id, status.digest), (issued.id, issued.digest));
     assert_eq!(cluster.value("office", "setup-key").await, value);
@@ -93,6 +92,7 @@ async fn unobserved_changes_are_made_up_for() {
         let before = cluster.ready("deleted").await;
         let replaced = cluster.ready("replaced").await;
         operator.faults.set_watches(Watches::Held);
+        operator.requests.clear();
         cluster.delete_secret("deleted").await;
         // A foreign Secret comes and goes where ours was.
         cluster.delete_secret("replaced").await;
@@ -102,7 +102,7 @@ async fn unobserved_changes_are_made_up_for() {
         cluster.apply("recreated", "usageLimit: 1");
         cluster.patch_spec("revoked", json!({ "revoked": true })).await;
         cluster.patch_spec("revoked", json!({ "revoked": false })).await;
-        let_it_settle().await;
+        quiet_for(&operator.requests, QUIET).await;
         operator.faults.set_watches(watches);
 
         let after = cluster.status_when("deleted", "issued anew", |status| status.digest != before.digest).await;
@@ -127,8 +127,9 @@ async fn unobserved_deletion_of_a_secret_is_made_up_for_when_its_watch_starts_an
     let before = cluster.ready("office").await;
     // Nothing happens to the SetupKey, so only the new list of Secrets can tell.
     operator.faults.set_secret_watch(Watches::Held);
+    operator.requests.clear();
     cluster.delete_secret("office").await;
-    let_it_settle().await;
+    quiet_for(&operator.requests, QUIET).await;
     assert!(cluster.secrets().get_opt("office").await.unwrap().is_none(), "it saw the deletion");
     operator.faults.set_secret_watch(Watches::Lost);
     let after = cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;

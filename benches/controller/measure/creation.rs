@@ -109,6 +109,8 @@ async fn by_operator(bench: &Bench<'_>, namespace: &str, keep: bool) -> anyhow::
     let mut operator = Operator::start(bench.cluster).await?;
     let creation = create(bench, namespace, &mut operator.process, &bench.cluster.operator).await?;
     bench.say(&format!("the operator took {:.2} s", creation.seconds()));
+    let writes = creation.counts.of(&[Class::Write]);
+    ensure!(writes >= 2 * bench.keys as u64, "{} keys are Ready after {writes} writes", bench.keys);
     if keep {
         return Ok((Some(operator), creation));
     }

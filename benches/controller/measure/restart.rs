@@ -1,5 +1,7 @@
 //! Starting anew with settled keys: how soon, at which cost, and what it takes to hold them in memory.
 
+use anyhow::ensure;
+
 use super::Bench;
 use crate::{
     audit::{Class, Counts},
@@ -30,6 +32,7 @@ impl Starts {
 /// Returns the operator at work.
 pub async fn measure(bench: &Bench<'_>, rows: &mut Vec<Row>) -> anyhow::Result<(Operator, Starts)> {
     let (operator, starts) = start_often(bench).await?;
+    ensure!(starts.counts.of(&[Class::List]) > 0, "the audit log does not show the operator's lists");
     let keys = bench.keys;
     let each = |classes: &[Class]| starts.counts.list(classes, STARTS as f64);
     let of = |class: Class| starts.counts.of(&[class]) as f64 / STARTS as f64;

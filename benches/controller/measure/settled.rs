@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use serde_json::json;
 use setupkey_operator::api::State;
 
@@ -33,6 +34,8 @@ pub async fn revocation(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::R
     observer.until("valid", bench.keys, &mut operator.process, bench.limit(), valid).await?;
     requests.settle().await?;
 
+    let writes = counts.of(&[Class::Write]);
+    ensure!(writes >= count as u64, "{count} keys read revoked, and the audit log shows {writes} writes");
     let per_key = |classes: &[Class]| counts.of(classes) as f64 / count as f64;
     let each = |classes: &[Class]| counts.list(classes, count as f64);
     Ok(vec![
@@ -61,6 +64,8 @@ pub async fn idle(bench: &Bench<'_>, operator: &mut Operator, time: Duration) ->
     requests.read()?;
     let after = operator.process.usage()?;
     operator.process.check()?;
+    // The leader renews its Lease, whatever else it does not do.
+    ensure!(requests.counts.of(&[Class::Lease]) > 0, "the audit log does not show the operator");
 
     const WORK: [Class; 4] = [Class::Write, Class::Get, Class::List, Class::Event];
     let hours = time.as_secs_f64() / 3600.0;

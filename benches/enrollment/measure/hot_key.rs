@@ -5,9 +5,8 @@ use anyhow::ensure;
 use super::{Bench, REPLICAS, Run, WORK};
 use crate::{report::Row, service};
 
-/// A write of the ledger, as the audit log has it: one that was done, and one that was lost to another replica.
-const SWAP: &str = "update setupkeys/status";
-const LOST: &str = "update setupkeys/status (409)";
+/// Where the ledger is: a write of it is a swap, done or lost to another replica.
+const LEDGER: &str = "setupkeys/status";
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let machines = bench.settings.machines as f64;
@@ -21,6 +20,7 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
         let used = bench.cluster.keys(&format!("hot-key-{count}")).list(&kube::api::ListParams::default()).await?;
         let used = used.items[0].status.as_ref().map_or(0, |status| status.used_times);
         ensure!(used == bench.settings.machines as i64, "{machines} machines joined, and {used} were counted");
+        ensure!(run.counts.done(LEDGER) > 0, "machines were counted, and the audit log shows no swap");
         rows.extend(of(count, machines, &run));
     }
     Ok(rows)
@@ -28,7 +28,7 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
 
 fn of(replicas: usize, machines: f64, run: &Run) -> [Row; 3] {
     let row = |what: &str, value, unit| Row::new(format!("one key, {what}, replicas: {replicas}"), 1, value, unit);
-    let (done, lost) = (run.counts.exactly(SWAP) as f64, run.counts.exactly(LOST) as f64);
+    let (done, lost) = (run.counts.done(LEDGER) as f64, run.counts.lost(LEDGER) as f64);
     let rate = row("enrollments", machines / run.time.as_secs_f64(), "/s")
         .detail(format!("told to come again: {}", run.again));
     let swaps = row("swaps tried per swap done", (done + lost) / done, "")

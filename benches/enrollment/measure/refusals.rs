@@ -43,6 +43,7 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
         anyhow::Ok(resident)
     };
     let (refused, resident) = tokio::try_join!(machines::refuse(replica.address, &presented, PER_SECOND, time), look)?;
+    ensure!(refused > 0, "no machine was refused, so nothing was measured");
     let used = replica.process.usage()?.cpu - cpu;
     requests.read()?;
     replica.process.end().await?;

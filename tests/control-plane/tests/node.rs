@@ -24,6 +24,7 @@ const WITH_A_POD: &str = r#"
 #[ignore = "needs root and a node; `make e2e` runs it"]
 fn a_killed_launcher_leaves_nothing_of_its_node_behind() {
     let machine = Machine::start(WITH_A_POD);
+    assert!(!machine.traces.pid_namespaces.is_empty(), "there are no processes to leave behind");
     let mut launcher = machine.launcher;
     launcher.kill().unwrap();
     launcher.wait().unwrap();

@@ -110,13 +110,12 @@ pub async fn kubelet_and_api_server_restart_and_nothing_is_written(cluster: Arc<
         let nodes: Api<Node> = Api::all(cluster.client.clone());
         let nodes = nodes.list(&ListParams::default()).await.ok()?;
         let conditions = nodes.items.into_iter().flat_map(|node| node.status.unwrap_or_default().conditions);
-        let mut ready = conditions.flatten().filter(|condition| condition.type_ == "Ready");
+        let ready: Vec<_> = conditions.flatten().filter(|condition| condition.type_ == "Ready").collect();
         let heard = |time: i64| moment(time) > killed;
-        ready
-            .all(|ready| {
-                ready.status == "True" && ready.last_heartbeat_time.is_some_and(|time| heard(time.0.as_second()))
-            })
-            .then_some(())
+        let all_are = ready.iter().all(|ready| {
+            ready.status == "True" && ready.last_heartbeat_time.as_ref().is_some_and(|time| heard(time.0.as_second()))
+        });
+        (!ready.is_empty() && all_are).then_some(())
     })
     .await;
     release.settled().await;

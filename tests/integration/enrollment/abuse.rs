@@ -9,8 +9,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Machine, Replica, Setup, any_key, post};
-use crate::harness::Cluster;
+use super::{Machine, Replica, Setup, known_to, post};
+use crate::harness::{Cluster, any_key};
 
 /// Sends bytes and returns what comes back until the connection is closed.
 async fn raw(replica: &Replica, bytes: &[u8]) -> String {
@@ -27,7 +27,7 @@ async fn http_abuse() {
     let cluster = Cluster::for_test("abuse").await;
     let replica = Replica::start(&cluster).await;
     let key = cluster.issue("office", json!({})).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     replica.requests.clear();
 
     // A body of 1 GiB is refused by its announcement, and one that is not announced once it is too long.
@@ -81,6 +81,7 @@ async fn http_abuse() {
     assert_eq!(served.status, 200);
 
     // None of it reached the API server, but for the machine that joined.
+    assert!(replica.requests.swaps("office") > 0);
     let writes = replica.requests.writes();
     assert!(writes.iter().all(|write| write.contains("office/status") || write.contains("/peers")), "{writes:?}");
     assert_eq!((cluster.used("office").await, cluster.peers_of("office").await.len()), (1, 1));
@@ -114,6 +115,6 @@ async fn failures_are_limited_and_those_with_a_right_token_are_not() {
     assert_eq!(machine.heartbeat(address, &name).await.status, 204);
     assert_eq!(replica.requests.on_objects(), Vec::<String>::new());
     let text = replica.metrics.expose().unwrap();
-    assert!(text.contains("setupkey_failures_limited_total"), "{text}");
+    assert!(text.contains(&format!("\nsetupkey_failures_limited_total {}\n", of(429))), "{text}");
     replica.stop().await;
 }

@@ -78,6 +78,7 @@ async fn no_key_and_no_token_leaks_from_the_enrollment_service() {
         ("events".to_owned(), cluster.kubectl_ok(&["get", "events", "-o", "json"], "")),
     ];
     everything.extend(answers.iter().map(|answer| (format!("answer {answer:?}"), format!("{answer:?}"))));
+    assert!(everything[2].1.contains("setupkey_"), "these are no metrics: {}", everything[2].1);
     assert!(everything[0].1.contains("TRACE") && everything[0].1.contains("enrollment"), "the log is not at trace");
     for (what, secret) in [("key", &key), ("token", &machine.token), ("token", &refused.token)] {
         let encoded = BASE64_STANDARD.encode(secret);

@@ -10,8 +10,8 @@ use control_plane::tie_to_this_thread;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::{Replica, any_key};
-use crate::harness::{Cluster, eventually};
+use super::Replica;
+use crate::harness::{Cluster, any_key, eventually};
 
 pub struct Process {
     child: Child,

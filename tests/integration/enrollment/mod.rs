@@ -14,17 +14,15 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use chrono::Utc;
 use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use kube::{api::ListParams, client::ClientBuilder};
+use kube::client::ClientBuilder;
 use serde_json::{Value, json};
 use setupkey_operator::{
-    api::SetupKey,
     cluster::{Readiness, Scope, tuned},
     enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
     serve::{Certificate, Server},
@@ -34,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     faults::Faults,
-    harness::{Cluster, TestClock, config_of, digest, enrollment_token, eventually},
+    harness::{Cluster, TestClock, config_of, enrollment_token, eventually},
     requests::Requests,
 };
 
@@ -225,65 +223,17 @@ async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
     Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.ok()?.to_bytes() })
 }
 
-/// A value as keys have it.
-fn any_key() -> String {
-    let mut bytes: [u8; 16] = rand::random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
-impl Cluster {
-    /// A key as the controller would have issued it, without one: there are many, and they are gone in a moment.
-    async fn issue(&self, name: &str, spec: Value) -> String {
-        self.issue_until(name, spec, Utc::now() + chrono::Duration::hours(24)).await
-    }
-
-    async fn issue_until(&self, name: &str, spec: Value, expires: chrono::DateTime<Utc>) -> String {
-        let value = any_key();
-        self.apply_quickly(name, spec).await;
-        let id = format!("{:020}", rand::random::<u32>());
-        let status = json!({
-            "id": id, "digest": digest(&value), "expires": expires.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            "usedTimes": 0,
-        });
-        self.patch_status(name, status).await;
-        value
-    }
-
-    /// Waits until these replicas know the key, by letting nobody in with it.
-    async fn known_to(&self, replicas: &[Replica], value: &str) {
-        for replica in replicas {
-            let probe = Machine::new();
-            eventually("the replica to know the key", || async {
-                let mut body = probe.body(value);
-                // What a valid key does not allow is said to its holder only.
-                body["extraDnsLabels"] = json!(["probe"]);
-                (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
-            })
-            .await;
-        }
-    }
-
-    async fn used(&self, name: &str) -> i64 {
-        self.keys().get(name).await.unwrap().status.unwrap_or_default().used_times
-    }
-
-    /// The names of the Peers that joined with this key.
-    async fn peers_of(&self, name: &str) -> Vec<String> {
-        let of = ListParams::default().labels(&format!("setupkey.dev/key={name}"));
-        let peers = self.peers().list(&of).await.unwrap();
-        peers.items.into_iter().filter_map(|peer| peer.metadata.name).collect()
-    }
-
-    /// Waits until nothing is pending any more.
-    async fn settled(&self, name: &str) -> SetupKey {
-        eventually(&format!("nothing of SetupKey {name} to be pending"), || async {
-            let key = self.keys().get(name).await.ok()?;
-            key.status.as_ref().is_none_or(|status| status.pending.is_empty()).then_some(key)
+/// Waits until these replicas know the key, by letting nobody in with it.
+async fn known_to(replicas: &[Replica], value: &str) {
+    for replica in replicas {
+        let probe = Machine::new();
+        eventually("the replica to know the key", || async {
+            let mut body = probe.body(value);
+            // What a valid key does not allow is said to its holder only.
+            body["extraDnsLabels"] = json!(["probe"]);
+            (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
         })
-        .await
+        .await;
     }
 }
 

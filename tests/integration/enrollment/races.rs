@@ -18,7 +18,7 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::api::SetupKey;
 
-use super::{Machine, Replica, from_environment, some_time};
+use super::{Machine, Replica, from_environment, known_to, some_time};
 use crate::harness::{Cluster, eventually};
 
 /// How many interleavings each race has; set INTERLEAVINGS for more. The keys of one batch race at the same time.
@@ -84,6 +84,7 @@ fn used(key: &SetupKey) -> i64 {
 
 /// No version after the first in which this is so has more uses, and none has fewer than one before it.
 fn assert_closed_once(versions: &[SetupKey], what: &str, closed: impl Fn(&SetupKey) -> bool) {
+    assert!(versions.len() > 1, "a history is more than {versions:?}");
     for pair in versions.windows(2) {
         assert!(used(&pair[1]) >= used(&pair[0]), "uses were taken back: {pair:?}");
         assert!(!closed(&pair[0]) || used(&pair[1]) == used(&pair[0]), "a use was counted on a {what} key: {pair:?}");
@@ -153,10 +154,11 @@ async fn revoke_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 let change = cluster.patch_spec(&name, json!({ "revoked": true }));
                 let admitted = race(&arena.addresses, &value, change).await;
                 let versions = arena.history.of(cluster, &name).await;
+                assert!(versions.iter().any(|key| key.spec.revoked), "{name} was never revoked");
                 assert_closed_once(&versions, "revoked", |key| key.spec.revoked);
                 assert_eq!((cluster.used(&name).await, admitted), (admitted, admitted), "{name}");
                 assert_eq!(i64::try_from(cluster.peers_of(&name).await.len()).unwrap(), admitted, "{name}");
@@ -183,13 +185,15 @@ async fn delete_race() {
                     let patch = kube::api::Patch::Merge(patch);
                     cluster.keys().patch(&name, &Default::default(), &patch).await.unwrap();
                 }
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 let change = async {
                     cluster.keys().delete(&name, &DeleteParams::default()).await.unwrap();
                 };
                 let admitted = race(&arena.addresses, &value, change).await;
                 let versions = arena.history.of(cluster, &name).await;
-                assert_closed_once(&versions, "deleted", |key| key.metadata.deletion_timestamp.is_some());
+                let leaving = |key: &SetupKey| key.metadata.deletion_timestamp.is_some();
+                assert!(!held || versions.iter().any(leaving), "{name} was held and never on its way out");
+                assert_closed_once(&versions, "deleted", leaving);
                 assert_eq!(used(versions.last().unwrap()), admitted, "{name}, held: {held}");
                 assert_eq!(i64::try_from(cluster.peers_of(&name).await.len()).unwrap(), admitted, "{name}");
                 admitted
@@ -209,7 +213,7 @@ async fn expire_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                cluster.known_to(&arena.replicas, &value).await;
+                known_to(&arena.replicas, &value).await;
                 // The last moment is a whole second; the machines come shortly before it, or after.
                 let expires = Utc::now() + chrono::Duration::milliseconds(2500);
                 let expires = expires.format("%Y-%m-%dT%H:%M:%SZ").to_string();

@@ -140,6 +140,7 @@ async fn stampede() {
                 }
                 assert!(started.elapsed() < Duration::from_secs(300), "{admitted} in and {refused} out after 300 s");
             }
+            assert!(replicas.killed > killed, "no replica was killed");
             println!(
                 "round {round}, limit {limit}: {admitted} in, {refused} out, {} killed, {:.1} s",
                 replicas.killed - killed,

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Machine, Replica, Setup};
+use super::{Machine, Replica, Setup, known_to};
 use crate::{
     faults::{Fault, Faults, Watches},
     harness::{self, Cluster, eventually},
@@ -20,16 +20,10 @@ async fn start_among(cluster: &Cluster, faults: &Faults) -> Replica {
     Replica::start_with(cluster, Setup { faults: faults.clone(), ..Setup::default() }).await
 }
 
-/// How often it has asked for a Peer.
-fn look_ups(replica: &Replica) -> usize {
-    let requests = replica.requests.on_objects();
-    requests.iter().filter(|request| request.starts_with("GET") && request.contains("/peers/")).count()
-}
-
 /// A machine joins at a replica that sees everything, and nothing is pending any more.
 async fn join(cluster: &Cluster, key: &str) -> (Machine, String) {
     let replica = Replica::start(cluster).await;
-    cluster.known_to(std::slice::from_ref(&replica), key).await;
+    known_to(std::slice::from_ref(&replica), key).await;
     let machine = Machine::new();
     let name = machine.enroll(replica.address, key).await.name();
     cluster.settled("office").await;
@@ -47,7 +41,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
     });
     let replica = start_among(&cluster, &faults).await;
     let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
     let answer = tokio::spawn({
         let (machine, key, address) = (machine.clone(), key.clone(), replica.address);
@@ -72,16 +66,16 @@ async fn a_machine_is_counted_once_where_the_watch_of_peers_is_behind() {
     let faults = Faults::default();
     let replica = start_among(&cluster, &faults).await;
     let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     faults.set_peer_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
     // It had to be looked up, unlike one that nobody has ever seen.
-    let so_far = look_ups(&replica);
+    let so_far = replica.requests.peer_look_ups();
     assert!(so_far > 0);
     Machine::new().enroll(replica.address, &key).await.name();
-    assert_eq!((cluster.used("office").await, look_ups(&replica)), (2, so_far));
+    assert_eq!((cluster.used("office").await, replica.requests.peer_look_ups()), (2, so_far));
     replica.stop().await;
 }
 
@@ -94,8 +88,9 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
         (hold.load(Ordering::SeqCst) && sent.is_list() && sent.path.ends_with("/peers")).then_some(Fault::Late)
     });
     let replica = start_among(&cluster, &faults).await;
-    let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    cluster.known_to(std::slice::from_ref(&replica), &key).await;
+    // Without a limit: a machine that is refused is not looked up either.
+    let key = cluster.issue("office", json!({})).await;
+    known_to(std::slice::from_ref(&replica), &key).await;
     faults.set_peer_watch(Watches::Held);
     faults.set_key_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
@@ -105,15 +100,15 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
     faults.late().await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
-    assert!(look_ups(&replica) > 0);
+    assert!(replica.requests.peer_look_ups() > 0);
     // Once they are, nobody needs to be looked up.
     held.store(false, Ordering::SeqCst);
     faults.set_peer_watch(Watches::Flow);
     faults.let_late_ones_go();
     eventually("a new machine that is not looked up", || async {
-        let before = look_ups(&replica);
-        Machine::new().enroll(replica.address, &key).await;
-        (look_ups(&replica) == before).then_some(())
+        let before = replica.requests.peer_look_ups();
+        Machine::new().enroll(replica.address, &key).await.name();
+        (replica.requests.peer_look_ups() == before).then_some(())
     })
     .await;
     replica.stop().await;

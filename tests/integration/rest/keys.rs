@@ -125,6 +125,7 @@ async fn a_key_without_an_id_is_not_listed_and_one_that_is_being_deleted_is_gone
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
+    const ROUNDS: usize = 25;
     let cluster = Cluster::for_test("rest_concurrent").await;
     let operator = cluster.start_operator().await;
     let client = Client::of(&cluster).await;
@@ -137,17 +138,19 @@ async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
     let busy = tokio::spawn({
         let (keys, done) = (cluster.keys(), done.clone());
         async move {
-            for used in 0.. {
+            let mut used = 0;
+            loop {
+                used += 1;
                 let status = json!({ "status": { "usedTimes": used } });
                 keys.patch_status("office", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
                 if done.is_cancelled() {
-                    return;
+                    return used;
                 }
             }
         }
     });
     let call = format!("PUT {}", path(&id));
-    for _ in 0..25 {
+    for _ in 0..ROUNDS {
         let (first, second) = tokio::join!(
             client.ask(&call, a_change(true, &["first"])),
             client.ask(&call, a_change(false, &["second"])),
@@ -161,7 +164,7 @@ async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
         assert!([(true, "first"), (false, "second")].contains(&kept), "{kept:?}");
     }
     done.cancel();
-    busy.await.unwrap();
+    assert!(busy.await.unwrap() > ROUNDS, "the key was not busy");
 }
 
 #[tokio::test(flavor = "multi_thread")]

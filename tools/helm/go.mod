@@ -1,5 +1,5 @@
 // Helm pins other versions of shared dependencies than Kubernetes does, so it is a module of its own.
-module setupkey.dev/control-plane/helm
+module setupkey.dev/tools/helm
 
 go 1.26.0
 

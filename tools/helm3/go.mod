@@ -1,5 +1,5 @@
 // Helm 3 pins other versions of shared dependencies than Helm 4 does, so it is a module of its own.
-module setupkey.dev/control-plane/helm3
+module setupkey.dev/tools/helm3
 
 go 1.26.0
 

@@ -1,5 +1,5 @@
 // The linter of the GitHub workflows.
-module setupkey.dev/actionlint
+module setupkey.dev/tools/actionlint
 
 go 1.26.0
 

@@ -1,5 +1,5 @@
-// The control plane that tests, demo and benches run on, built from source as Go tools.
-module setupkey.dev/control-plane
+// Kubernetes: the control plane and the node that tests, demo and benches run on, built from source as Go tools.
+module setupkey.dev/tools/kubernetes
 
 go 1.26.0
 

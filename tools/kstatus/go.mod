@@ -1,5 +1,5 @@
 // What Flux makes of a SetupKey, asked of the library that Flux uses.
-module setupkey.dev/kstatus
+module setupkey.dev/tools/kstatus
 
 go 1.26.0
 

@@ -1,5 +1,5 @@
 // What NetBird's own REST client makes of our API.
-module setupkey.dev/netbird-client
+module setupkey.dev/tools/netbird-client
 
 go 1.26.0
 

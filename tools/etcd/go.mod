@@ -1,5 +1,5 @@
 // etcd pins other versions of shared dependencies than Kubernetes does, so it is a module of its own.
-module setupkey.dev/control-plane/etcd
+module setupkey.dev/tools/etcd
 
 go 1.26.0
 

@@ -1,4 +1,5 @@
-module setupkey.dev/coredns
+// The DNS of the node, built with the few plugins that main.go names.
+module setupkey.dev/tools/coredns
 
 go 1.26.0
 

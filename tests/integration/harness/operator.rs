@@ -1,0 +1,121 @@
+//! The controller at work in the namespace of a test.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::client::ClientBuilder;
+use setupkey_operator::{
+    cluster::{Clock, Readiness, Scope, tuned},
+    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    key::ledger,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Cluster, TestClock,
+    access::{config_of, operator_token},
+    eventually,
+};
+use crate::{faults::Faults, requests::Requests};
+
+/// What a controller is started with.
+pub struct Setup {
+    pub clock: TestClock,
+    pub faults: Faults,
+    /// Another identity than the operator's own.
+    pub token: Option<String>,
+    pub wait_until_ready: bool,
+    pub metrics_max_keys: usize,
+    pub peer_lifetime: Duration,
+    pub orphan_age: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            clock: TestClock::default(),
+            faults: Faults::default(),
+            token: None,
+            wait_until_ready: true,
+            metrics_max_keys: 100,
+            peer_lifetime: Duration::from_secs(600),
+            orphan_age: ledger::ORPHAN_AGE,
+        }
+    }
+}
+
+/// A controller at work.
+pub struct Operator {
+    /// What reached the API server.
+    pub requests: Requests,
+    /// What it tried to send.
+    pub attempts: Requests,
+    pub faults: Faults,
+    pub metrics: Metrics,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Operator {
+    /// Ends it where it stands, as a crash would.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Shuts it down and waits until it has ended.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .expect("the controller ends within 10 s")
+            .expect("the controller does not panic");
+    }
+}
+
+impl Cluster {
+    /// The controller with the rights it has in production, at work in this namespace.
+    pub async fn start_operator(&self) -> Operator {
+        self.start_operator_with(Setup::default()).await
+    }
+
+    /// The same, with a clock that runs ahead or behind.
+    pub async fn start_operator_at(&self, clock: TestClock) -> Operator {
+        self.start_operator_with(Setup { clock, ..Setup::default() }).await
+    }
+
+    /// The same, with things that go wrong.
+    pub async fn start_operator_among(&self, faults: Faults) -> Operator {
+        self.start_operator_with(Setup { faults, ..Setup::default() }).await
+    }
+
+    pub async fn start_operator_with(&self, setup: Setup) -> Operator {
+        let (requests, attempts) = (Requests::default(), Requests::default());
+        let config = match setup.token {
+            Some(token) => config_of(token).await,
+            None => config_of(operator_token().to_owned()).await,
+        };
+        let clock: Arc<dyn Clock> = Arc::new(setup.clock);
+        let metrics = Metrics::new(Arc::clone(&clock), setup.metrics_max_keys);
+        let client = ClientBuilder::try_from(tuned(config)).expect("a client");
+        let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
+        let client = client.with_layer(&setup.faults).with_layer(&attempts).build();
+        let readiness = Arc::new(Readiness::default());
+        let shutdown = CancellationToken::new();
+        let environment = Environment {
+            client,
+            clock,
+            leadership: Leadership::alone(),
+            readiness: Arc::clone(&readiness),
+            metrics: metrics.clone(),
+            peer_lifetime: setup.peer_lifetime,
+            orphan_age: setup.orphan_age,
+        };
+        let scope = Scope::Namespaces(vec![self.namespace.clone()]);
+        let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
+        if setup.wait_until_ready {
+            eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
+        }
+        Operator { requests, attempts, faults: setup.faults, metrics, shutdown, task }
+    }
+}
