@@ -50,6 +50,11 @@ pub enum Error {
 pub struct Attempt(String);
 
 impl Attempt {
+    /// An attempt that is about no single object, as in "list SetupKeys of namespace network".
+    pub fn to(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
     /// An attempt to do something, as in "read Secret", on an object.
     pub fn on(what: &str, namespace: &str, name: &str) -> Self {
         Self(format!("{what} {namespace}/{name}"))

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{
     caller::{Caller, Cluster},
     gitops,
-    keys::Keys,
+    keys::CallerKeys,
     refusal::{self, Refusal},
     translate, wire,
 };
@@ -55,8 +55,8 @@ pub fn router(service: Service, limits: &Limits) -> Router {
 }
 
 impl Service {
-    fn keys_of(&self, caller: &Caller) -> Keys {
-        Keys::new(self.cluster.client_of(caller), self.cluster.namespace())
+    fn keys_of(&self, caller: &Caller) -> CallerKeys {
+        CallerKeys::new(self.cluster.client_of(caller), self.cluster.namespace())
     }
 }
 
