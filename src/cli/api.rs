@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
+    cluster::SystemClock,
     rest,
     serve::{self, Limits, admin},
 };
@@ -60,7 +61,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let admin = tokio::spawn(admin::serve(probes, reached, Arc::new(registry), end_of_probes.clone()));
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "the REST API starts");
-    let router = rest::router(rest::Service { cluster, patience, requests }, &limits);
+    let router = rest::router(rest::Service { cluster, clock: Arc::new(SystemClock), patience, requests }, &limits);
     server.run(router, shutdown).await.context("the REST API failed")?;
     end_of_probes.cancel();
     admin.await.context("the probe server panicked")?.context("the probe server failed")?;

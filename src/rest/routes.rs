@@ -1,6 +1,6 @@
 //! The five calls, and what is said to any other.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,7 +14,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use chrono::Utc;
 use serde_json::json;
 
 use super::{
@@ -26,6 +25,7 @@ use super::{
 };
 use crate::{
     api::SetupKey,
+    cluster::Clock,
     serve::{Limits, metrics::Requests},
 };
 
@@ -34,8 +34,10 @@ const WARNING: HeaderName = HeaderName::from_static("warning");
 /// What the calls are answered from.
 #[derive(Clone)]
 pub struct Service {
-    /// The way to the keys.
+    /// The connection to the API server, and the namespace that is served.
     pub cluster: Cluster,
+    /// The clock that decides whether a key has expired.
+    pub clock: Arc<dyn Clock>,
     /// How long a creation waits for the controller.
     pub patience: Duration,
     /// Where calls are counted.
@@ -58,17 +60,23 @@ impl Service {
     fn keys_of(&self, caller: &Caller) -> CallerKeys {
         CallerKeys::new(self.cluster.client_of(caller), self.cluster.namespace())
     }
+
+    /// The answer that shows this key, which the client knows by `id`.
+    fn answer(&self, key: &SetupKey, id: &str) -> Result<Response, Refusal> {
+        let answer = translate::answer(key, self.clock.now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
+        Ok(Json(answer).into_response())
+    }
 }
 
 async fn list(State(service): State<Service>, caller: Caller) -> Result<Response, Refusal> {
-    let (keys, now) = (service.keys_of(&caller).list().await?, Utc::now());
+    let (keys, now) = (service.keys_of(&caller).list().await?, service.clock.now());
     let answers: Vec<_> = keys.iter().filter_map(|key| translate::answer(key, now)).collect();
     Ok(Json(answers).into_response())
 }
 
 async fn read(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
     let key = service.keys_of(&caller).find(&id).await?;
-    answer(&key, &id)
+    service.answer(&key, &id)
 }
 
 async fn create(
@@ -79,7 +87,7 @@ async fn create(
     let key = translate::created(wire::read(&body?)?)?;
     let (key, value) = service.keys_of(&caller).create(&key, service.patience).await?;
     let name = key.metadata.name.clone().unwrap_or_default();
-    let mut answer = translate::answer(&key, Utc::now()).ok_or(Refusal::NotFound(name))?;
+    let mut answer = translate::answer(&key, service.clock.now()).ok_or(Refusal::NotFound(name))?;
     value.expose().clone_into(&mut answer.key);
     Ok(Json(answer).into_response())
 }
@@ -92,18 +100,17 @@ async fn update(
 ) -> Result<Response, Refusal> {
     let change = translate::changed(wire::read(&body?)?)?;
     let changed = service.keys_of(&caller).change(&id, &change).await?;
-    Ok(with_warning(answer(&changed, &id)?, &changed, "will put revoked and auto_groups back; change them in Git"))
+    Ok(with_warning(
+        service.answer(&changed, &id)?,
+        &changed,
+        "will put revoked and auto_groups back; change them in Git",
+    ))
 }
 
 async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
     let deleted = service.keys_of(&caller).delete(&id).await?;
     let response = Json(json!({})).into_response();
     Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))
-}
-
-fn answer(key: &SetupKey, id: &str) -> Result<Response, Refusal> {
-    let answer = translate::answer(key, Utc::now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
-    Ok(Json(answer).into_response())
 }
 
 /// Says so if what was just done is going to be undone.

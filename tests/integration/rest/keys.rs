@@ -10,7 +10,7 @@ use super::{
     Answer, Rest, a_change, a_key, path,
     tokens::{EVERYTHING, token_of},
 };
-use crate::harness::{Cluster, digest, eventually};
+use crate::harness::{Cluster, TestClock, digest, eventually};
 
 struct Client {
     rest: Rest,
@@ -98,6 +98,23 @@ async fn the_state_in_the_answer_waits_for_nobody() {
     let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
     assert_eq!((&changed["state"], &changed["auto_groups"]), (&json!("expired"), &json!(["a"])));
     assert_eq!(cluster.keys().get("office").await.unwrap().status.unwrap().state.unwrap().as_str(), "valid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_reads_expired_from_its_moment_on_by_the_clock_of_the_service() {
+    let cluster = Cluster::for_test("rest_clock").await;
+    let id = json!(cluster.issued("expiresIn: 24h").await.status.unwrap().id);
+    let clock = TestClock::default();
+    let rest = Rest::with_clock(&cluster, clock.clone()).await;
+    let client = Client { rest, token: token_of(&cluster, "user", EVERYTHING) };
+    let seen = client.get(&id).await;
+    assert_eq!((&seen["state"], &seen["valid"]), (&json!("valid"), &json!(true)));
+
+    clock.step(chrono::Duration::hours(25));
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
+    for seen in [client.get(&id).await, client.list().await.remove(0), changed] {
+        assert_eq!((&seen["state"], &seen["valid"]), (&json!("expired"), &json!(false)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
