@@ -25,11 +25,11 @@ pub struct Change {
     pub auto_groups: Vec<String>,
 }
 
-/// The key as it is at this moment, or `None` while it has no id: nothing can be asked about it by id then.
+/// The key as it is at this moment, or `None` while it has no id: clients know keys by their id.
 pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
     let status = key.status.as_ref()?;
     let id = status.id.clone()?;
-    let state = Facts::of(key).map(|facts| facts.state(now));
+    let state = state(key, now);
     Some(SetupKeyAnswer {
         allow_extra_dns_labels: key.spec.allow_extra_dns_labels,
         auto_groups: key.spec.auto_groups.clone(),
@@ -40,16 +40,30 @@ pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
         last_used: Moment(status.last_used),
         name: key.spec.name.clone().or_else(|| key.metadata.name.clone()).unwrap_or_default(),
         revoked: key.spec.revoked,
-        state: state.unwrap_or(State::Revoked),
+        state,
         key_type: key.spec.key_type,
         updated_at: Moment(Some(updated_at(key, now))),
         usage_limit: key.spec.effective_usage_limit().unwrap_or(0),
         used_times: status.used_times,
-        valid: state == Some(State::Valid),
+        valid: state == State::Valid,
     })
 }
 
-/// When the spec last changed: now, if that is so fresh that the controller has not noted it yet.
+/// Which of NetBird's four states describes the key at this moment.
+///
+/// None of them fits a key that no Secret of its `SetupKey` holds (reason `SecretConflict`): it has an id, but admits no
+/// peer. Once its time is over it is expired like any other. Until then it reads `revoked`, the one state that says "admits
+/// no peer" and claims nothing about time or uses. The field `revoked` still shows the spec.
+fn state(key: &SetupKey, now: DateTime<Utc>) -> State {
+    let expires = key.status.as_ref().and_then(|status| status.expires);
+    match Facts::of(key) {
+        Some(facts) => facts.state(now),
+        None if expires.is_some_and(|expires| now > expires.moment()) => State::Expired,
+        None => State::Revoked,
+    }
+}
+
+/// When the spec last changed: now, if the controller has not observed the change yet.
 fn updated_at(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
     let status = key.status.as_ref();
     let noted = status.is_some_and(|status| status.observed_generation == key.metadata.generation);
