@@ -1,4 +1,4 @@
-//! The five calls, and what is said to any other.
+//! The five calls, and the answer to any other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use secrecy::zeroize::Zeroizing;
 use serde_json::json;
 
 use super::{
@@ -21,27 +22,29 @@ use super::{
     gitops,
     keys::CallerKeys,
     refusal::{self, Refusal},
-    translate, wire,
+    translate,
+    wire::{self, SetupKeyAnswer},
 };
 use crate::{
     api::SetupKey,
     cluster::Clock,
-    serve::{Limits, metrics::Requests},
+    key::KeyValue,
+    serve::{Limits, metrics::HttpRequests},
 };
 
 const WARNING: HeaderName = HeaderName::from_static("warning");
 
-/// What the calls are answered from.
+/// What the handlers of the calls need.
 #[derive(Clone)]
 pub struct Service {
     /// The connection to the API server, and the namespace that is served.
     pub cluster: Cluster,
     /// The clock that decides whether a key has expired.
     pub clock: Arc<dyn Clock>,
-    /// How long a creation waits for the controller.
+    /// How long a creation waits for the controller to issue the key.
     pub patience: Duration,
-    /// Where calls are counted.
-    pub requests: Requests,
+    /// The counters of the calls.
+    pub requests: HttpRequests,
 }
 
 /// The API, within these limits.
@@ -53,7 +56,7 @@ pub fn router(service: Service, limits: &Limits) -> Router {
         .method_not_allowed_fallback(page_not_found)
         .fallback(page_not_found)
         .with_state(service);
-    limits.apply(calls).layer(from_fn(in_netbirds_form)).layer(from_fn_with_state(requests, Requests::count))
+    limits.apply(calls).layer(from_fn(in_netbirds_form)).layer(from_fn_with_state(requests, HttpRequests::count))
 }
 
 impl Service {
@@ -87,9 +90,18 @@ async fn create(
     let key = translate::created(wire::read(&body?)?)?;
     let (key, value) = service.keys_of(&caller).create(&key, service.patience).await?;
     let name = key.metadata.name.clone().unwrap_or_default();
-    let mut answer = translate::answer(&key, service.clock.now()).ok_or(Refusal::NotFound(name))?;
-    value.expose().clone_into(&mut answer.key);
-    Ok(Json(answer).into_response())
+    let answer = translate::answer(&key, service.clock.now()).ok_or(Refusal::NotFound(name))?;
+    Ok(showing(&value, answer))
+}
+
+/// The answer to a creation, with the whole key. The memory of its body is wiped once it is sent.
+fn showing<'a>(value: &'a KeyValue, mut answer: SetupKeyAnswer<'a>) -> Response {
+    // Large enough from the start, because a buffer that grows leaves copies behind.
+    let without_key = serde_json::to_vec(&answer).expect("an answer is plain data");
+    let mut body = Zeroizing::new(Vec::with_capacity(without_key.len() + value.expose().len()));
+    answer.key = value.expose();
+    serde_json::to_writer(&mut *body, &answer).expect("an answer is plain data");
+    ([(CONTENT_TYPE, "application/json")], Bytes::from_owner(body)).into_response()
 }
 
 async fn update(
@@ -113,7 +125,7 @@ async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<S
     Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))
 }
 
-/// Says so if what was just done is going to be undone.
+/// Adds a warning if a GitOps tool is going to revert the change.
 fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response {
     if let Some(tool) = gitops::managed_by(&key.metadata) {
         let name = key.metadata.name.as_deref().unwrap_or_default();
@@ -125,13 +137,13 @@ fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response 
     response
 }
 
-/// As Go's router says it.
+/// The answer of Go's router, which NetBird uses.
 async fn page_not_found() -> Response {
     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
-/// The last touch: no HEAD, as with NetBird; no answer in anybody's cache; every error in one form, those of the limits
-/// included.
+/// Applies to every answer: HEAD is not found, as with NetBird; no answer may be cached; and every error has NetBird's
+/// form, also those of the limits.
 async fn in_netbirds_form(request: Request, next: Next) -> Response {
     if request.method() == Method::HEAD {
         return page_not_found().await;
