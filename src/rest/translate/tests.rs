@@ -9,7 +9,7 @@ fn key(object: Value) -> SetupKey {
     serde_json::from_value(object).unwrap()
 }
 
-/// An issued key of which nothing was ever used.
+/// An issued key that was never used.
 fn office() -> SetupKey {
     key(json!({
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
