@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod authority;
 pub mod cluster;
 pub mod controller;
 pub mod enrollment;

@@ -37,12 +37,6 @@ pub enum Error {
     /// The answer could not be decoded. It is not quoted, because it may hold a key.
     #[error("could not {0}: the answer could not be read")]
     Unreadable(Attempt),
-    /// The operating system has no random bytes to give.
-    #[error("could not draw random bytes for a key: {0}")]
-    Random(#[from] rand::rngs::SysError),
-    /// The planner asked for write after write.
-    #[error("did not settle after {0} steps; it is tried again")]
-    Unsettled(usize),
 }
 
 /// What was attempted on which object.
@@ -90,6 +84,18 @@ impl Error {
                 Some(Duration::from_secs(asked.max(least).into()))
             }
             _ => None,
+        }
+    }
+
+    /// Why the call failed, for people: the API server's message where there is one.
+    pub fn why(&self) -> String {
+        match self {
+            Error::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.message.clone(),
+                source => source.to_string(),
+            },
+            Error::Timeout { limit, .. } => format!("the API server has not answered within {} s", limit.as_secs()),
+            Error::Unreadable(_) => "the answer could not be read".to_owned(),
         }
     }
 

@@ -11,15 +11,17 @@
 //! an old object fails instead of doing harm; and a key's value is replaced only after the `SetupKey` was read afresh.
 
 pub mod election;
+mod error;
+mod handover;
 pub mod metrics;
 mod notify;
 mod observe;
-mod orphans;
 mod own_writes;
 mod peers;
 mod reconcile;
 mod retry;
 mod watch;
+mod work;
 mod write;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
@@ -38,7 +40,7 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Clock, Readiness, Scope, clock};
+use crate::cluster::{Clock, ObjectName, Readiness, Scope, clock};
 use election::Leadership;
 use metrics::Metrics;
 use notify::Notifier;
@@ -67,7 +69,7 @@ pub struct Environment {
     pub peer_lifetime: Duration,
     /// How long a pending entry is left to the replica that committed it: [`ORPHAN_AGE`](crate::key::ledger::ORPHAN_AGE),
     /// unless replicas work to other times too.
-    pub orphan_age: Duration,
+    pub handover: Duration,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -126,7 +128,7 @@ async fn watch_and_reconcile(
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
-    let keys = passes(keys, move |namespace, name| forgetful.forget(namespace, name));
+    let keys = passes(keys, move |key| forgetful.forget(key));
     let keys = async {
         tokio::select! { () = keys => {}, () = caches.shut_down_before(&idle) => {} }
     };
@@ -137,13 +139,13 @@ async fn watch_and_reconcile(
 /// Has a controller make its passes until it ends, and lets go of what is remembered of objects that are gone.
 async fn passes<T>(
     passes: impl Stream<Item = Result<T, controller::Error<Infallible, watcher::Error>>>,
-    forget: impl Fn(Option<&str>, &str),
+    forget: impl Fn(&ObjectName),
 ) {
     passes
         .for_each(|result| {
             // The usual case, and no error: an object was deleted while it waited for its next pass.
             if let Err(controller::Error::ObjectNotFound(gone)) = &result {
-                forget(gone.namespace.as_deref(), &gone.name);
+                forget(&ObjectName::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name));
             } else if let Err(error) = &result {
                 tracing::debug!(%error, "pass not made");
             }

@@ -18,72 +18,75 @@ use kube::{
 
 use super::{
     Environment,
-    election::Leadership,
-    metrics::{Metrics, PassResult},
+    error::Error,
+    handover::Handover,
+    metrics::Metrics,
     notify::Notifier,
     observe,
-    orphans::{self, Orphans},
     own_writes::{Kind, OwnWrites},
-    retry::{Retries, Seen},
-    watch::{Filled, SecretMetadata, Watched, WatchedKey},
-    write::{self, Written},
+    retry::Versions,
+    watch::{SecretMetadata, Watched, WatchedKey},
+    work::{Work, action},
+    write::{self, SecretWrite},
 };
 use crate::{
-    api::SetupKey,
+    api::{SetupKey, SetupKeyStatus},
+    authority::in_cluster,
     cluster::{
         Clock, ObjectName,
-        call::{Attempt, Error, call},
+        call::{self, Attempt, call},
     },
     key::{
-        ledger::{self, Use},
+        ledger::{Swap, Use},
         plan::{Observed, Step, Until, plan},
-        secret::SecretView,
-        transition::notices,
+        record::{Freshness, Persistence, Rehearsal, Subject, Trouble},
+        secret::{OwnedSecret, SecretView},
+        transition::{Notice, Severity, notices},
     },
 };
 
-/// More writes than any way from any state to a settled one takes.
-const MOST_STEPS: usize = 8;
+/// More steps than any way from any state to a settled one takes.
+const MOST_STEPS: usize = 12;
+
+/// So many passes over a key fail in a row before the failure is reported: a retry may cure what has only just begun.
+const PASSING: u32 = 3;
+
+/// The longest part of an API server's message that is passed on.
+const LONGEST_MESSAGE: usize = 800;
 
 /// What passes share.
 pub struct Context {
     client: Client,
     clock: Arc<dyn Clock>,
-    leadership: Leadership,
     metrics: Metrics,
     notifier: Notifier,
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
-    filled: Filled,
     own_writes: Arc<OwnWrites>,
-    orphans: Orphans,
-    retries: Retries,
+    handover: Handover,
+    work: Work,
 }
 
 impl Context {
     /// The context for the watches of one scope.
     pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
-        let Environment { client, clock, leadership, metrics, orphan_age, .. } = environment;
         Self {
-            client,
-            clock,
-            leadership,
-            metrics,
+            work: Work::new(&environment, watched.filled.clone()),
+            client: environment.client,
+            clock: environment.clock,
+            metrics: environment.metrics,
             notifier,
             keys: watched.keys.clone(),
             secrets: watched.secrets.clone(),
-            filled: watched.filled.clone(),
             own_writes: Arc::clone(&watched.own_writes),
-            orphans: Orphans::new(orphan_age),
-            retries: Retries::default(),
+            handover: Handover::new(environment.handover),
         }
     }
 
-    /// Lets go of what is remembered of a key that is gone.
-    pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        let key = ObjectName::new(namespace.unwrap_or_default(), name);
-        self.retries.forget(&key);
-        self.orphans.forget(&key);
+    /// Drops what is remembered about a key that is gone.
+    pub fn forget(&self, key: &ObjectName) {
+        self.work.forget(key);
+        self.handover.forget(key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -99,7 +102,7 @@ impl Context {
     }
 
     fn wrote_key(&self, key: &SetupKey) {
-        let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
+        let ObjectName { namespace, name } = ObjectName::of(key);
         let cached = || self.keys.get(&ObjectRef::new(&name).within(&namespace))?.meta().resource_version.clone();
         let written = key.metadata.resource_version.as_deref().unwrap_or_default();
         self.own_writes.wrote(Kind::SetupKey, &namespace, &name, written, cached);
@@ -112,206 +115,302 @@ impl Context {
     }
 }
 
-/// Makes a pass. It never fails: what went wrong is logged and tried again.
+/// Makes a pass. It never fails: an error is logged and retried.
 pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if !context.leadership.holds() {
-        return Ok(Action::await_change()); // every key is looked at once this process leads
-    }
-    if !context.filled.wait().await {
-        return Ok(Action::await_change()); // the process is ending
+    if !context.work.may_begin().await {
+        return Ok(Action::await_change());
     }
     if let Ok(key) = &triggered.0
         && let Some(wait) = context.wait_for_own_writes(key)
     {
         return Ok(Action::requeue(wait));
     }
-    // `triggered` was taken from the cache before there was nothing left to wait for, so it may be older than our own
-    // last write.
+    // `triggered` was taken from the cache before that wait, so it may be older than our own last write.
     let Some(watched) = context.keys.get(&ObjectRef::from_obj(&*triggered)) else {
-        return Ok(Action::await_change()); // it is gone
+        return Ok(Action::await_change()); // The key is gone.
     };
     let key = match &watched.0 {
         Ok(key) => key,
         Err(error) => {
-            let (namespace, name) = (watched.namespace().unwrap_or_default(), watched.name_any());
-            tracing::warn!(namespace, name, %error, "this SetupKey cannot be read and is left alone");
+            let ObjectName { namespace, name } = ObjectName::of(&*watched);
+            tracing::warn!(namespace, name, %error, "this SetupKey cannot be decoded and is left alone");
             return Ok(Action::await_change());
         }
     };
     let name = ObjectName::of(key);
     let cached_secret = context.cached_secret(key);
-    let seen = |key: &SetupKey| -> Seen {
-        let secret = cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone());
-        (key.metadata.resource_version.clone(), secret)
-    };
-    let due = context.orphans.look(key, Instant::now());
-    if let Some(wait) = context.retries.hold(&name, &seen(key)) {
-        return Ok(Action::requeue(wait));
-    }
-
-    let mut pass =
-        Pass { context: &context, key: Cow::Borrowed(key), confirmed: false, cached_secret: cached_secret.clone() };
     let started = Instant::now();
-    // What else is wrong with a key does not keep its peers waiting.
-    let result = match pass.run().await {
-        Ok(until) if !due.now.is_empty() => pass.roll_forward(&due.now).await.map(|()| until),
-        result => result,
-    };
-    let (result, wait) = match result {
-        Ok(Until::Change) => {
-            context.retries.forget(&name);
-            (PassResult::Settled, None)
-        }
-        Ok(Until::Moment(moment)) => {
-            context.retries.forget(&name);
-            let wait = (moment - context.clock.now()).to_std().unwrap_or_default();
-            (PassResult::Settled, Some(wait.max(Duration::from_millis(1))))
-        }
-        Ok(Until::Retry) => {
-            let wait = context.retries.failed(name, seen(&pass.key), None);
-            (PassResult::Stalled, Some(wait))
-        }
-        Err(error) if error.code() == Some(404) => {
-            context.retries.forget(&name);
-            (PassResult::Settled, None) // the SetupKey is gone
-        }
-        Err(error) => {
-            let wait = context.retries.failed(name, seen(&pass.key), error.pause());
-            let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
-            let result = if error.code() == Some(409) {
-                tracing::debug!(namespace, name, %error, "somebody was faster; tried again");
-                PassResult::Conflict
-            } else {
-                tracing::warn!(namespace, name, %error, "tried again in {} ms", wait.as_millis());
-                PassResult::Error
-            };
-            (result, Some(wait))
-        }
-    };
+    let due = context.handover.look(key, started);
+    let mut pass = Pass::new(&context, key, cached_secret, due.now, context.work.failures(&name));
+    if let Some(hold) = context.work.hold(&name, &pass.seen()) {
+        return Ok(hold);
+    }
+    let end = pass.run().await;
+    let (result, pause) = context.work.conclude(&name, pass.seen(), end);
     context.metrics.passed(result, started.elapsed());
-    let wait = wait.into_iter().chain(due.next).min();
-    Ok(wait.map_or_else(Action::await_change, Action::requeue))
+    Ok(action(pause.into_iter().chain(due.next).min()))
 }
 
-/// What a fresh look at the `SetupKey` gave.
-#[derive(Eq, PartialEq)]
-enum Confirmed {
-    Unchanged,
-    Changed,
-}
-
-/// A pass under way.
+/// A pass under way, and everything that it has seen so far.
 struct Pass<'a> {
     context: &'a Context,
     key: Cow<'a, SetupKey>,
-    /// Whether `key` was read from the API server in this pass, and nothing has spoken against it since.
-    confirmed: bool,
+    freshness: Freshness,
     cached_secret: Option<Arc<SecretMetadata>>,
+    secret: SecretView,
+    /// The version of the Secret, from the cache or from our own last write.
+    secret_version: Option<String>,
+    trouble: Option<Trouble>,
+    rehearsal: Option<Rehearsal>,
+    counted: Option<i64>,
+    abandoned: BTreeSet<Use>,
+    peers_created: bool,
+    /// Whether a write has met another version of the Secret.
+    outdated: bool,
+    /// How many passes have failed in a row before this one.
+    failures: u32,
+    /// An error that did not end the pass, because other steps do not depend on it.
+    error: Option<Error>,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    fn new(
+        context: &'a Context,
+        key: &'a SetupKey,
+        cached_secret: Option<Arc<SecretMetadata>>,
+        abandoned: BTreeSet<Use>,
+        failures: u32,
+    ) -> Self {
+        Self {
+            context,
+            key: Cow::Borrowed(key),
+            freshness: Freshness::Cached,
+            secret_version: cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone()),
+            cached_secret,
+            secret: SecretView::Unread,
+            trouble: None,
+            rehearsal: None,
+            counted: None,
+            abandoned,
+            peers_created: false,
+            outdated: false,
+            failures,
+            error: None,
+        }
+    }
+
+    fn observed(&self) -> Observed<'_> {
+        Observed {
+            key: &self.key,
+            freshness: self.freshness,
+            secret: &self.secret,
+            trouble: self.trouble.as_ref(),
+            rehearsal: self.rehearsal,
+            counted: self.counted,
+            abandoned: &self.abandoned,
+            peers_created: self.peers_created,
+        }
+    }
+
+    /// The versions that this pass has seen last.
+    fn seen(&self) -> Versions {
+        (self.key.metadata.resource_version.clone(), self.secret_version.clone())
+    }
+
     async fn run(&mut self) -> Result<Until, Error> {
-        let (mut refusal, mut outdated, mut counted) = (None, false, None);
-        let mut secret = match observe::in_cache(&self.key, self.cached_secret.as_ref()) {
-            Some(secret) => secret,
-            None => self.look(&mut refusal).await?,
-        };
+        self.look().await;
         for _ in 0..MOST_STEPS {
-            let observed = Observed { key: &self.key, secret: &secret, refusal: refusal.as_deref(), counted };
-            let written = match plan(observed, self.context.clock.now()) {
-                Step::Wait(until) => return Ok(until),
-                Step::WriteStatus(status) => {
-                    self.write_status(&status).await?;
-                    continue;
+            let client = &self.context.client;
+            match plan(self.observed(), self.context.clock.now()) {
+                Step::Wait(until) => return self.error.take().map_or(Ok(until), Err),
+                Step::Confirm => self.confirm().await?,
+                Step::CountPeers(id) => match observe::count_peers(client, &self.key, &id).await {
+                    Ok(counted) => self.counted = Some(counted),
+                    Err(error) => self.failed(Subject::Peers, error),
+                },
+                Step::CreateSecret(issue) => {
+                    let end = write::create_secret(client, &self.key, &in_cluster::mint(&issue)?).await;
+                    self.secret_written(end).await?;
                 }
-                Step::CountPeers(id) => {
-                    counted = Some(observe::count_peers(&self.context.client, &self.key, &id).await?);
-                    continue;
+                Step::RehearseReplacement(issue) => {
+                    let SecretView::Owned(secret) = &self.secret else { continue };
+                    let minted = in_cluster::mint(&issue)?;
+                    let end = write::rehearse_replacement(client, &self.key, secret, &minted).await;
+                    self.rehearsed(end).await?;
                 }
-                Step::CreateSecret(issue) => write::create_secret(&self.context.client, &self.key, &issue).await?,
-                Step::ReplaceKey { .. } if !self.confirmed => {
-                    // The old value stops working with this, so it is not done on the word of a cache.
-                    if self.confirm().await? == Confirmed::Changed {
-                        secret = self.look(&mut refusal).await?;
-                    }
-                    continue;
+                Step::ReplaceKey(issue) => {
+                    let SecretView::Owned(secret) = &self.secret else { continue };
+                    let end = write::replace_key(client, &self.key, secret, &in_cluster::mint(&issue)?).await;
+                    self.secret_written(end).await?;
                 }
-                Step::ReplaceKey { issue, resource_version } => {
-                    write::replace_key(&self.context.client, &self.key, &issue, &resource_version).await?
+                Step::RestoreMetadata(patch) => {
+                    let SecretView::Owned(secret) = &self.secret else { continue };
+                    let end = write::restore_metadata(client, &self.key, secret, &patch).await;
+                    self.secret_written(end).await?;
                 }
-                Step::RestoreMetadata { patch, resource_version: _ } => {
-                    let SecretView::Owned(owned) = &secret else { continue };
-                    write::restore_metadata(&self.context.client, &self.key, owned, &patch).await?
-                }
-            };
-            match written {
-                Written::Secret(owned) => {
-                    self.context.wrote_secret(&self.key, &owned.resource_version);
-                    secret = SecretView::Owned(*owned);
-                }
-                Written::Refused(why) => refusal = Some(why),
-                Written::Outdated(_) if !outdated => {
-                    outdated = true;
-                    self.confirmed = false;
-                    secret = self.look(&mut refusal).await?;
-                }
-                // Twice in one pass: somebody else is at it. The next try is worth a pause.
-                Written::Outdated(error) => return Err(error),
+                Step::WriteStatus(status) => self.write_status(&status).await?,
+                Step::CreatePeers => self.create_peers().await,
+                Step::ClearEntries(swap) => self.clear_entries(&swap).await,
             }
         }
         Err(Error::Unsettled(MOST_STEPS))
     }
 
-    /// Reads the Secret from the API server. Being refused is something to report, not to fail with.
-    async fn look(&self, refusal: &mut Option<String>) -> Result<SecretView, Error> {
-        match observe::live(&self.context.client, &self.key, self.cached_secret.as_ref()).await {
-            Err(error) => match error.refusal() {
-                Some(why) => {
-                    *refusal = Some(why.to_owned());
-                    Ok(SecretView::Unknown)
-                }
-                None => Err(error),
-            },
-            view => view,
+    /// Looks at the Secret: in the cache, and at the API server if that is not enough.
+    async fn look(&mut self) {
+        match observe::in_cache(&self.key, self.cached_secret.as_ref()) {
+            Some(secret) => self.secret = secret,
+            None => self.read_secret().await,
         }
     }
 
-    /// Reads the `SetupKey` from the API server.
-    async fn confirm(&mut self) -> Result<Confirmed, Error> {
-        let (namespace, name) = (self.key.namespace().unwrap_or_default(), self.key.name_any());
-        let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
-        let found = call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?;
-        let same = found.metadata.resource_version == self.key.metadata.resource_version;
-        self.key = Cow::Owned(found);
-        self.confirmed = true;
-        Ok(if same { Confirmed::Unchanged } else { Confirmed::Changed })
+    async fn read_secret(&mut self) {
+        match observe::live(&self.context.client, &self.key, self.cached_secret.as_ref()).await {
+            Ok(secret) => self.secret = secret,
+            Err(error) => {
+                self.secret = SecretView::Unread;
+                self.failed(Subject::Secret, error);
+            }
+        }
     }
 
-    /// Creates the Peers of these entries and clears them, if they are still pending: on a key just read, for what is no
-    /// longer pending may have been a Peer that was sent away.
-    async fn roll_forward(&mut self, numbers: &BTreeSet<Use>) -> Result<(), Error> {
-        let uid = self.key.uid();
-        self.confirm().await?;
-        let Some(swap) = ledger::clear(&self.key, numbers).filter(|_| self.key.uid() == uid) else { return Ok(()) };
-        let before = self.key.pending().len();
-        orphans::create_peers(&self.context.client, &self.key, numbers).await?;
-        let written = orphans::write_swap(&self.context.client, &self.key, &swap).await?;
-        let count = before - swap.pending.len();
-        self.context.wrote_key(&written);
-        self.context.metrics.rolled_forward(count);
-        let (namespace, name) = (written.namespace().unwrap_or_default(), written.name_any());
-        tracing::info!(namespace, name, count, "enrollments that nobody completed are completed");
-        self.key = Cow::Owned(written);
+    /// Notes trouble. It goes into the report: at once if the API server refuses, else once it has lasted.
+    fn failed(&mut self, with: Subject, error: call::Error) {
+        if let Some(why) = error.refusal() {
+            self.trouble = Some(Trouble { with, persistence: Persistence::Refused, why: shortened(why) });
+            return;
+        }
+        let persistence = if self.failures < PASSING { Persistence::Passing } else { Persistence::Lasting };
+        self.trouble = Some(Trouble { with, persistence, why: shortened(&error.why()) });
+        self.error = Some(error.into());
+    }
+
+    async fn secret_written(&mut self, end: Result<SecretWrite, call::Error>) -> Result<(), Error> {
+        if let Some(stored) = self.stored(end).await? {
+            self.context.wrote_secret(&self.key, &stored.resource_version);
+            self.secret_version = Some(stored.resource_version.clone());
+            self.secret = SecretView::Owned(stored);
+        }
         Ok(())
     }
 
-    async fn write_status(&mut self, status: &crate::api::SetupKeyStatus) -> Result<(), Error> {
-        let written = write::write_status(&self.context.client, &self.key, status).await?;
+    async fn rehearsed(&mut self, end: Result<SecretWrite, call::Error>) -> Result<(), Error> {
+        if let Some(would_be_stored) = self.stored(end).await? {
+            let altered = would_be_stored.was_altered();
+            self.rehearsal = Some(if altered { Rehearsal::Altered } else { Rehearsal::Kept });
+        }
+        Ok(())
+    }
+
+    /// What a write has stored. `None` if it has not, which is noted.
+    async fn stored(&mut self, end: Result<SecretWrite, call::Error>) -> Result<Option<OwnedSecret>, Error> {
+        match end {
+            Ok(SecretWrite::Stored(stored)) => return Ok(Some(*stored)),
+            Ok(SecretWrite::Refused(why)) => {
+                let why = shortened(&why);
+                self.trouble = Some(Trouble { with: Subject::Secret, persistence: Persistence::Refused, why });
+            }
+            Ok(SecretWrite::Outdated(_)) if !self.outdated => {
+                self.outdated = true;
+                self.freshness = Freshness::Cached;
+                self.read_secret().await;
+            }
+            // Twice in one pass: another writer is active. The next try is worth a pause.
+            Ok(SecretWrite::Outdated(error)) => return Err(error.into()),
+            Err(error) => self.failed(Subject::Secret, error),
+        }
+        Ok(None)
+    }
+
+    /// Reads the `SetupKey` from the API server. If it has changed, the Secret is looked at again.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        let ObjectName { namespace, name } = ObjectName::of(&*self.key);
+        let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
+        let found = call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?;
+        let changed = found.metadata.resource_version != self.key.metadata.resource_version;
+        if found.uid() != self.key.uid() {
+            self.abandoned.clear(); // They are another key's.
+        }
+        self.key = Cow::Owned(found);
+        self.freshness = Freshness::Confirmed;
+        if changed {
+            self.read_secret().await;
+        }
+        Ok(())
+    }
+
+    async fn write_status(&mut self, status: &SetupKeyStatus) -> Result<(), Error> {
+        let written = match write::write_status(&self.context.client, &self.key, status).await {
+            Ok(written) => written,
+            Err(error) => {
+                self.report_unwritten_status(&error);
+                return Err(error.into());
+            }
+        };
         self.context.wrote_key(&written);
         for notice in notices(&self.key, status) {
             self.context.notifier.notify(&written, notice);
         }
         self.key = Cow::Owned(written);
+        self.freshness = Freshness::Confirmed;
         Ok(())
+    }
+
+    /// A condition cannot say that the status cannot be written, so an event does: once, when it has lasted.
+    fn report_unwritten_status(&self, error: &call::Error) {
+        if self.failures != PASSING || matches!(error.code(), Some(404 | 409)) {
+            return;
+        }
+        let message = format!("The status cannot be written: {}", shortened(&error.why()));
+        let notice = Notice { severity: Severity::Warning, reason: "StatusFailed", action: "WriteStatus", message };
+        self.context.notifier.notify(&self.key, notice);
+    }
+
+    async fn create_peers(&mut self) {
+        let entries = self.key.pending().iter().filter(|entry| self.abandoned.contains(&Use::of(entry)));
+        match write::create_peers(&self.context.client, &self.key, entries).await {
+            Ok(()) => self.peers_created = true,
+            Err(error) => self.abandon_handover(error),
+        }
+    }
+
+    async fn clear_entries(&mut self, swap: &Swap) {
+        let written = match write::clear_entries(&self.context.client, &self.key, swap).await {
+            Ok(written) => written,
+            Err(error) => return self.abandon_handover(error),
+        };
+        let count = self.key.pending().len() - swap.pending.len();
+        self.context.wrote_key(&written);
+        self.context.metrics.rolled_forward(count);
+        let ObjectName { namespace, name } = ObjectName::of(&written);
+        tracing::info!(namespace, name, count, "completed enrollments that their replica had abandoned");
+        self.key = Cow::Owned(written);
+    }
+
+    /// The entries wait for the next pass. The rest of this one does not depend on them.
+    fn abandon_handover(&mut self, error: call::Error) {
+        self.abandoned.clear();
+        self.error = Some(error.into());
+    }
+}
+
+/// A message that fits into a condition and an event.
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(LONGEST_MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        assert_eq!(shortened("exceeded quota"), "exceeded quota");
+        let cut = shortened(&"ü".repeat(LONGEST_MESSAGE + 1));
+        assert_eq!(cut.chars().count(), LONGEST_MESSAGE + 1);
+        assert!(cut.ends_with('…'));
     }
 }

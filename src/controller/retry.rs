@@ -1,4 +1,4 @@
-//! When a key that failed is tried again.
+//! The pauses of objects whose last pass failed.
 
 use std::{
     collections::HashMap,
@@ -6,19 +6,19 @@ use std::{
 };
 
 use kube::runtime::watcher::ExponentialBackoff;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::cluster::{ObjectName, backoff};
 
-/// The first wait, doubled on each failure.
+/// The first pause, doubled on each failure.
 const SHORTEST: Duration = Duration::from_millis(250);
-/// The longest wait: after a repair, all is well within this.
+/// The longest pause: a repair shows within this much time.
 const LONGEST: Duration = Duration::from_secs(3);
 
-/// What a pass saw: the versions of the `SetupKey` and of its Secret in the caches.
-pub type Seen = (Option<String>, Option<String>);
+/// The versions that a pass saw: of the object, and of the Secret that belongs to it.
+pub type Versions = (Option<String>, Option<String>);
 
-/// The keys that wait for another try.
+/// The objects that wait for another try.
 #[derive(Default)]
 pub struct Retries {
     waiting: Mutex<HashMap<ObjectName, Waiting>>,
@@ -26,43 +26,47 @@ pub struct Retries {
 
 struct Waiting {
     backoff: ExponentialBackoff,
-    seen: Seen,
+    failures: u32,
+    seen: Versions,
     until: Instant,
 }
 
 impl Retries {
-    /// How much longer this key waits, or `None` when it may be tried: its time has come, or something changed.
+    /// How much longer this object waits, or `None` when it may be tried: its time has come, or it has changed.
     ///
-    /// Without this, the echo of a status that reports a failure would set off the next try at once.
-    pub fn hold(&self, key: &ObjectName, seen: &Seen) -> Option<Duration> {
-        let waiting = self.waiting();
-        let waiting = waiting.get(key)?;
+    /// Without this, the watch event of a status that reports a failure would start the next try at once.
+    pub fn hold(&self, object: &ObjectName, seen: &Versions) -> Option<Duration> {
+        let waiting = self.waiting.lock();
+        let waiting = waiting.get(object)?;
         let left = waiting.until.saturating_duration_since(Instant::now());
         (waiting.seen == *seen && !left.is_zero()).then_some(left)
     }
 
-    /// Notes a failure and tells how long to wait: as long as the API server asked for at least, and with jitter, so that
-    /// keys that failed together do not return together.
-    pub fn failed(&self, key: ObjectName, seen: Seen, asked: Option<Duration>) -> Duration {
-        let mut waiting = self.waiting();
-        let waiting = waiting.entry(key).or_insert_with(|| Waiting {
+    /// How many passes over this object have failed in a row.
+    pub fn failures(&self, object: &ObjectName) -> u32 {
+        self.waiting.lock().get(object).map_or(0, |waiting| waiting.failures)
+    }
+
+    /// Notes a failure and returns the pause: at least what was `asked` for, and with jitter, so that objects that failed
+    /// together do not return together.
+    pub fn failed(&self, object: &ObjectName, seen: Versions, asked: Option<Duration>) -> Duration {
+        let mut waiting = self.waiting.lock();
+        let waiting = waiting.entry(object.clone()).or_insert_with(|| Waiting {
             backoff: backoff(SHORTEST, LONGEST),
-            seen: Seen::default(),
+            failures: 0,
+            seen: Versions::default(),
             until: Instant::now(),
         });
-        let wait = waiting.backoff.next().unwrap_or(LONGEST).max(asked.unwrap_or_default());
+        let pause = waiting.backoff.next().unwrap_or(LONGEST).max(asked.unwrap_or_default());
+        waiting.failures = waiting.failures.saturating_add(1);
         waiting.seen = seen;
-        waiting.until = Instant::now() + wait;
-        wait
+        waiting.until = Instant::now() + pause;
+        pause
     }
 
-    /// Notes that a key is well, or gone.
-    pub fn forget(&self, key: &ObjectName) {
-        self.waiting().remove(key);
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, HashMap<ObjectName, Waiting>> {
-        self.waiting.lock()
+    /// Notes that an object is well, or gone.
+    pub fn forget(&self, object: &ObjectName) {
+        self.waiting.lock().remove(object);
     }
 }
 
@@ -74,14 +78,14 @@ mod tests {
         ObjectName::new("n", "k")
     }
 
-    fn seen(version: &str) -> Seen {
+    fn seen(version: &str) -> Versions {
         (Some(version.to_owned()), None)
     }
 
     #[test]
     fn a_failed_key_waits_unless_something_changed() {
         let retries = Retries::default();
-        retries.failed(key(), seen("1"), None);
+        retries.failed(&key(), seen("1"), None);
         assert!(retries.hold(&key(), &seen("1")).is_some());
         assert!(retries.hold(&key(), &seen("2")).is_none());
         retries.forget(&key());
@@ -89,9 +93,20 @@ mod tests {
     }
 
     #[test]
+    fn failures_are_counted_until_a_key_is_well() {
+        let retries = Retries::default();
+        assert_eq!(retries.failures(&key()), 0);
+        retries.failed(&key(), seen("1"), None);
+        retries.failed(&key(), seen("2"), None);
+        assert_eq!(retries.failures(&key()), 2);
+        retries.forget(&key());
+        assert_eq!(retries.failures(&key()), 0);
+    }
+
+    #[test]
     fn the_api_server_is_left_alone_for_as_long_as_it_asks() {
         let retries = Retries::default();
         let asked = Duration::from_secs(60);
-        assert_eq!(retries.failed(key(), seen("1"), Some(asked)), asked);
+        assert_eq!(retries.failed(&key(), seen("1"), Some(asked)), asked);
     }
 }

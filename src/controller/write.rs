@@ -1,128 +1,187 @@
 //! The writes of the controller, one function each. None of them decides anything.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ObjectMeta, PartialObjectMeta, Patch},
-    core::Request,
+    api::{ObjectMeta, Patch, PatchParams},
 };
-use rand::{TryRng, rngs::SysRng};
-use secrecy::zeroize::Zeroizing;
+use secrecy::zeroize::{Zeroize, Zeroizing};
 use serde_json::{Map, Value, json};
 
 use super::observe::owned;
 use crate::{
-    api::{SetupKey, SetupKeyStatus},
+    api::{Peer, PendingPeer, SetupKey, SetupKeyStatus},
+    authority::Minted,
     cluster::{
+        ObjectName,
         call::{Attempt, Error, call},
         patch_params, post_params,
+        secrets::{self, SecretData},
     },
     key::{
-        KeyId, KeyValue,
-        plan::Issue,
-        secret::{MetadataPatch, Origin, OwnedSecret, wanted_metadata},
+        ledger::Swap,
+        peer::peer_of,
+        secret::{MetadataPatch, OwnedSecret, Written},
     },
 };
 
-/// The API server answers with the metadata alone, so that the key does not come back over the wire.
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// Peers of one key that are created at the same time.
+const PEERS_AT_ONCE: usize = 8;
 
 /// How an attempt to write the Secret ended.
-pub enum Written {
-    /// This is the Secret now.
-    Secret(Box<OwnedSecret>),
-    /// The API server does not let us, and says why.
+pub enum SecretWrite {
+    /// The API server has stored this.
+    Stored(Box<OwnedSecret>),
+    /// The API server refuses the write, and says why.
     Refused(String),
-    /// The Secret is not as it was when this was decided.
+    /// The Secret is not what it was when the write was decided on.
     Outdated(Error),
 }
 
-/// Creates the Secret with a new value. Creation, never apply: two writers cannot both succeed.
-pub async fn create_secret(client: &Client, key: &SetupKey, issue: &Issue) -> Result<Written, Error> {
+/// Creates the Secret with this key. Creation, never apply: two writers cannot both succeed.
+pub async fn create_secret(client: &Client, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
     let namespace = key.namespace().unwrap_or_default();
-    let value = new_value()?;
-    let wanted = wanted_metadata(key, &id_for(issue)?, issue.expires);
-    let secret = Secret {
+    let metadata = minted.metadata(key);
+    let mut secret = Secret {
         metadata: ObjectMeta {
             name: Some(key.secret_name().to_owned()),
             namespace: Some(namespace.clone()),
             owner_references: key.controller_owner_ref(&()).map(|owner| vec![owner]),
-            labels: Some(wanted.labels),
-            annotations: Some(wanted.annotations),
+            labels: Some(metadata.labels),
+            annotations: Some(metadata.annotations),
             ..ObjectMeta::default()
         },
-        data: Some([(key.secret_key().to_owned(), ByteString(value.expose().into()))].into()),
+        data: Some([(key.secret_key().to_owned(), ByteString(minted.value.expose().into()))].into()),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
-    let body = serde_json::to_vec(&secret).expect("a Secret is plain data");
-    let request = Request::new(Secret::url_path(&(), Some(&namespace))).create(&post_params(), body);
     let attempt = Attempt::on("create Secret", &namespace, key.secret_name());
-    send(client, attempt, request.expect("a path and a body make a request"), &value).await
+    let created = secrets::create(client, attempt, &namespace, &secret, &post_params()).await;
+    secret.data.iter_mut().flat_map(|data| data.values_mut()).for_each(|data| data.0.zeroize());
+    with_key(created, key, minted)
 }
 
-/// Puts a new value into our Secret, leaving everything else in it alone but for the annotations that go with it.
+/// Puts this key into our Secret, and the labels and annotations that go with it. All else in it stays.
 pub async fn replace_key(
     client: &Client,
     key: &SetupKey,
-    issue: &Issue,
-    resource_version: &str,
-) -> Result<Written, Error> {
-    let namespace = key.namespace().unwrap_or_default();
-    let value = new_value()?;
-    let wanted = wanted_metadata(key, &id_for(issue)?, issue.expires);
-    let patch = json!({
-        "metadata": {
-            "resourceVersion": resource_version,
-            "labels": wanted.labels,
-            "annotations": wanted.annotations,
-        },
-        "data": { key.secret_key(): BASE64_STANDARD.encode(value.expose()) },
-    });
-    let request = Request::new(Secret::url_path(&(), Some(&namespace)));
-    let request = request.patch(key.secret_name(), &patch_params(), &Patch::Merge(&patch));
-    let attempt = Attempt::on("replace the key in Secret", &namespace, key.secret_name());
-    send(client, attempt, request.expect("a path and a patch make a request"), &value).await
+    secret: &OwnedSecret,
+    minted: &Minted,
+) -> Result<SecretWrite, Error> {
+    let replaced = send_replacement(client, key, secret, minted, &patch_params()).await;
+    with_key(replaced, key, minted)
 }
 
-/// Puts the labels and annotations of our Secret right.
+/// What [`replace_key`] would store, found out by a dry run.
+pub async fn rehearse_replacement(
+    client: &Client,
+    key: &SetupKey,
+    secret: &OwnedSecret,
+    minted: &Minted,
+) -> Result<SecretWrite, Error> {
+    let dry_run = PatchParams { dry_run: true, ..patch_params() };
+    let replaced = send_replacement(client, key, secret, minted, &dry_run).await;
+    with_key(replaced, key, minted)
+}
+
+async fn send_replacement(
+    client: &Client,
+    key: &SetupKey,
+    secret: &OwnedSecret,
+    minted: &Minted,
+    params: &PatchParams,
+) -> Result<SecretData, Error> {
+    let name = secret_name(key);
+    let metadata = secret.drift_from(&minted.metadata(key));
+    let encoded = Zeroizing::new(BASE64_STANDARD.encode(minted.value.expose()));
+    let patch = SecretPatch {
+        metadata: json!({
+            "resourceVersion": secret.resource_version,
+            "labels": metadata.labels,
+            "annotations": metadata.annotations,
+        }),
+        data: [(key.secret_key(), encoded.as_str())].into(),
+    };
+    let attempt = Attempt::on("replace the key in Secret", &name.namespace, &name.name);
+    secrets::patch(client, attempt, &name, &patch, params).await
+}
+
+/// A merge patch of a Secret, which borrows the key instead of copying it.
+#[derive(serde::Serialize)]
+struct SecretPatch<'a> {
+    metadata: Value,
+    data: std::collections::BTreeMap<&'a str, &'a str>,
+}
+
+/// Restores the labels and annotations of our Secret.
 pub async fn restore_metadata(
     client: &Client,
     key: &SetupKey,
     secret: &OwnedSecret,
     patch: &MetadataPatch,
-) -> Result<Written, Error> {
-    let namespace = key.namespace().unwrap_or_default();
+) -> Result<SecretWrite, Error> {
+    let name = secret_name(key);
     let patch = json!({ "metadata": {
         "resourceVersion": secret.resource_version,
         "labels": patch.labels,
         "annotations": patch.annotations,
     }});
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    let attempt = Attempt::on("restore the labels and annotations of Secret", &namespace, key.secret_name());
-    let (ours, patch) = (patch_params(), Patch::Merge(&patch));
-    match call(attempt, secrets.patch_metadata(key.secret_name(), &ours, &patch)).await {
-        Ok(written) => {
-            let (holds, origin) = (secret.holds.clone(), secret.origin);
-            let written = OwnedSecret { holds, origin, ..owned(written.metadata) };
-            Ok(Written::Secret(Box::new(written)))
-        }
+    let attempt = Attempt::on("restore the labels and annotations of Secret", &name.namespace, &name.name);
+    match secrets::patch(client, attempt, &name, &patch, &patch_params()).await {
+        Ok(stored) => Ok(SecretWrite::Stored(Box::new(owned(stored, key, Written::Metadata)))),
         Err(error) => not_written(error, str::to_owned),
     }
 }
 
-/// Writes what changed of the status, if the `SetupKey` is still the one that it was computed from. Fields that did not
-/// change are not sent, so that what others count there stays theirs.
+/// Writes what changed of the status, if the `SetupKey` is still the one that the status was computed from. Fields that did
+/// not change are not sent, so that what others count there stays theirs.
 pub async fn write_status(client: &Client, key: &SetupKey, status: &SetupKeyStatus) -> Result<SetupKey, Error> {
-    let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
     let patch = json!({
         "metadata": { "resourceVersion": key.metadata.resource_version },
         "status": status_changes(key.status.as_ref(), status),
     });
+    patch_status(client, key, "write the status of SetupKey", patch).await
+}
+
+/// Takes entries out of the ledger, if the `SetupKey` is still the one that this was computed from.
+pub async fn clear_entries(client: &Client, key: &SetupKey, swap: &Swap) -> Result<SetupKey, Error> {
+    patch_status(client, key, "clear pending entries of SetupKey", swap.patch(key)).await
+}
+
+/// Creates the Peers of these entries of the key. One that exists is as good: its name is made of the machine's public key.
+pub async fn create_peers(
+    client: &Client,
+    key: &SetupKey,
+    entries: impl Iterator<Item = &PendingPeer>,
+) -> Result<(), Error> {
+    let namespace = key.namespace().unwrap_or_default();
+    let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
+    let wanted: Vec<_> = entries.map(|entry| peer_of(key, entry)).collect();
+    stream::iter(wanted)
+        .map(Ok)
+        .try_for_each_concurrent(PEERS_AT_ONCE, |peer| {
+            let (peers, namespace) = (&peers, &namespace);
+            async move {
+                let attempt = Attempt::on("create Peer", namespace, &peer.name_any());
+                match call(attempt, peers.create(&post_params(), &peer)).await {
+                    Err(error) if error.code() == Some(409) => Ok(()),
+                    created => created.map(drop),
+                }
+            }
+        })
+        .await
+}
+
+fn secret_name(key: &SetupKey) -> ObjectName {
+    ObjectName::new(key.namespace().unwrap_or_default(), key.secret_name())
+}
+
+async fn patch_status(client: &Client, key: &SetupKey, what: &str, patch: Value) -> Result<SetupKey, Error> {
+    let ObjectName { namespace, name } = ObjectName::of(key);
     let keys: Api<SetupKey> = Api::namespaced(client.clone(), &namespace);
-    let attempt = Attempt::on("write the status of SetupKey", &namespace, &name);
-    call(attempt, keys.patch_status(&name, &patch_params(), &Patch::Merge(&patch))).await
+    call(Attempt::on(what, &namespace, &name), keys.patch_status(&name, &patch_params(), &Patch::Merge(patch))).await
 }
 
 fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Map<String, Value> {
@@ -137,49 +196,25 @@ fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Ma
     removed.chain(changed.map(|(field, value)| (field.clone(), value.clone()))).collect()
 }
 
-/// Sends a Secret with a value in it, and makes sure that no answer quotes the value.
-async fn send(
-    client: &Client,
-    attempt: Attempt,
-    mut request: http::Request<Vec<u8>>,
-    value: &KeyValue,
-) -> Result<Written, Error> {
-    request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(METADATA_ONLY));
-    // Not `Client::request`: where an answer cannot be parsed, kube logs the whole of it.
-    match call(attempt.clone(), client.request_text(request)).await {
-        Ok(answer) => {
-            let answer = Zeroizing::new(answer);
-            let written: PartialObjectMeta<Secret> =
-                serde_json::from_str(&answer).map_err(|_| Error::Unreadable(attempt))?;
-            let holds = Some(value.fingerprint());
-            let written = OwnedSecret { holds, origin: Origin::Minted, ..owned(written.metadata) };
-            Ok(Written::Secret(Box::new(written)))
+/// The end of a write that carried a key. No message of it quotes the key.
+fn with_key(answer: Result<SecretData, Error>, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
+    match answer {
+        Ok(stored) => {
+            let sent = Written::Key(minted.value.fingerprint().digest);
+            Ok(SecretWrite::Stored(Box::new(owned(stored, key, sent))))
         }
-        Err(error) => not_written(error.redacted(|text| value.redact(text)), |message| value.redact(message)),
+        Err(error) => {
+            not_written(error.redacted(|text| minted.value.redact(text)), |message| minted.value.redact(message))
+        }
     }
 }
 
-fn not_written(error: Error, redact: impl Fn(&str) -> String) -> Result<Written, Error> {
+fn not_written(error: Error, redact: impl Fn(&str) -> String) -> Result<SecretWrite, Error> {
     if let Some(refusal) = error.refusal() {
-        return Ok(Written::Refused(redact(refusal)));
+        return Ok(SecretWrite::Refused(redact(refusal)));
     }
     match error.code() {
-        Some(404 | 409) => Ok(Written::Outdated(error)),
+        Some(404 | 409) => Ok(SecretWrite::Outdated(error)),
         _ => Err(error),
     }
-}
-
-fn new_value() -> Result<KeyValue, Error> {
-    let mut bytes = Zeroizing::new([0; 16]);
-    SysRng.try_fill_bytes(bytes.as_mut())?;
-    Ok(KeyValue::from_random_bytes(*bytes))
-}
-
-fn id_for(issue: &Issue) -> Result<KeyId, Error> {
-    if let Some(id) = &issue.id {
-        return Ok(id.clone());
-    }
-    let mut bytes = [0; 20];
-    SysRng.try_fill_bytes(&mut bytes)?;
-    Ok(KeyId::from_random_bytes(bytes))
 }

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Digest, KeyId};
-use crate::api::{SetupKey, State, Timestamp};
+use crate::api::{SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
 
 /// What decides whether one issued key admits peers.
 ///
@@ -26,14 +26,18 @@ pub struct Facts {
 impl Facts {
     /// The facts of the key that this `SetupKey` has issued, or `None` while no Secret of ours holds a key.
     pub fn of(key: &SetupKey) -> Option<Self> {
-        let status = key.status.as_ref()?;
+        Self::new(&key.spec, key.status.as_ref()?)
+    }
+
+    /// The same, where the status is not in the resource yet.
+    pub(super) fn new(spec: &SetupKeySpec, status: &SetupKeyStatus) -> Option<Self> {
         Some(Self {
             id: KeyId::parse(status.id.as_deref()?)?,
             digest: Digest::from_base64(status.digest.as_deref()?),
             expires: status.expires?,
             used_times: status.used_times,
-            usage_limit: key.spec.effective_usage_limit(),
-            revoked: key.spec.revoked,
+            usage_limit: spec.effective_usage_limit(),
+            revoked: spec.revoked,
         })
     }
 

@@ -1,7 +1,8 @@
-//! What a setup key is and what is to be done about it: values in, values out.
+//! What a setup key is, and what is to be done about it: values in, values out.
 //!
 //! Nothing here has a client, a clock or a log. The moment is always an argument, and so is every random byte.
 
+pub mod conditions;
 mod digest;
 mod facts;
 mod id;
@@ -9,6 +10,7 @@ pub mod ledger;
 pub mod peer;
 pub mod plan;
 pub mod presence;
+pub mod record;
 pub mod report;
 pub mod secret;
 pub mod transition;

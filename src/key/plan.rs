@@ -1,72 +1,54 @@
-//! What is to be done next about a key: one write to the API server, or waiting.
+//! What is to be done next about a key: one request to the API server, or waiting.
 //!
-//! The planner is asked again after each write, with what that write returned, until it says to wait. It remembers
-//! nothing, so a process that dies between two writes loses nothing: whoever looks next sees how far it came.
+//! The planner is asked again after each step, with what that step returned, until it says to wait. It remembers nothing,
+//! so a process that dies between two writes loses nothing: the next pass sees how far the last one came.
 
 use chrono::{DateTime, Duration, Utc};
 
 use super::{
-    KeyId,
-    report::report,
-    secret::{Metadata, MetadataPatch, Origin, OwnedSecret, SecretView, wanted_metadata},
+    KeyId, conditions,
+    ledger::{self, Swap},
+    record::{Freshness, Issue, Rehearsal, holds_the_key, is_reported_altered, lost_ledger},
+    report::{partial_report, report},
+    secret::{MetadataPatch, OwnedSecret, SecretView, Written},
 };
-use crate::api::{SetupKey, SetupKeyStatus, Timestamp};
+use crate::api::{SetupKey, SetupKeyStatus};
 
-/// The longest sleep. Timers run on a clock that does not follow steps of the wall clock, so each key looks at the
-/// wall clock at least this often.
+pub use super::record::Observed;
+
+/// The longest sleep. Timers do not follow steps of the wall clock, so each key is compared with it at least this often.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::hours(1);
 
 /// A key is expired once its last moment has passed, so that is when to wake.
 pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
-/// All that a decision is made from.
-#[derive(Clone, Copy, Debug)]
-pub struct Observed<'a> {
-    /// The resource, with the status as last written.
-    pub key: &'a SetupKey,
-    /// The Secret of the key's name.
-    pub secret: &'a SecretView,
-    /// Why the API server would not let the Secret be read or written, if it was just tried.
-    pub refusal: Option<&'a str>,
-    /// How many peers there are of the id that the Secret carries, if they were just counted.
-    pub counted: Option<i64>,
-}
+/// How long to leave a Secret alone whose labels the API server does not store as they are sent.
+const METADATA_PAUSE: Duration = Duration::minutes(5);
 
 /// What to do next.
 #[derive(Debug)]
 pub enum Step {
+    /// Read the `SetupKey` from the API server, because the next step must not rest on a cache.
+    Confirm,
+    /// Count the peers of this id, whose ledger is lost. Until they are counted nothing else is done: a ledger that begins
+    /// at zero would admit as many peers again.
+    CountPeers(KeyId),
     /// Create the Secret with a new value.
     CreateSecret(Issue),
-    /// Put a new value into our Secret, because what it holds is not the key on record.
-    ReplaceKey {
-        /// What to put there.
-        issue: Issue,
-        /// The version that was read; if the Secret has changed since, it must be looked at again.
-        resource_version: String,
-    },
-    /// Put the labels and annotations of our Secret right, leaving its data alone.
-    RestoreMetadata {
-        /// The changes.
-        patch: MetadataPatch,
-        /// The version that was read.
-        resource_version: String,
-    },
-    /// Count the peers of this id, whose ledger is lost. If they cannot be counted, nothing else may be done: a ledger that
-    /// begins at zero would admit as many once more.
-    CountPeers(KeyId),
+    /// Try [`Step::ReplaceKey`] with a dry run, because the last value that was sent was not the one that was stored.
+    RehearseReplacement(Issue),
+    /// Put a new value into our Secret, because it does not hold the key on record.
+    ReplaceKey(Issue),
+    /// Change the labels and annotations of our Secret, leaving its data alone.
+    RestoreMetadata(MetadataPatch),
     /// Write the status.
     WriteStatus(Box<SetupKeyStatus>),
+    /// Create the Peers of the abandoned entries.
+    CreatePeers,
+    /// Take the abandoned entries out of the ledger.
+    ClearEntries(Box<Swap>),
     /// Nothing now.
     Wait(Until),
-}
-
-/// A key to be issued.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Issue {
-    /// The id to keep, or `None` for a new one.
-    pub id: Option<KeyId>,
-    /// When the key expires.
-    pub expires: Timestamp,
 }
 
 /// How long to wait.
@@ -76,116 +58,126 @@ pub enum Until {
     Change,
     /// Until this moment, or something changes.
     Moment(DateTime<Utc>),
-    /// Until it is worth another try, or something changes.
+    /// Until the back-off allows another try, or something changes.
     Retry,
+    /// The same, but not before this much time has passed.
+    RetryAfter(Duration),
 }
+
+/// A check finds something to do, or nothing.
+type Check = fn(Observed<'_>, DateTime<Utc>) -> Option<Step>;
+
+/// The checks, in their order: the first that finds something decides.
+const CHECKS: [Check; 6] = [being_deleted, lost_uses, secret_value, secret_metadata, status, abandoned_entries];
 
 /// Decides the next step.
 pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
-    if observed.key.metadata.deletion_timestamp.is_some() {
-        // Garbage collection takes the Secret; a write now could only get in its way.
-        return Step::Wait(Until::Change);
-    }
-    if let Some(id) = lost_ledger(observed.key, observed.secret).filter(|_| observed.counted.is_none()) {
-        return Step::CountPeers(id);
-    }
-    if observed.refusal.is_none()
-        && let Some(step) = mend_secret(observed.key, observed.secret, now)
-    {
-        return step;
-    }
-    let status = report(observed, now);
-    if observed.key.status.as_ref() != Some(&status) {
-        return Step::WriteStatus(Box::new(status));
-    }
-    let out_of_reach = matches!(observed.secret, SecretView::Foreign | SecretView::Orphaned | SecretView::Unknown);
-    if observed.refusal.is_some() || out_of_reach {
-        return Step::Wait(Until::Retry);
-    }
-    let expiry = status.expires.map(|expires| expires.moment() + JUST_AFTER).filter(|moment| *moment > now);
-    let latest = now + LONGEST_SLEEP;
-    Step::Wait(Until::Moment(expiry.map_or(latest, |moment| moment.min(latest))))
+    CHECKS.iter().find_map(|check| check(observed, now)).unwrap_or_else(|| Step::Wait(wait(observed, now)))
 }
 
-/// The write that the Secret needs, if it needs one.
-fn mend_secret(key: &SetupKey, secret: &SecretView, now: DateTime<Utc>) -> Option<Step> {
-    match secret {
-        SecretView::Absent => {
-            let status = key.status.as_ref();
-            let id = status.and_then(|status| KeyId::parse(status.id.as_deref()?));
-            let expires = status.and_then(|status| status.expires).unwrap_or_else(|| expiry_if_issued(key, now));
-            Some(Step::CreateSecret(Issue { id, expires }))
-        }
-        SecretView::Owned(secret) => {
-            let resource_version = secret.resource_version.clone();
-            let issue = on_record(key, secret, now);
-            match wanted_of(key, &issue) {
-                Some(wanted) if holds_the_key(key, secret) => {
-                    let patch = secret.drift_from(&wanted);
-                    (!patch.is_empty()).then_some(Step::RestoreMetadata { patch, resource_version })
-                }
-                _ => Some(Step::ReplaceKey { issue, resource_version }),
+/// Garbage collection removes the Secret of a key that is being deleted, and a write could only get in its way. Machines
+/// that were admitted still become Peers.
+fn being_deleted(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+    observed.key.metadata.deletion_timestamp.as_ref()?;
+    Some(abandoned_entries(observed, now).unwrap_or(Step::Wait(Until::Change)))
+}
+
+fn lost_uses(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
+    if observed.counted.is_some() || observed.trouble.is_some() {
+        return None;
+    }
+    lost_ledger(observed.key, observed.secret).map(Step::CountPeers)
+}
+
+/// The Secret must exist and hold the key on record.
+fn secret_value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+    if observed.trouble.is_some() {
+        return None;
+    }
+    match observed.secret {
+        SecretView::Absent => Some(Step::CreateSecret(Issue::without_secret(observed.key, now))),
+        SecretView::Owned(secret) if can_be_replaced(observed.key, secret) => {
+            let issue = Issue::of(observed.key, secret, now);
+            match observed.rehearsal {
+                None if is_reported_altered(observed.key) => Some(Step::RehearseReplacement(issue)),
+                Some(Rehearsal::Altered) => None,
+                // The old value stops working with this, so a cache is not enough to decide it.
+                None | Some(Rehearsal::Kept) if observed.freshness == Freshness::Cached => Some(Step::Confirm),
+                None | Some(Rehearsal::Kept) => Some(Step::ReplaceKey(issue)),
             }
         }
-        SecretView::Unknown | SecretView::Foreign | SecretView::Orphaned | SecretView::AsRecorded => None,
+        SecretView::Owned(_)
+        | SecretView::Unread
+        | SecretView::Foreign
+        | SecretView::Orphaned
+        | SecretView::Unchanged => None,
     }
 }
 
-/// The id of a key that was issued, and of which the status knows nothing.
-fn lost_ledger(key: &SetupKey, secret: &SecretView) -> Option<KeyId> {
-    let SecretView::Owned(secret) = secret else { return None };
-    let on_record = key.status.as_ref().is_some_and(|status| status.id.is_some());
-    (!on_record && secret.origin == Origin::Found).then(|| secret.id()).flatten()
+/// Whether the Secret holds something else than the key on record, and another try can change that.
+fn can_be_replaced(key: &SetupKey, secret: &OwnedSecret) -> bool {
+    !holds_the_key(key, secret) && !secret.immutable && !secret.was_altered()
 }
 
-fn wanted_of(key: &SetupKey, issue: &Issue) -> Option<Metadata> {
-    issue.id.as_ref().map(|id| wanted_metadata(key, id, issue.expires))
-}
-
-/// The id and the expiry of a key whose Secret exists: those in the status, or else those in the Secret's annotations.
-///
-/// A Secret can be edited by people who may not edit the status, so an annotation never gives a key a longer life than
-/// one issued now would have.
-pub(super) fn on_record(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Issue {
-    let status = key.status.as_ref();
-    let longest = expiry_if_issued(key, now);
-    Issue {
-        id: status.and_then(|status| KeyId::parse(status.id.as_deref()?)).or_else(|| secret.id()),
-        expires: status
-            .and_then(|status| status.expires)
-            .or_else(|| Some(secret.expires()?.min(longest)))
-            .unwrap_or_else(|| expiry_since_creation(key, now)),
+/// The Secret must carry the wanted labels and annotations. What a write of this pass did not change is not tried again.
+fn secret_metadata(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+    let SecretView::Owned(secret) = observed.secret else { return None };
+    if observed.trouble.is_some() || secret.written != Written::Nothing || !holds_the_key(observed.key, secret) {
+        return None;
+    }
+    let patch = drift(observed.key, secret, now)?;
+    // A change of state is not kept waiting behind labels.
+    let urgent = partial_report(observed, now);
+    match &observed.key.status {
+        Some(status) if status.state.is_some() && status.state != urgent.state => {
+            Some(Step::WriteStatus(Box::new(urgent)))
+        }
+        _ => Some(Step::RestoreMetadata(patch)),
     }
 }
 
-/// Whether our Secret holds the key on record, or the one that is about to go on record. Without a record, after a crash
-/// or a lost status, it does when it says that it belongs to the id we know.
-///
-/// After a crash between a new value and its record, the record wins and the value is replaced once more: from here it
-/// looks the same as a value that somebody else put there.
-pub(super) fn holds_the_key(key: &SetupKey, secret: &OwnedSecret) -> bool {
-    let Some(found) = &secret.holds else { return false };
-    if secret.origin == Origin::Minted {
-        return true;
-    }
-    let status = key.status.as_ref();
-    match status.and_then(|status| status.digest.as_deref()) {
-        Some(recorded) => recorded == found.digest.as_str(),
-        None => match status.and_then(|status| status.id.as_deref()) {
-            Some(id) => secret.id().is_some_and(|found| found.as_str() == id),
-            None => secret.id().is_some(),
-        },
-    }
+/// The difference between the labels and annotations of our Secret and the wanted ones, if there is one.
+pub(super) fn drift(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
+    let wanted = Issue::of(key, secret, now).wanted_metadata(key)?;
+    Some(secret.drift_from(&wanted)).filter(|patch| !patch.is_empty())
 }
 
-fn expiry_if_issued(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
-    Timestamp::from(now).plus_seconds(key.spec.expires_in.as_secs())
+/// The status must be true.
+fn status(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+    let status = match observed.trouble {
+        Some(trouble) if trouble.is_passing() => partial_report(observed, now),
+        _ => report(observed, now),
+    };
+    (observed.key.status.as_ref() != Some(&status)).then(|| Step::WriteStatus(Box::new(status)))
 }
 
-/// The expiry of a key of which every record is lost: counted from the earliest moment it can have been issued.
-fn expiry_since_creation(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
-    let created = key.metadata.creation_timestamp.as_ref().map_or_else(|| now.into(), Timestamp::from);
-    created.plus_seconds(key.spec.expires_in.as_secs())
+/// Entries that their replica has abandoned must become Peers and leave the ledger, on a key that was just read: the Peer of
+/// an entry that is no longer pending may have been deleted since.
+fn abandoned_entries(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
+    let swap = ledger::clear(observed.key, observed.abandoned)?;
+    Some(match observed.freshness {
+        Freshness::Cached => Step::Confirm,
+        Freshness::Confirmed if observed.peers_created => Step::ClearEntries(Box::new(swap)),
+        Freshness::Confirmed => Step::CreatePeers,
+    })
+}
+
+fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
+    let expires = observed.key.status.as_ref().and_then(|status| status.expires);
+    let expiry = expires.map(|expires| expires.moment() + JUST_AFTER).filter(|moment| *moment > now);
+    let out_of_reach = match observed.secret {
+        SecretView::Foreign | SecretView::Orphaned | SecretView::Unread | SecretView::Absent => true,
+        SecretView::Owned(secret) => !holds_the_key(observed.key, secret),
+        SecretView::Unchanged => false,
+    };
+    if observed.trouble.is_some() || out_of_reach {
+        return Until::Retry;
+    }
+    let expected = expiry.map_or(LONGEST_SLEEP, |moment| moment - now);
+    if conditions::is_ready(observed.key) {
+        return Until::Moment(now + expected.min(LONGEST_SLEEP));
+    }
+    Until::RetryAfter(expected.min(METADATA_PAUSE))
 }
 
 #[cfg(test)]

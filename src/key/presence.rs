@@ -1,13 +1,12 @@
-//! What is to be done about a peer as time goes by without a sign of it.
+//! What is to be done about a peer that has gone quiet.
 //!
-//! `lastSeen` is written at most once per third of the lifetime, so a peer that is there may read as unseen for that much
-//! longer. Only what is older than both together has not been seen for a lifetime.
+//! `lastSeen` is written at most once per third of the lifetime, so a peer may have been seen that much later than it says.
+//! Only a `lastSeen` that is older than both together proves that the peer was not seen for a lifetime.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::plan::Until;
 use crate::api::Timestamp;
 
 /// A peer, as far as a decision is made from it.
@@ -32,14 +31,16 @@ pub enum PeerStep {
     Remove,
     /// Write that it is not connected.
     Disconnect,
-    /// Nothing now.
-    Wait(Until),
+    /// Nothing until this moment, or until something changes.
+    WaitUntil(DateTime<Utc>),
+    /// Nothing until something changes.
+    Wait,
 }
 
 /// Decides the next step.
 pub fn peer_plan(peer: Presence, lifetime: Duration, now: DateTime<Utc>) -> PeerStep {
     if peer.leaving || !(peer.ephemeral || peer.connected) {
-        return PeerStep::Wait(Until::Change);
+        return PeerStep::Wait;
     }
     let seen = peer.last_seen.map_or(peer.created, |seen| seen.max(peer.created)).moment();
     let gone =
@@ -47,8 +48,8 @@ pub fn peer_plan(peer: Presence, lifetime: Duration, now: DateTime<Utc>) -> Peer
     match gone {
         Some(gone) if now > gone && peer.ephemeral => PeerStep::Remove,
         Some(gone) if now > gone => PeerStep::Disconnect,
-        Some(gone) => PeerStep::Wait(Until::Moment(gone + super::plan::JUST_AFTER)),
-        None => PeerStep::Wait(Until::Change),
+        Some(gone) => PeerStep::WaitUntil(gone + super::plan::JUST_AFTER),
+        None => PeerStep::Wait,
     }
 }
 
@@ -76,7 +77,7 @@ mod tests {
             for connected in [true, false] {
                 let peer = peer(true, connected, last_seen);
                 let wake = at(gone) + chrono::Duration::milliseconds(1);
-                assert_eq!(peer_plan(peer, LIFETIME, at(gone)), PeerStep::Wait(Until::Moment(wake)));
+                assert_eq!(peer_plan(peer, LIFETIME, at(gone)), PeerStep::WaitUntil(wake));
                 assert_eq!(peer_plan(peer, LIFETIME, wake), PeerStep::Remove);
             }
         }
@@ -86,14 +87,14 @@ mod tests {
     fn another_peer_is_only_said_to_be_gone_and_only_once() {
         let seen = peer(false, true, Some(100));
         assert_eq!(peer_plan(seen, LIFETIME, at(901)), PeerStep::Disconnect);
-        assert_eq!(peer_plan(peer(false, false, Some(100)), LIFETIME, at(901)), PeerStep::Wait(Until::Change));
-        assert_eq!(peer_plan(peer(false, false, None), LIFETIME, at(0)), PeerStep::Wait(Until::Change));
+        assert_eq!(peer_plan(peer(false, false, Some(100)), LIFETIME, at(901)), PeerStep::Wait);
+        assert_eq!(peer_plan(peer(false, false, None), LIFETIME, at(0)), PeerStep::Wait);
     }
 
     #[test]
     fn what_is_being_deleted_is_left_alone() {
         let leaving = Presence { leaving: true, ..peer(true, true, None) };
-        assert_eq!(peer_plan(leaving, LIFETIME, at(9000)), PeerStep::Wait(Until::Change));
+        assert_eq!(peer_plan(leaving, LIFETIME, at(9000)), PeerStep::Wait);
     }
 
     proptest! {
@@ -108,16 +109,16 @@ mod tests {
             let now = really_seen + (lifetime as f64 * ago) as i64;
             let peer = peer(ephemeral, connected, Some(written));
             let step = peer_plan(peer, Duration::from_secs(lifetime), at(now));
-            prop_assert!(matches!(step, PeerStep::Wait(_)), "{:?}", step);
+            prop_assert!(matches!(step, PeerStep::WaitUntil(_) | PeerStep::Wait), "{:?}", step);
         }
 
-        /// Whoever is told to wait for a moment finds something to do at that moment.
+        /// At the moment that is waited for, there is something to do.
         #[test]
         fn no_wait_is_in_vain(ephemeral: bool, connected: bool, last_seen in prop::option::of(0..9000i64), now in 0..9000i64) {
             let peer = peer(ephemeral, connected, last_seen);
-            if let PeerStep::Wait(Until::Moment(moment)) = peer_plan(peer, LIFETIME, at(now)) {
+            if let PeerStep::WaitUntil(moment) = peer_plan(peer, LIFETIME, at(now)) {
                 prop_assert!(moment > at(now));
-                prop_assert!(!matches!(peer_plan(peer, LIFETIME, moment), PeerStep::Wait(_)));
+                prop_assert!(matches!(peer_plan(peer, LIFETIME, moment), PeerStep::Remove | PeerStep::Disconnect));
             }
         }
     }

@@ -1,29 +1,29 @@
-//! The Secret of a key: how it is seen, and what its labels and annotations should be.
+//! The Secret of a key: what is known of it, and which labels and annotations it should carry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
-use super::{Fingerprint, KeyId};
+use super::{Digest, Fingerprint, KeyId};
 use crate::api::{
     SetupKey, Timestamp,
     metadata::{EXPIRES_ANNOTATION, ID_ANNOTATION, KEY_LABEL, MANAGED_BY_LABEL, MANAGER, allowed_on_secret},
 };
 
-/// The Secret of a key's name, as far as it has been looked at.
+/// What is known of the Secret of a key.
 #[derive(Clone, Debug)]
 pub enum SecretView {
-    /// It could not be looked at.
-    Unknown,
+    /// It could not be read.
+    Unread,
     /// There is none.
     Absent,
-    /// There is one that is not owned by this `SetupKey`. Nothing more is known of it, for nobody read on.
+    /// A Secret of that name exists, and this `SetupKey` does not own it. Its data was not read.
     Foreign,
-    /// There is one that nobody owns, with the marks of a key of this name: a restored backup leaves it like that. It
-    /// is no more ours than a foreign one, but people can be told how to keep its key.
+    /// A Secret of that name exists without an owner, with the marks of a key of this name. A restored backup leaves it
+    /// like that. It is treated as foreign, but the condition says how to keep its key.
     Orphaned,
-    /// It is ours and has not changed since the status was written.
-    AsRecorded,
+    /// It is ours, and still the version that was compared with this generation of the spec and found equal.
+    Unchanged,
     /// It is ours and was read.
     Owned(OwnedSecret),
 }
@@ -37,19 +37,24 @@ pub struct OwnedSecret {
     pub metadata: Metadata,
     /// The labels and annotations that this operator put there.
     pub written_by_us: WrittenByUs,
+    /// Whether its data can never change again.
+    pub immutable: bool,
     /// The key in it, or `None` when the data key is missing or holds something else.
     pub holds: Option<Fingerprint>,
-    /// Who put it there.
-    pub origin: Origin,
+    /// What this pass has written to it.
+    pub written: Written,
 }
 
-/// Where the key in a Secret comes from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// It was found there, and must be the one on record.
-    Found,
-    /// It was put there in this very pass, and is about to go on record.
-    Minted,
+/// What the present pass has written to a Secret. All else in an [`OwnedSecret`] is what the API server has stored, which
+/// admission may have changed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Written {
+    /// Nothing: it was read.
+    Nothing,
+    /// The wanted labels and annotations.
+    Metadata,
+    /// The wanted labels and annotations, and a new key with this digest.
+    Key(Digest),
 }
 
 /// Labels and annotations.
@@ -84,7 +89,7 @@ pub fn is_owned_by(metadata: &ObjectMeta, key: &SetupKey) -> bool {
 }
 
 impl SecretView {
-    /// What the metadata of a Secret tells when this `SetupKey` does not own it.
+    /// The view of a Secret that this `SetupKey` does not own, from its metadata.
     pub fn not_owned(metadata: &ObjectMeta, key: &SetupKey) -> Self {
         let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
         let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
@@ -93,7 +98,8 @@ impl SecretView {
     }
 }
 
-/// What the Secret of a key should carry: ours, and what the user asked for of what is allowed.
+/// The labels and annotations that the Secret of a key should carry: the operator's own, and those of the spec that are
+/// allowed on a Secret.
 pub fn wanted_metadata(key: &SetupKey, id: &KeyId, expires: Timestamp) -> Metadata {
     let allowed = |asked: Option<&BTreeMap<String, String>>| -> BTreeMap<String, String> {
         let pairs = asked.into_iter().flatten().filter(|(key, _)| allowed_on_secret(key));
@@ -120,8 +126,16 @@ impl OwnedSecret {
         self.metadata.annotations.get(EXPIRES_ANNOTATION)?.parse().ok()
     }
 
-    /// What it takes to bring the wanted labels and annotations back and to take away those of ours that are no longer
-    /// wanted. Those of others stay.
+    /// Whether the API server has stored another key than the one that this pass has sent.
+    pub fn was_altered(&self) -> bool {
+        match &self.written {
+            Written::Key(sent) => self.holds.as_ref().map(|found| &found.digest) != Some(sent),
+            Written::Nothing | Written::Metadata => false,
+        }
+    }
+
+    /// The changes that restore the wanted labels and annotations and remove those of ours that are no longer wanted. Those
+    /// of others stay.
     pub fn drift_from(&self, wanted: &Metadata) -> MetadataPatch {
         MetadataPatch {
             labels: drift(&self.metadata.labels, &wanted.labels, &self.written_by_us.labels),
@@ -146,11 +160,24 @@ impl MetadataPatch {
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()
     }
+
+    /// What it changes, for people: `label team`, `annotation example.com/owner`.
+    pub fn names(&self) -> Vec<String> {
+        let named = |what: &'static str, keys: &BTreeMap<String, Option<String>>| -> Vec<String> {
+            keys.keys().map(|key| format!("{what} {key}")).collect()
+        };
+        [named("label", &self.labels), named("annotation", &self.annotations)].concat()
+    }
+
+    /// Whether it changes nothing but the label that tells tools who manages the Secret. No part of the product reads it.
+    pub fn is_cosmetic(&self) -> bool {
+        self.annotations.is_empty() && self.labels.keys().all(|key| key == MANAGED_BY_LABEL)
+    }
 }
 
 impl WrittenByUs {
-    /// Reads the API server's record of who set which field. It is the one record of what we asked for earlier that
-    /// cannot drift from what we did.
+    /// Reads the API server's record of which manager set which field. No other record of our earlier writes is kept, so
+    /// none can disagree with what was really written.
     pub fn from_managed_fields(entries: &[ManagedFieldsEntry]) -> Self {
         let ours = entries.iter().filter(|entry| entry.manager.as_deref() == Some(MANAGER));
         let mut written = Self::default();
@@ -180,8 +207,9 @@ mod tests {
             resource_version: "1".to_owned(),
             metadata: Metadata { labels: map(&[("team", "b"), ("old", "x"), ("theirs", "y")]), annotations: map(&[]) },
             written_by_us: WrittenByUs { labels: ["team", "old"].map(str::to_owned).into(), ..Default::default() },
+            immutable: false,
             holds: None,
-            origin: Origin::Found,
+            written: Written::Nothing,
         };
         let wanted = Metadata { labels: map(&[("team", "a")]), annotations: map(&[("note", "n")]) };
         let patch = secret.drift_from(&wanted);

@@ -1,6 +1,6 @@
-//! What people are told when a status changes: one notice per transition, none for a status that stays.
+//! The notices about a change of status: one per transition, none for a status that stays.
 
-use super::report::{READY, SECRET_CONFLICT, SECRET_REFUSED};
+use super::conditions::{READY, STALLED, STALLED_REASONS, condition, reason_of};
 use crate::api::{KeyType, SetupKey, SetupKeyStatus, State};
 
 /// Something worth an event and a line in the log.
@@ -25,7 +25,7 @@ pub enum Severity {
     Warning,
 }
 
-/// What changed between the status that `key` carries and the one after it.
+/// The notices about the change from the status that `key` carries to the one after it.
 pub fn notices(key: &SetupKey, after: &SetupKeyStatus) -> Vec<Notice> {
     let fresh = SetupKeyStatus::default();
     let before = key.status.as_ref().unwrap_or(&fresh);
@@ -69,18 +69,17 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
         (_, State::Valid) => return None,
         (_, State::Revoked) => (Severity::Normal, "Revoked", "The key is revoked and admits no more peers"),
         (_, State::Expired) => (Severity::Warning, "Expired", "The key has expired and admits no more peers"),
-        (_, State::Overused) => (expected_end, "Overused", "As many peers as allowed have joined with this key"),
+        (_, State::Overused) => (expected_end, "Overused", "The usage limit is reached; the key admits no more peers"),
     };
     Some(Notice { severity, reason, action: "UpdateState", message: message.to_owned() })
 }
 
 /// A person must act, for another reason than before.
 fn stalled_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
-    let ready = |status: &SetupKeyStatus| status.conditions.iter().find(|condition| condition.type_ == READY).cloned();
-    let now = ready(after)?;
-    if ready(before).is_some_and(|before| before.reason == now.reason) {
+    let stalled = condition(after, STALLED)?;
+    if reason_of(before, READY) == Some(&stalled.reason) {
         return None;
     }
-    let reason = [SECRET_CONFLICT, SECRET_REFUSED].into_iter().find(|reason| now.reason == *reason)?;
-    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: now.message })
+    let reason = STALLED_REASONS.into_iter().find(|reason| stalled.reason == *reason)?;
+    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: stalled.message.clone() })
 }

@@ -22,7 +22,7 @@ use crate::{
     },
     key::{
         Digest, KeyValue,
-        report::{READY, STALLED},
+        conditions::{READY, STALLED},
     },
 };
 

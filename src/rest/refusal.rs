@@ -99,7 +99,7 @@ impl From<call::Error> for Refusal {
                 let seconds = limit.as_secs();
                 Self::Unavailable(format!("could not {attempt}: kubernetes did not answer within {seconds} s"))
             }
-            error => Self::Unavailable(error.to_string()),
+            error @ call::Error::Unreadable(_) => Self::Unavailable(error.to_string()),
         }
     }
 }

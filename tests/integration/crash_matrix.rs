@@ -164,7 +164,7 @@ impl Story {
         let cluster = Cluster::for_test(&format!("crash-{self:?}").to_lowercase()).await;
         let before = self.happen(&cluster).await;
         let faults = fault.map_or_else(Faults::default, |(n, fault)| Faults::at_write(n, fault));
-        let setup = || Setup { clock: before.clock.clone(), orphan_age: ORPHAN_AGE, ..Setup::default() };
+        let setup = || Setup { clock: before.clock.clone(), handover: ORPHAN_AGE, ..Setup::default() };
         let first = Setup { faults, wait_until_ready: false, ..setup() };
         let first = cluster.start_operator_with(first).await;
         let story = async {

@@ -29,7 +29,7 @@ use crate::{
 const ORPHAN_AGE: Duration = Duration::from_millis(800);
 
 fn impatient() -> Setup {
-    Setup { orphan_age: ORPHAN_AGE, ..Setup::default() }
+    Setup { handover: ORPHAN_AGE, ..Setup::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +149,7 @@ async fn deleting_a_key_leaves_its_peers() {
     .await;
 
     // Without the key nobody knows whether a replica is at it, so these are not let go at once.
-    let operator = cluster.start_operator_with(Setup { orphan_age: Duration::from_secs(4), ..Setup::default() }).await;
+    let operator = cluster.start_operator_with(Setup { handover: Duration::from_secs(4), ..Setup::default() }).await;
     no_write_for(&operator.requests, QUIET).await;
     assert!(is_held(&cluster.peers().get(&held).await.unwrap()));
     assert!(is_held(&cluster.peers().get(&leaving).await.expect("the Peer, still")));

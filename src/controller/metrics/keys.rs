@@ -18,7 +18,7 @@ use crate::{
     controller::watch::WatchedKey,
     key::{
         Facts,
-        report::{READY, STALLED},
+        conditions::{READY, STALLED},
     },
 };
 

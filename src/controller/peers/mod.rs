@@ -33,6 +33,6 @@ pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: Canc
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
-    let peers = passes(peers, move |namespace, name| forgetful.forget(namespace, name));
+    let peers = passes(peers, move |peer| forgetful.forget(peer));
     tokio::select! { () = peers => {}, () = caches.shut_down_before(&idle) => {} }
 }

@@ -15,86 +15,77 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
     api::{Peer, SetupKey, metadata::PENDING_FINALIZER},
     cluster::{
         Clock, ObjectName,
-        call::{Attempt, Error, call},
+        call::{Attempt, call},
         patch_params,
     },
     controller::{
         Environment,
-        election::Leadership,
+        error::Error,
         metrics::Metrics,
-        retry::Retries,
-        watch::{Filled, WatchedKey, WatchedPeer, WatchedPeers},
+        retry::Versions,
+        watch::{WatchedKey, WatchedPeer, WatchedPeers},
+        work::{Work, action},
     },
     key::{
-        plan::{LONGEST_SLEEP, Until},
+        plan::Until,
         presence::{PeerStep, peer_plan},
     },
 };
 
-/// How often a peer is looked at that wants to leave while its entry is pending.
+/// Between two looks at a peer that is being deleted while its entry is pending.
 const HELD_BACK: Duration = Duration::from_millis(500);
 
 /// What passes share.
 pub struct Context {
     client: Client,
     clock: Arc<dyn Clock>,
-    leadership: Leadership,
     metrics: Metrics,
     lifetime: Duration,
-    orphan_age: Duration,
+    handover: Duration,
     peers: Store<WatchedPeer>,
     keys: Store<WatchedKey>,
-    filled: Filled,
-    /// Peers that are held, by UID, and since when this process has seen them so.
+    /// The peers that have the finalizer, by UID, and since when this process has seen it there.
     held: Mutex<HashMap<ObjectName, (Option<String>, Instant)>>,
-    retries: Retries,
+    work: Work,
 }
 
 impl Context {
     /// The context for the peers of one scope.
     pub fn new(environment: Environment, watched: &WatchedPeers) -> Self {
-        let Environment { client, clock, leadership, metrics, peer_lifetime, orphan_age, .. } = environment;
         Self {
-            client,
-            clock,
-            leadership,
-            metrics,
-            lifetime: peer_lifetime,
-            orphan_age,
+            work: Work::new(&environment, watched.filled.clone()),
+            client: environment.client,
+            clock: environment.clock,
+            metrics: environment.metrics,
+            lifetime: environment.peer_lifetime,
+            handover: environment.handover,
             peers: watched.peers.clone(),
             keys: watched.keys.clone(),
-            filled: watched.filled.clone(),
             held: Mutex::default(),
-            retries: Retries::default(),
         }
     }
 
-    /// Lets go of what is remembered of a peer that is gone.
-    pub fn forget(&self, namespace: Option<&str>, name: &str) {
-        let peer = ObjectName::new(namespace.unwrap_or_default(), name);
-        self.retries.forget(&peer);
-        self.held().remove(&peer);
+    /// Drops what is remembered about a peer that is gone.
+    pub fn forget(&self, peer: &ObjectName) {
+        self.work.forget(peer);
+        self.held.lock().remove(peer);
     }
 
-    /// How long this process has seen the peer held.
-    fn held_for(&self, name: &ObjectName, peer: &WatchedPeer) -> Duration {
-        let mut held = self.held();
-        let (uid, since) = held.entry(name.clone()).or_insert_with(|| (peer.uid(), Instant::now()));
+    /// How long this process has seen the finalizer on the peer.
+    fn held_for(&self, peer: &WatchedPeer) -> Duration {
+        let mut held = self.held.lock();
+        let (uid, since) = held.entry(ObjectName::of(peer)).or_insert_with(|| (peer.uid(), Instant::now()));
         if *uid != peer.uid() {
             (*uid, *since) = (peer.uid(), Instant::now());
         }
         since.elapsed()
-    }
-
-    fn held(&self) -> MutexGuard<'_, HashMap<ObjectName, (Option<String>, Instant)>> {
-        self.held.lock()
     }
 
     fn api(&self, peer: &WatchedPeer) -> Api<Peer> {
@@ -102,52 +93,33 @@ impl Context {
     }
 }
 
-/// Makes a pass. It never fails: what went wrong is logged and tried again.
+/// Makes a pass. It never fails: an error is logged and retried.
 pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Result<Action, Infallible> {
-    if !context.leadership.holds() {
-        return Ok(Action::await_change()); // every peer is looked at once this process leads
-    }
-    if !context.filled.wait().await {
-        return Ok(Action::await_change()); // the process is ending
+    if !context.work.may_begin().await {
+        return Ok(Action::await_change());
     }
     let Some(peer) = context.peers.get(&ObjectRef::from_obj(&*triggered)) else {
-        return Ok(Action::await_change()); // it is gone
+        return Ok(Action::await_change()); // The peer is gone.
     };
     let name = ObjectName::of(&*peer);
-    let seen = (peer.resource_version(), None);
-    if let Some(wait) = context.retries.hold(&name, &seen) {
-        return Ok(Action::requeue(wait));
+    let seen: Versions = (peer.resource_version(), None);
+    if let Some(hold) = context.work.hold(&name, &seen) {
+        return Ok(hold);
     }
-    match pass(&context, &name, &peer).await {
-        Ok(wait) => {
-            context.retries.forget(&name);
-            Ok(wait.map_or_else(Action::await_change, Action::requeue))
-        }
-        // It is gone already.
-        Err(error) if error.code() == Some(404) => Ok(Action::await_change()),
-        Err(error) => {
-            let ObjectName { namespace, name: peer } = &name;
-            if error.code() == Some(409) {
-                // It was seen again, or is another by now.
-                tracing::debug!(namespace, peer, %error, "somebody was faster; looked at again");
-            } else {
-                tracing::warn!(namespace, peer, %error, "tried again");
-            }
-            Ok(Action::requeue(context.retries.failed(name, seen, error.pause())))
-        }
-    }
+    let end = pass(&context, &name, &peer).await;
+    Ok(action(context.work.conclude(&name, seen, end).1))
 }
 
-/// Does what is due, and says when to look again.
-async fn pass(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
-    let free_in = if peer.is_held() {
-        free(context, name, peer).await?
+/// Does what is due, and returns when to look again.
+async fn pass(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Until, Error> {
+    let release = if peer.is_held() {
+        release(context, name, peer).await?
     } else {
-        context.held().remove(name);
+        context.held.lock().remove(name);
         None
     };
     let now = context.clock.now();
-    let gone_in = match peer_plan(peer.presence(), context.lifetime, now) {
+    let due = match peer_plan(peer.presence(), context.lifetime, now) {
         PeerStep::Remove => {
             remove(context, name, peer).await?;
             None
@@ -156,22 +128,21 @@ async fn pass(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Resul
             disconnect(context, name, peer).await?;
             None
         }
-        PeerStep::Wait(Until::Moment(moment)) => {
-            Some((moment.min(now + LONGEST_SLEEP) - now).to_std().unwrap_or_default())
-        }
-        PeerStep::Wait(Until::Change | Until::Retry) => None,
+        PeerStep::WaitUntil(moment) => Some(moment),
+        PeerStep::Wait => None,
     };
-    Ok([free_in, gone_in].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1))))
+    let release = release.and_then(|wait| Some(now + chrono::Duration::from_std(wait).ok()?));
+    Ok(release.into_iter().chain(due).min().map_or(Until::Change, Until::Moment))
 }
 
-/// Whether a peer is still pending.
+/// Whether the entry of a peer is still pending.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Entry {
     /// Its key has an entry for it.
     Pending,
-    /// Its key has none any more: whoever cleared it has done with it.
+    /// Its key has no entry for it any more.
     Cleared,
-    /// Its key is gone, and with it the word of who has done what.
+    /// Its key is gone, and the ledger with it.
     KeyGone,
 }
 
@@ -186,39 +157,43 @@ impl Entry {
     }
 }
 
-/// Takes the finalizer off a peer that is no longer pending. Says when to look again if it has to stay.
+/// How long to leave the finalizer on a peer. `left` is the rest of the time that belongs to its replica, `handover` all of
+/// that time.
 ///
-/// The replica that committed the entry does this itself as a rule, so a peer is left to it for a while, unless somebody
-/// waits for the peer to go. Where the key is gone nobody can wait less: its replica may be about to create the peer once
-/// more.
-async fn free(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
-    let left = context.orphan_age.saturating_sub(context.held_for(name, peer));
-    let wait = |entry: Entry| match entry {
-        Entry::Pending if peer.is_leaving() => Some(HELD_BACK),
-        Entry::Pending => Some(left.max(context.orphan_age / 3)),
-        Entry::Cleared if peer.is_leaving() => None,
+/// Normally the replica that committed the entry releases the peer, so the controller leaves it alone for a while, unless the
+/// peer is being deleted. Where the key is gone even that has to wait: the replica may be about to create the peer again.
+fn wait_to_release(entry: Entry, leaving: bool, left: Duration, handover: Duration) -> Option<Duration> {
+    match entry {
+        Entry::Pending if leaving => Some(HELD_BACK),
+        Entry::Pending => Some(left.max(handover / 3)),
+        Entry::Cleared if leaving => None,
         Entry::Cleared | Entry::KeyGone => Some(left).filter(|left| !left.is_zero()),
-    };
+    }
+}
+
+/// Takes the finalizer off a peer whose entry is not pending any more. Returns how long it has to stay otherwise.
+async fn release(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
+    let left = context.handover.saturating_sub(context.held_for(peer));
+    let wait = |key| wait_to_release(Entry::of(peer, key), peer.is_leaving(), left, context.handover);
     let namespace = &name.namespace;
     let cached = context.keys.get(&ObjectRef::new(&peer.key().name).within(namespace));
-    let cached = cached.as_ref().and_then(|key| key.0.as_ref().ok());
-    if let Some(wait) = wait(Entry::of(peer, cached)) {
+    if let Some(wait) = wait(cached.as_ref().and_then(|key| key.0.as_ref().ok())) {
         return Ok(Some(wait));
     }
-    // A cache that is behind may not know of the entry yet.
+    // The cache may be behind and not show the entry yet.
     let keys: Api<SetupKey> = Api::namespaced(context.client.clone(), namespace);
     let attempt = Attempt::on("read SetupKey", namespace, &peer.key().name);
     let key = call(attempt, keys.get_opt(&peer.key().name)).await?;
-    if let Some(wait) = wait(Entry::of(peer, key.as_ref())) {
+    if let Some(wait) = wait(key.as_ref()) {
         return Ok(Some(wait));
     }
     let finalizers: Vec<_> = peer.finalizers().iter().filter(|finalizer| *finalizer != PENDING_FINALIZER).collect();
     let patch = json!({ "metadata": {
         "uid": peer.metadata.uid, "resourceVersion": peer.metadata.resource_version, "finalizers": finalizers,
     }});
-    let attempt = Attempt::on("let go of Peer", namespace, &peer.name_any());
-    call(attempt, context.api(peer).patch_metadata(&peer.name_any(), &patch_params(), &Patch::Merge(&patch))).await?;
-    tracing::debug!(namespace, peer = peer.name_any(), "no longer pending");
+    let attempt = Attempt::on("release Peer", namespace, &name.name);
+    call(attempt, context.api(peer).patch_metadata(&name.name, &patch_params(), &Patch::Merge(&patch))).await?;
+    tracing::debug!(namespace, peer = name.name, "released the Peer: its entry is not pending any more");
     Ok(None)
 }
 
@@ -229,7 +204,7 @@ async fn remove(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Res
     let ObjectName { namespace, name } = name;
     call(Attempt::on("delete Peer", namespace, name), context.api(peer).delete(name, &parameters)).await?;
     context.metrics.peer_removed();
-    tracing::info!(namespace, peer = name, "an ephemeral peer was not seen for its lifetime and is removed");
+    tracing::info!(namespace, peer = name, "removed an ephemeral peer that was not seen for its lifetime");
     Ok(())
 }
 
@@ -242,6 +217,32 @@ async fn disconnect(context: &Context, name: &ObjectName, peer: &WatchedPeer) ->
     let ObjectName { namespace, name } = name;
     let attempt = Attempt::on("write the status of Peer", namespace, name);
     call(attempt, context.api(peer).patch_status(name, &patch_params(), &Patch::Merge(&patch))).await?;
-    tracing::info!(namespace, peer = name, "a peer is not seen any more");
+    tracing::info!(namespace, peer = name, "the peer was not seen for its lifetime and is not connected any more");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_released_once_its_replica_has_had_its_time_and_sooner_if_it_is_being_deleted() {
+        let handover = Duration::from_secs(15);
+        let (some, none) = (Duration::from_secs(4), Duration::ZERO);
+        let third = handover / 3;
+        for (entry, leaving, left, wait) in [
+            (Entry::Pending, true, some, Some(HELD_BACK)),
+            (Entry::Pending, true, none, Some(HELD_BACK)),
+            (Entry::Pending, false, handover, Some(handover)),
+            (Entry::Pending, false, none, Some(third)),
+            (Entry::Cleared, true, some, None),
+            (Entry::Cleared, false, some, Some(some)),
+            (Entry::Cleared, false, none, None),
+            (Entry::KeyGone, true, some, Some(some)),
+            (Entry::KeyGone, true, none, None),
+            (Entry::KeyGone, false, some, Some(some)),
+        ] {
+            assert_eq!(wait_to_release(entry, leaving, left, handover), wait, "{entry:?} {leaving} {left:?}");
+        }
+    }
 }

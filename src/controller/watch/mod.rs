@@ -32,7 +32,7 @@ pub use peer::WatchedPeer;
 
 /// Objects in one answer to a list. What an answer takes while it is read, the process keeps: at 10,000 keys, pages of 500
 /// cost 6 MiB more.
-const PAGE: u32 = 100;
+pub const PAGE: u32 = 100;
 
 /// A `SetupKey`, or what is left of one that cannot be read, so that it stops nobody else.
 pub type WatchedKey = DeserializeGuard<SetupKey>;

@@ -1,17 +1,19 @@
 //! The planner in a world of values: one key, perhaps a Secret, and whatever may happen to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::{
-    api::State,
+    api::{PendingPeer, SetupKey, SetupKeyStatus, State, Timestamp},
     key::{
         Fingerprint, KeyValue,
-        report::{READY, STALLED, VALID},
-        secret::is_owned_by,
+        conditions::{READY, STALLED, VALID, is_ready},
+        ledger::Use,
+        record::{Persistence, Subject, Trouble},
+        secret::{Metadata, SecretView, Written, is_owned_by, wanted_metadata},
         transition::notices,
     },
 };
@@ -26,6 +28,29 @@ struct World {
     writes: Vec<&'static str>,
     /// Peers that have joined, by the id of their key.
     joined: BTreeMap<String, i64>,
+    /// Peers that exist, by name.
+    peers: BTreeSet<String>,
+    /// What the API server does with writes of the Secret.
+    admission: Admission,
+    /// Passes that have failed in a row.
+    failures: u32,
+}
+
+/// What the API server does with writes of the Secret.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Admission {
+    /// It stores them.
+    Stores,
+    /// It refuses them, as a quota, a policy or a missing right does.
+    Refuses,
+    /// It fails, as a webhook with nothing behind it does.
+    Fails,
+    /// It sets a label of the operator's and one of the spec's to values of its own.
+    Relabels,
+    /// It sets the label that says who manages an object.
+    RelabelsManager,
+    /// It puts another key into the data.
+    ReplacesData,
 }
 
 /// A Secret as stored.
@@ -35,10 +60,37 @@ struct Stored {
     version: u64,
     metadata: Metadata,
     holds: Option<Fingerprint>,
+    immutable: bool,
 }
 
-fn observed<'a>(key: &'a SetupKey, secret: &'a SecretView) -> Observed<'a> {
-    Observed { key, secret, refusal: None, counted: None }
+/// What a pass has seen so far, as the controller keeps it.
+struct Seen {
+    freshness: Freshness,
+    secret: SecretView,
+    trouble: Option<Trouble>,
+    rehearsal: Option<Rehearsal>,
+    counted: Option<i64>,
+    abandoned: BTreeSet<Use>,
+    peers_created: bool,
+}
+
+impl Seen {
+    fn observed<'a>(&'a self, key: &'a SetupKey) -> Observed<'a> {
+        Observed {
+            key,
+            freshness: self.freshness,
+            secret: &self.secret,
+            trouble: self.trouble.as_ref(),
+            rehearsal: self.rehearsal,
+            counted: self.counted,
+            abandoned: &self.abandoned,
+            peers_created: self.peers_created,
+        }
+    }
+}
+
+fn trouble(persistence: Persistence) -> Trouble {
+    Trouble { with: Subject::Secret, persistence, why: "exceeded quota".to_owned() }
 }
 
 fn moment(text: &str) -> DateTime<Utc> {
@@ -58,7 +110,7 @@ fn id(seed: u64) -> KeyId {
 }
 
 impl World {
-    /// A key that nobody has looked at.
+    /// A key that no pass has seen yet.
     fn new(spec: serde_json::Value) -> Self {
         let key = json!({
             "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
@@ -76,10 +128,13 @@ impl World {
             version: 1,
             writes: Vec::new(),
             joined: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            admission: Admission::Stores,
+            failures: 0,
         }
     }
 
-    /// The same after the operator came by.
+    /// The same after a pass.
     fn settled(spec: serde_json::Value) -> Self {
         let mut world = Self::new(spec);
         world.pass();
@@ -92,8 +147,12 @@ impl World {
     }
 
     fn says(&self, type_: &str) -> String {
-        let condition = self.status().conditions.iter().find(|condition| condition.type_ == type_);
+        let condition = conditions::condition(self.status(), type_);
         condition.map(|condition| format!("{} {}", condition.status, condition.reason)).unwrap_or_default()
+    }
+
+    fn message(&self, type_: &str) -> &str {
+        conditions::condition(self.status(), type_).map_or("", |condition| condition.message.as_str())
     }
 
     fn joined_with(&self, id: &str) -> i64 {
@@ -110,6 +169,7 @@ impl World {
         self.key.metadata.generation = self.key.metadata.generation.map(|generation| generation + 1);
     }
 
+    /// What the controller's cache shows, or what it reads.
     fn look(&self) -> SecretView {
         let Some(secret) = &self.secret else { return SecretView::Absent };
         if !secret.ours {
@@ -118,31 +178,45 @@ impl World {
         let status = self.status();
         let version = secret.version.to_string();
         let recorded = status.secret.as_ref().is_some_and(|recorded| recorded.resource_version == version);
-        if recorded && status.digest.is_some() && status.observed_generation == self.key.metadata.generation {
-            return SecretView::AsRecorded;
+        let observed = status.observed_generation == self.key.metadata.generation;
+        if recorded && observed && status.digest.is_some() && is_ready(&self.key) {
+            return SecretView::Unchanged;
         }
-        SecretView::Owned(secret.view(Origin::Found))
+        SecretView::Owned(secret.view(Written::Nothing))
+    }
+
+    fn begin(&self) -> Seen {
+        Seen {
+            freshness: Freshness::Cached,
+            secret: self.look(),
+            trouble: None,
+            rehearsal: None,
+            counted: None,
+            abandoned: self.key.pending().iter().map(Use::of).collect(),
+            peers_created: false,
+        }
     }
 
     /// One pass of the controller, which dies after so many writes.
     fn pass_of(&mut self, writes: usize) -> Option<Until> {
-        let (mut view, mut counted) = (self.look(), None);
-        for written in 0.. {
-            let step = loop {
-                match plan(Observed { counted, ..observed(&self.key, &view) }, self.clock) {
-                    Step::CountPeers(id) if counted.is_none() => counted = Some(self.joined_with(id.as_str())),
-                    step => break step,
+        let mut seen = self.begin();
+        let before = self.writes.len();
+        for steps in 0.. {
+            assert!(steps < 12, "it does not settle: {:?}", self.writes);
+            let step = plan(seen.observed(&self.key), self.clock);
+            match step {
+                Step::Wait(until) => {
+                    let failed = matches!(until, Until::Retry | Until::RetryAfter(_));
+                    self.failures = if failed { self.failures + 1 } else { 0 };
+                    return Some(until);
                 }
-            };
-            if let Step::Wait(until) = step {
-                return Some(until);
-            }
-            if written == writes {
-                return None;
-            }
-            assert!(written < 8, "it does not settle: {:?}", self.writes);
-            if let Some(secret) = self.perform(step) {
-                view = SecretView::Owned(secret);
+                Step::Confirm => seen.freshness = Freshness::Confirmed,
+                Step::CountPeers(id) => seen.counted = Some(self.joined_with(id.as_str())),
+                step if self.writes.len() - before == writes => {
+                    drop(step);
+                    return None;
+                }
+                step => self.perform(step, &mut seen),
             }
         }
         unreachable!()
@@ -152,39 +226,60 @@ impl World {
         self.pass_of(usize::MAX).expect("it was not interrupted")
     }
 
-    fn perform(&mut self, step: Step) -> Option<OwnedSecret> {
-        self.version += 1;
-        let version = self.version;
+    fn perform(&mut self, step: Step, seen: &mut Seen) {
         match step {
             Step::CreateSecret(issue) => {
                 self.writes.push("create");
                 assert!(self.secret.is_none(), "a Secret is created over another");
-                Some(self.store(issue, None))
+                self.send(seen, |world| world.store(issue, None));
             }
-            Step::ReplaceKey { issue, resource_version } => {
+            Step::RehearseReplacement(_) => {
+                let altered = self.admission == Admission::ReplacesData;
+                seen.rehearsal = Some(if altered { Rehearsal::Altered } else { Rehearsal::Kept });
+            }
+            Step::ReplaceKey(issue) => {
                 self.writes.push("replace");
-                let secret = self.secret.take().expect("a Secret to replace the key in");
-                assert_eq!(resource_version, secret.version.to_string());
-                Some(self.store(issue, Some(secret)))
+                assert_eq!(seen.freshness, Freshness::Confirmed, "a key is replaced on the word of a cache");
+                let secret = self.secret.clone().expect("a Secret to replace the key in");
+                assert!(!secret.immutable, "the data of an immutable Secret is written");
+                self.send(seen, |world| world.store(issue, Some(secret)));
             }
-            Step::RestoreMetadata { patch, resource_version } => {
+            Step::RestoreMetadata(patch) => {
                 self.writes.push("metadata");
-                let secret = self.secret.as_mut().expect("a Secret to restore");
-                assert_eq!(resource_version, secret.version.to_string());
-                secret.version = version;
-                for (of, changes) in
-                    [(&mut secret.metadata.labels, patch.labels), (&mut secret.metadata.annotations, patch.annotations)]
-                {
-                    of.extend(changes.into_iter().filter_map(|(key, value)| Some((key, value?))));
-                }
-                Some(secret.view(Origin::Found))
+                self.send(seen, |world| world.restore(patch));
             }
             Step::WriteStatus(status) => {
                 self.writes.push("status");
                 self.key.status = Some(*status);
-                None
+                seen.freshness = Freshness::Confirmed;
             }
-            Step::CountPeers(_) | Step::Wait(_) => unreachable!(),
+            Step::CreatePeers => {
+                self.writes.push("peers");
+                let uses = &seen.abandoned;
+                let due = self.key.pending().iter().filter(|entry| uses.contains(&Use::of(entry)));
+                self.peers.extend(due.map(|entry| entry.name.clone()));
+                seen.peers_created = true;
+            }
+            Step::ClearEntries(swap) => {
+                self.writes.push("clear");
+                let cleared = self.key.pending().iter().filter(|entry| !swap.pending.contains(entry));
+                assert!(cleared.into_iter().all(|entry| self.peers.contains(&entry.name)), "cleared without a Peer");
+                self.key = swap.onto(&self.key);
+            }
+            Step::Confirm | Step::CountPeers(_) | Step::Wait(_) => unreachable!(),
+        }
+    }
+
+    /// Sends a write of the Secret through admission.
+    fn send(&mut self, seen: &mut Seen, write: impl FnOnce(&mut Self) -> OwnedSecret) {
+        match self.admission {
+            Admission::Refuses => seen.trouble = Some(trouble(Persistence::Refused)),
+            Admission::Fails if self.failures < 3 => seen.trouble = Some(trouble(Persistence::Passing)),
+            Admission::Fails => seen.trouble = Some(trouble(Persistence::Lasting)),
+            _ => {
+                self.version += 1;
+                seen.secret = SecretView::Owned(write(self));
+            }
         }
     }
 
@@ -194,33 +289,98 @@ impl World {
         let mut metadata = found.map(|found| found.metadata).unwrap_or_default();
         metadata.labels.extend(wanted.labels);
         metadata.annotations.extend(wanted.annotations);
-        let stored = Stored { ours: true, version: self.version, metadata, holds: Some(fingerprint(self.version)) };
-        self.secret.insert(stored).view(Origin::Minted)
+        let sent = fingerprint(self.version);
+        let altered = self.admission == Admission::ReplacesData;
+        let holds = if altered { fingerprint(self.version + 1_000_000) } else { sent.clone() };
+        self.relabel(&mut metadata);
+        let stored = Stored { ours: true, version: self.version, metadata, holds: Some(holds), immutable: false };
+        self.secret.insert(stored).view(Written::Key(sent.digest))
     }
 
-    /// Ready says the truth: the Secret holds exactly the key on record.
+    fn restore(&mut self, patch: MetadataPatch) -> OwnedSecret {
+        let mut secret = self.secret.take().expect("a Secret to restore");
+        let before = (secret.metadata.clone(), secret.holds.clone());
+        for (of, changes) in
+            [(&mut secret.metadata.labels, patch.labels), (&mut secret.metadata.annotations, patch.annotations)]
+        {
+            of.extend(changes.into_iter().filter_map(|(key, value)| Some((key, value?))));
+        }
+        self.relabel(&mut secret.metadata);
+        if self.admission == Admission::ReplacesData {
+            secret.holds = Some(fingerprint(self.version + 1_000_000));
+        }
+        // The API server makes no new version of an object that a patch does not change.
+        if before != (secret.metadata.clone(), secret.holds.clone()) {
+            secret.version = self.version;
+        }
+        self.secret.insert(secret).view(Written::Metadata)
+    }
+
+    fn relabel(&self, metadata: &mut Metadata) {
+        let theirs: &[&str] = match self.admission {
+            Admission::Relabels => &["app.kubernetes.io/managed-by", "team"],
+            Admission::RelabelsManager => &["app.kubernetes.io/managed-by"],
+            _ => &[],
+        };
+        metadata.labels.extend(theirs.iter().map(|label| ((*label).to_owned(), "platform".to_owned())));
+    }
+
+    /// Ready says the truth: the Secret holds exactly the key on record, and carries what the spec asks for.
     fn is_consistent(&self) -> bool {
         let status = self.status();
         match &self.secret {
-            Some(Stored { ours: true, holds: Some(held), metadata, version }) => {
+            Some(Stored { ours: true, holds: Some(held), metadata, version, .. }) => {
                 status.digest.as_deref() == Some(held.digest.as_str())
                     && status.id.as_ref() == metadata.annotations.get("setupkey.dev/id")
                     && status.secret.as_ref().is_some_and(|secret| secret.resource_version == version.to_string())
+                    && self.carries_what_the_spec_asks_for()
                     && self.says(READY) == "True Reconciled"
             }
             _ => status.digest.is_none() && status.valid == Some(false) && self.says(STALLED) == "True SecretConflict",
         }
     }
+
+    fn carries_what_the_spec_asks_for(&self) -> bool {
+        let Some(secret) = &self.secret else { return false };
+        let (id, expires) = (self.status().id.as_deref().and_then(KeyId::parse), self.status().expires);
+        let (Some(id), Some(expires)) = (id, expires) else { return false };
+        let drift = secret.view(Written::Nothing).drift_from(&wanted_metadata(&self.key, &id, expires));
+        drift.is_empty() || drift.is_cosmetic()
+    }
+
+    /// Whatever is said is true, whether the key is well or not.
+    fn tells_the_truth(&self) -> Result<(), String> {
+        // An error that may pass leaves the last report as it is.
+        if self.admission == Admission::Fails && (1..=3).contains(&self.failures) {
+            return Ok(());
+        }
+        let status = self.status();
+        let held = self.secret.as_ref().filter(|secret| secret.ours).and_then(|secret| secret.holds.as_ref());
+        let held = held.map(|held| held.digest.as_str());
+        if is_ready(&self.key) && status.observed_generation == self.key.metadata.generation {
+            if held.is_none() || status.digest.as_deref() != held {
+                return Err(format!("Ready, and the Secret holds another key: {status:?}"));
+            }
+            if !self.carries_what_the_spec_asks_for() {
+                return Err(format!("Ready, and the Secret does not carry what the spec asks for: {status:?}"));
+            }
+        }
+        if status.valid == Some(true) && status.digest.as_deref() != held {
+            return Err(format!("valid, and the Secret holds another key: {status:?}"));
+        }
+        Ok(())
+    }
 }
 
 impl Stored {
-    fn view(&self, origin: Origin) -> OwnedSecret {
+    fn view(&self, written: Written) -> OwnedSecret {
         OwnedSecret {
             resource_version: self.version.to_string(),
             metadata: self.metadata.clone(),
             written_by_us: Default::default(),
+            immutable: self.immutable,
             holds: self.holds.clone(),
-            origin,
+            written,
         }
     }
 }
@@ -284,19 +444,151 @@ fn annotations_of_a_secret_never_lengthen_a_life() {
     assert_eq!(world.status().expires, Some("2026-11-25T05:59:59Z".parse().unwrap()));
 }
 
+/// A settled key whose spec then asks for another label.
+fn relabelled() -> World {
+    let mut world = World::settled(json!({ "secret": { "labels": { "team": "a" } } }));
+    world.change_spec(|key| {
+        key.spec.secret.as_mut().unwrap().labels.insert("team".to_owned(), "c".to_owned());
+    });
+    world
+}
+
 #[test]
-fn a_refusal_is_reported_and_tried_again_later() {
-    let mut world = World::new(json!({}));
-    let refused = Observed { refusal: Some("exceeded quota"), ..observed(&world.key, &SecretView::Absent) };
-    let Step::WriteStatus(status) = plan(refused, world.clock) else { panic!("no report") };
-    world.key.status = Some(*status);
-    assert_eq!(world.says(READY), "False SecretRefused");
-    assert_eq!(world.says(STALLED), "True SecretRefused");
-    let refused = Observed { refusal: Some("exceeded quota"), ..observed(&world.key, &SecretView::Absent) };
-    assert!(matches!(plan(refused, world.clock), Step::Wait(Until::Retry)));
+fn a_refusal_is_reported_for_as_long_as_it_lasts() {
+    for mut world in [World::new(json!({})), relabelled()] {
+        world.admission = Admission::Refuses;
+        for _ in 0..3 {
+            assert_eq!(world.pass(), Until::Retry);
+            assert_eq!(world.says(READY), "False SecretRefused");
+            assert_eq!(world.says(STALLED), "True SecretRefused");
+            // A change of state does not hide it.
+            world.change_spec(|key| key.spec.revoked = !key.spec.revoked);
+        }
+        world.admission = Admission::Stores;
+        world.pass();
+        assert!(world.is_consistent(), "{:?}", world.status());
+        assert_eq!(world.says(STALLED), "");
+    }
+}
+
+#[test]
+fn an_error_is_reported_once_it_has_lasted() {
+    for mut world in [World::new(json!({})), relabelled()] {
+        let before = world.says(READY);
+        world.admission = Admission::Fails;
+        for _ in 0..3 {
+            assert_eq!(world.pass(), Until::Retry);
+            assert_eq!(world.says(READY), before);
+            assert_ne!(world.status().observed_generation, world.key.metadata.generation);
+        }
+        assert_eq!(world.pass(), Until::Retry);
+        assert_eq!(world.says(READY), "False SecretFailed");
+        assert_eq!(world.status().observed_generation, world.key.metadata.generation);
+        world.admission = Admission::Stores;
+        world.pass();
+        assert!(world.is_consistent(), "{:?}", world.status());
+    }
+}
+
+#[test]
+fn a_revocation_is_shown_while_the_secret_cannot_be_written() {
+    for admission in [Admission::Refuses, Admission::Fails, Admission::Relabels, Admission::RelabelsManager] {
+        let mut world = relabelled();
+        world.admission = admission;
+        world.change_spec(|key| key.spec.revoked = true);
+        world.pass();
+        assert_eq!(world.status().state, Some(State::Revoked), "{admission:?}");
+        assert_eq!(world.says(VALID), "False Revoked", "{admission:?}");
+    }
+}
+
+#[test]
+fn a_change_of_state_is_written_before_labels() {
+    let mut world = relabelled();
+    world.change_spec(|key| key.spec.revoked = true);
     world.pass();
+    assert_eq!(world.writes, ["status", "metadata", "status"]);
     assert!(world.is_consistent());
-    assert_eq!(world.says(STALLED), "");
+}
+
+#[test]
+fn a_label_that_is_not_stored_is_sent_once_and_named() {
+    let mut world = World::new(json!({ "secret": { "labels": { "team": "a" } } }));
+    world.admission = Admission::Relabels;
+    assert_eq!(world.pass(), Until::RetryAfter(METADATA_PAUSE));
+    assert_eq!(world.writes, ["create", "status"]);
+    assert_eq!(world.says(READY), "False MetadataNotKept");
+    assert!(world.message(READY).contains("label team"), "{}", world.message(READY));
+    assert_eq!(world.status().valid, Some(true), "pods that mount the Secret hold its key");
+    world.pass();
+    assert_eq!(world.writes, ["create", "status", "metadata"]);
+    world.admission = Admission::Stores;
+    world.pass();
+    assert!(world.is_consistent(), "{:?}", world.status());
+}
+
+#[test]
+fn the_label_of_the_manager_keeps_no_key_from_being_ready() {
+    let mut world = World::new(json!({}));
+    world.admission = Admission::RelabelsManager;
+    world.pass();
+    assert_eq!(world.writes, ["create", "status"]);
+    assert!(world.is_consistent(), "{:?}", world.status());
+    assert!(world.message(READY).contains("label app.kubernetes.io/managed-by"), "{}", world.message(READY));
+    // And it is not fought over.
+    assert!(matches!(world.pass(), Until::Moment(_)));
+    assert_eq!(world.writes, ["create", "status"]);
+}
+
+#[test]
+fn a_key_that_is_replaced_on_its_way_is_never_valid() {
+    let mut world = World::new(json!({ "usageLimit": 3 }));
+    world.admission = Admission::ReplacesData;
+    for _ in 0..3 {
+        assert_eq!(world.pass(), Until::Retry);
+        assert_eq!((world.status().digest.as_deref(), world.status().valid), (None, Some(false)));
+        assert_eq!(world.says(READY), "False SecretAltered");
+        assert_eq!(world.says(VALID), "False NotIssued");
+        assert_eq!(world.writes, ["create", "status"], "the Secret is written again, which cannot help");
+    }
+    let id = world.status().id.clone();
+    assert!(id.is_some());
+    world.admission = Admission::Stores;
+    world.pass();
+    assert!(world.is_consistent(), "{:?}", world.status());
+    assert_eq!(world.status().id, id);
+}
+
+#[test]
+fn an_immutable_secret_with_another_key_says_what_to_do() {
+    let mut world = World::settled(json!({}));
+    let secret = world.secret.as_mut().unwrap();
+    (secret.holds, secret.immutable, secret.version) = (None, true, 99);
+    assert_eq!(world.pass(), Until::Retry);
+    assert_eq!(world.writes, ["status"]);
+    assert_eq!(world.says(READY), "False SecretRefused");
+    assert!(world.message(READY).contains("immutable"), "{}", world.message(READY));
+    assert!(world.message(READY).contains("Delete the Secret"), "{}", world.message(READY));
+    world.secret = None;
+    world.pass();
+    assert!(world.is_consistent(), "{:?}", world.status());
+}
+
+#[test]
+fn abandoned_entries_become_peers_before_they_leave_the_ledger() {
+    let mut world = World::settled(json!({ "usageLimit": 3 }));
+    world.let_happen(Happening::Commit);
+    // Also while something else is wrong, and while the key is being deleted.
+    let mut refused = world.clone();
+    refused.admission = Admission::Refuses;
+    refused.let_happen(Happening::DriftMetadata);
+    let mut deleted = world.clone();
+    deleted.key.metadata.deletion_timestamp = Some(Timestamp::from(world.clock).into());
+    for mut world in [world, refused, deleted] {
+        world.pass();
+        assert_eq!(world.writes[world.writes.len() - 2..], ["peers", "clear"]);
+        assert_eq!((world.key.pending().len(), world.peers.len(), world.status().used_times), (0, 1, 1));
+    }
 }
 
 #[test]
@@ -311,8 +603,7 @@ fn a_lost_ledger_is_counted_before_anything_else() {
         if garbled {
             world.let_happen(Happening::GarbleData);
         }
-        let secret = world.look();
-        let step = plan(observed(&world.key, &secret), world.clock);
+        let step = plan(world.begin().observed(&world.key), world.clock);
         assert!(matches!(&step, Step::CountPeers(counted) if Some(counted.as_str()) == id.as_deref()), "{step:?}");
         world.pass();
         assert_eq!((world.status().used_times, world.status().state), (3, Some(State::Overused)));
@@ -323,11 +614,27 @@ fn a_lost_ledger_is_counted_before_anything_else() {
 fn a_secret_that_cannot_be_read_does_not_stop_its_key() {
     let mut world = World::settled(json!({}));
     let digest = world.status().digest.clone();
-    let unread = Observed { refusal: Some("forbidden"), ..observed(&world.key, &SecretView::Unknown) };
-    let Step::WriteStatus(status) = plan(unread, world.clock) else { panic!("no report") };
+    let trouble = Some(trouble(Persistence::Refused));
+    let unread = Seen { secret: SecretView::Unread, trouble, ..world.begin() };
+    let Step::WriteStatus(status) = plan(unread.observed(&world.key), world.clock) else { panic!("no report") };
     assert_eq!((status.digest.clone(), status.valid), (digest, Some(true)));
     world.key.status = Some(*status);
     assert_eq!(world.says(READY), "False SecretRefused");
+}
+
+#[test]
+fn peers_that_cannot_be_counted_leave_the_key_without_an_id() {
+    let mut world = World::settled(json!({ "usageLimit": 3 }));
+    (0..3).for_each(|_| world.let_happen(Happening::Use));
+    world.let_happen(Happening::LoseStatus);
+    let refused = Trouble { with: Subject::Peers, persistence: Persistence::Refused, why: "forbidden".to_owned() };
+    let seen = Seen { trouble: Some(refused), ..world.begin() };
+    let Step::WriteStatus(status) = plan(seen.observed(&world.key), world.clock) else { panic!("no report") };
+    assert_eq!((&status.id, &status.digest, status.valid), (&None, &None, Some(false)));
+    world.key.status = Some(*status);
+    assert_eq!(world.says(READY), "False UsesUnknown");
+    world.pass();
+    assert_eq!((world.status().used_times, world.status().state), (3, Some(State::Overused)));
 }
 
 #[test]
@@ -371,9 +678,26 @@ enum Happening {
     DriftMetadata,
     LoseStatus,
     TimePasses,
+    /// A replica commits a use, and never gets further.
+    Commit,
+    Admit(Admission),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let admissions = [
+        Admission::Stores,
+        Admission::Refuses,
+        Admission::Fails,
+        Admission::Relabels,
+        Admission::RelabelsManager,
+        Admission::ReplacesData,
+    ];
+    prop_oneof![3 => event(), 1 => prop::sample::select(admissions.to_vec()).prop_map(Admit)]
+}
+
+/// What may happen while the API server stores what it is sent.
+fn event() -> impl Strategy<Value = Happening> {
     use Happening::*;
     prop::sample::select(vec![
         Revoke,
@@ -388,6 +712,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         DriftMetadata,
         LoseStatus,
         TimePasses,
+        Commit,
     ])
 }
 
@@ -408,8 +733,11 @@ impl World {
             }
             Happening::DeleteSecret => self.secret = None,
             Happening::ForeignSecret => {
-                self.secret = Some(Stored { ours: false, version, metadata: Metadata::default(), holds: None });
+                let metadata = Metadata::default();
+                self.secret = Some(Stored { ours: false, version, metadata, holds: None, immutable: false });
             }
+            Happening::Commit => self.commit(),
+            Happening::Admit(admission) => self.admission = admission,
             Happening::LoseStatus => {
                 self.key.status = Some(SetupKeyStatus { observed_generation: Some(-1), ..SetupKeyStatus::default() });
             }
@@ -428,25 +756,54 @@ impl World {
     }
 }
 
+impl World {
+    fn commit(&mut self) {
+        let name = format!("peer-{}", self.version);
+        let status = self.key.status.as_mut().unwrap();
+        let Some(key_id) = status.id.clone() else { return };
+        status.used_times += 1;
+        *self.joined.entry(key_id.clone()).or_default() += 1;
+        status.pending.push(PendingPeer {
+            key_id,
+            number: status.used_times,
+            name,
+            public_key: String::new(),
+            hostname: "h".to_owned(),
+            extra_dns_labels: Vec::new(),
+            token_digest: String::new(),
+            since: self.clock.into(),
+        });
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever happens, and however often the controller dies on the way: it settles, and what it says is true.
+    /// Whatever happens, and however often the controller dies on the way: what it says is true, and once the API server
+    /// stores what it is sent, it settles.
     #[test]
     fn it_always_settles_and_tells_the_truth(
-        events in prop::collection::vec((happening(), prop::option::of(0..3usize)), 0..12),
+        events in prop::collection::vec((happening(), prop::option::of(0..4usize)), 0..12),
         limit in 0..3,
     ) {
-        let mut world = World::new(json!({ "usageLimit": limit, "expiresIn": "24h" }));
+        let mut world = World::new(json!({
+            "usageLimit": limit, "expiresIn": "24h", "secret": { "labels": { "team": "a" } },
+        }));
         for (event, dies_after) in events {
-            if let Some(writes) = dies_after {
-                world.pass_of(writes);
+            if let Some(writes) = dies_after
+                && world.pass_of(writes).is_some()
+            {
+                prop_assert_eq!(world.tells_the_truth(), Ok(()));
             }
             world.let_happen(event);
         }
+        world.pass();
+        prop_assert_eq!(world.tells_the_truth(), Ok(()));
+        world.admission = Admission::Stores;
         let until = world.pass();
         prop_assert!(world.is_consistent(), "{:?}", world.status());
         prop_assert!(world.counts_right(), "{:?}", world.status());
+        prop_assert!(world.key.pending().is_empty(), "{:?}", world.status());
         prop_assert_eq!(world.status().observed_generation, world.key.metadata.generation);
         let foreign = world.secret.as_ref().is_none_or(|secret| !secret.ours);
         prop_assert_eq!(until == Until::Retry, foreign);
@@ -459,7 +816,7 @@ proptest! {
 
     /// A crash costs at most one write more than no crash, and ends in the same place.
     #[test]
-    fn a_crash_costs_at_most_one_write(event in happening(), dies_after in 0..4usize) {
+    fn a_crash_costs_at_most_one_write(event in event(), dies_after in 0..4usize) {
         let mut smooth = World::settled(json!({ "expiresIn": "24h", "usageLimit": 2 }));
         smooth.let_happen(event);
         let mut crashed = smooth.clone();
@@ -470,6 +827,31 @@ proptest! {
         prop_assert!(crashed.is_consistent());
         let ends = |world: &World| (world.status().id.clone(), world.status().state, world.status().expires);
         prop_assert_eq!(ends(&crashed), ends(&smooth));
+    }
+
+    /// While the API server does not store what it is sent, no pass writes more than a few times, and the next ones write
+    /// nothing but what they must try.
+    #[test]
+    fn trouble_costs_few_writes(event in event(), admission in 1..6usize) {
+        let admissions = [
+            Admission::Stores,
+            Admission::Refuses,
+            Admission::Fails,
+            Admission::Relabels,
+            Admission::RelabelsManager,
+            Admission::ReplacesData,
+        ];
+        let mut world = World::settled(json!({ "expiresIn": "24h", "secret": { "labels": { "team": "a" } } }));
+        world.admission = admissions[admission];
+        world.let_happen(event);
+        for _ in 0..5 {
+            world.pass();
+        }
+        let before = world.writes.len();
+        world.pass();
+        let repeated = &world.writes[before..];
+        prop_assert!(repeated.len() <= 1, "{:?} are repeated", repeated);
+        prop_assert!(!repeated.contains(&"status"), "{:?}", world.status());
     }
 
     /// A life, once given, is never made longer.

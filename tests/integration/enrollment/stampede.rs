@@ -102,7 +102,7 @@ async fn insist(machine: Machine, addresses: Vec<SocketAddr>, key: String) -> u1
 #[tokio::test(flavor = "multi_thread")]
 async fn stampede() {
     let cluster = Cluster::for_test("stampede").await;
-    let operator = cluster.start_operator_with(Setup { orphan_age: ORPHAN_AGE, ..Setup::default() }).await;
+    let operator = cluster.start_operator_with(Setup { handover: ORPHAN_AGE, ..Setup::default() }).await;
     let folder = tempfile::tempdir().unwrap();
     let mut replicas = Replicas::start(&cluster, folder.path());
     for round in 0..from_environment("STAMPEDE_ROUNDS", ROUNDS) {

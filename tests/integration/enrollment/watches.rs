@@ -49,7 +49,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
     });
     // The replica does not know that the entry is its own, so it waits for whoever completes it.
     eventually("the use to be counted", || async { (cluster.used("office").await == 1).then_some(()) }).await;
-    let setup = harness::Setup { orphan_age: Duration::from_secs(1), ..harness::Setup::default() };
+    let setup = harness::Setup { handover: Duration::from_secs(1), ..harness::Setup::default() };
     let operator = cluster.start_operator_with(setup).await;
     let name = answer.await.unwrap().name();
     assert_eq!((cluster.peers_of("office").await, cluster.used("office").await), (vec![name.clone()], 1));

@@ -27,7 +27,7 @@ pub struct Setup {
     pub wait_until_ready: bool,
     pub metrics_max_keys: usize,
     pub peer_lifetime: Duration,
-    pub orphan_age: Duration,
+    pub handover: Duration,
 }
 
 impl Default for Setup {
@@ -39,7 +39,7 @@ impl Default for Setup {
             wait_until_ready: true,
             metrics_max_keys: 100,
             peer_lifetime: Duration::from_secs(600),
-            orphan_age: ledger::ORPHAN_AGE,
+            handover: ledger::ORPHAN_AGE,
         }
     }
 }
@@ -109,7 +109,7 @@ impl Cluster {
             readiness: Arc::clone(&readiness),
             metrics: metrics.clone(),
             peer_lifetime: setup.peer_lifetime,
-            orphan_age: setup.orphan_age,
+            handover: setup.handover,
         };
         let scope = Scope::Namespaces(vec![self.namespace.clone()]);
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));

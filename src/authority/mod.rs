@@ -1,0 +1,30 @@
+//! The authorities: what makes the value of a key, and what therefore decides who may join with it.
+//!
+//! There is one, the cluster itself. The controller asks it for a key to be issued and writes what it gets.
+
+pub mod in_cluster;
+
+use crate::{
+    api::{SetupKey, Timestamp},
+    key::{
+        KeyId, KeyValue,
+        secret::{Metadata, wanted_metadata},
+    },
+};
+
+/// A key that was made, and that nothing has stored yet.
+pub struct Minted {
+    /// The public id.
+    pub id: KeyId,
+    /// The value. This is the only copy.
+    pub value: KeyValue,
+    /// The last second in which the key admits peers.
+    pub expires: Timestamp,
+}
+
+impl Minted {
+    /// The labels and annotations that go with the key into the Secret.
+    pub fn metadata(&self, key: &SetupKey) -> Metadata {
+        wanted_metadata(key, &self.id, self.expires)
+    }
+}

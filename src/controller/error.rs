@@ -1,0 +1,37 @@
+use std::time::Duration;
+
+use rand::rngs::SysError;
+
+use crate::cluster::call;
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the API server failed.
+    #[error(transparent)]
+    Call(#[from] call::Error),
+    /// The operating system has no random bytes to give.
+    #[error("could not draw random bytes for a key: {0}")]
+    Random(#[from] SysError),
+    /// The planner asked for step after step.
+    #[error("the key did not settle after {0} steps")]
+    Unsettled(usize),
+}
+
+impl Error {
+    /// The HTTP status with which the API server answered, if it answered.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Error::Call(error) => error.code(),
+            Error::Random(_) | Error::Unsettled(_) => None,
+        }
+    }
+
+    /// How long the API server asks to be left alone, if it does.
+    pub fn pause(&self) -> Option<Duration> {
+        match self {
+            Error::Call(error) => error.pause(),
+            Error::Random(_) | Error::Unsettled(_) => None,
+        }
+    }
+}
