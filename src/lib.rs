@@ -6,8 +6,10 @@
 //! - [`enrollment`]: admits machines that present a key, and counts them in the key's status.
 //! - [`agent`]: the machine's side of enrollment.
 //! - [`rest`]: NetBird's REST API for the resources.
-//! - [`cluster`]: calls to the API server, and their limits.
+//! - [`authority`]: makes the values of keys.
 //! - [`serve`]: HTTP and TLS on a socket, with limits, probes and metrics.
+//! - [`cluster`]: calls to the API server, and their limits.
+//! - [`protocol`]: the wire format of enrollment, and its limits.
 //! - [`key`]: what a key is, and what to do about it next; values in, values out.
 //! - [`api`]: the resources that users write.
 
@@ -18,5 +20,6 @@ pub mod cluster;
 pub mod controller;
 pub mod enrollment;
 pub mod key;
+pub mod protocol;
 pub mod rest;
 pub mod serve;

@@ -140,7 +140,7 @@ pub async fn join_steadily(
     Ok(waited)
 }
 
-/// Machines come at a rate with keys that admit nobody, and each is refused. Returns how many were.
+/// Machines come at a rate with keys that admit no machine, and each is refused. Returns how many were.
 pub async fn refuse(replica: SocketAddr, keys: &[String], per_second: usize, time: Duration) -> anyhow::Result<usize> {
     const CONNECTIONS: usize = 40;
     let keys = Arc::new(keys.to_vec());
@@ -150,7 +150,7 @@ pub async fn refuse(replica: SocketAddr, keys: &[String], per_second: usize, tim
         let (keys, connection) = (Arc::clone(&keys), Connection::new(number, replica));
         tasks.spawn(async move {
             let mut ticks = interval(Duration::from_secs(1) * CONNECTIONS as u32 / per_second as u32);
-            // Those who could not come in time come all the same.
+            // A machine that is late still comes.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut refused = 0;
             while Instant::now() < end {

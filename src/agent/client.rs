@@ -1,4 +1,4 @@
-//! The calls of the enrollment service, from the machine's side.
+//! The calls to the enrollment service.
 
 use std::{
     io,
@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use axum::body::Bytes;
 use http::{
     Method, Request, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
@@ -23,31 +24,32 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{Introduction, identity::Identity};
+use crate::protocol::{EnrollRequest, Enrolled, Problem, limits};
 
-/// The longest that a call may take. The service takes 25 s at most.
+/// The longest that a call may take. The service answers within 25 s.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 
-/// Bytes of an answer.
+/// Bytes of an answer, at most.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// The service.
 pub struct Client {
     url: Uri,
-    client: HttpClient<HttpsConnector<HttpConnector>, Full<axum::body::Bytes>>,
+    client: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-/// An answer that was understood.
-#[derive(Debug)]
-pub enum Answer<T> {
-    /// Yes.
-    Yes(T),
-    /// Not now; and when to come again, if that was said.
+/// A reply of the service.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Reply<T> {
+    /// The call succeeded.
+    Done(T),
+    /// Not now. The service may say when to ask again.
     Later(Option<Duration>),
-    /// No.
-    No {
+    /// The call was refused.
+    Refused {
         /// The HTTP status.
         status: u16,
         /// Why.
@@ -55,30 +57,16 @@ pub enum Answer<T> {
     },
 }
 
-/// The machine is a peer.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Joined {
-    /// The name of the peer.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// The groups that it joined.
-    pub groups: Vec<String>,
-    /// Whether it is removed when it is not seen for a while.
-    pub ephemeral: bool,
-}
-
-/// Why there is no answer.
+/// Why there is no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The URL is not one.
+    /// The URL is not valid.
     #[error("--server must be a URL such as https://enroll.example.com")]
     Url,
-    /// The file of the authority cannot be used.
+    /// The file with the certificate authority cannot be used.
     #[error("--ca-file {} holds no certificate in PEM that can be used", .0.display())]
     Authority(PathBuf),
-    /// The machine's own authorities cannot be used.
+    /// The certificate authorities of this machine cannot be used.
     #[error("the certificates of this machine cannot be used: {0}; give --ca-file")]
     Roots(io::Error),
     /// TLS cannot be set up.
@@ -98,7 +86,7 @@ pub enum Error {
         /// The service.
         url: Uri,
     },
-    /// The answer is not that of an enrollment service.
+    /// The reply is not that of an enrollment service.
     #[error("{url} answered with status {status} and not as an enrollment service does")]
     Strange {
         /// The service.
@@ -108,23 +96,9 @@ pub enum Error {
     },
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Enrollment<'a> {
-    setup_key: &'a str,
-    public_key: &'a str,
-    hostname: &'a str,
-    extra_dns_labels: &'a [String],
-    token: &'a str,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    message: String,
-}
-
 impl Client {
-    /// The service at this URL, whose certificate is of this authority, or of one that the machine trusts.
+    /// A client of the service at this URL. The service's certificate must be from the authority in the file, or, without a
+    /// file, from one that this machine trusts.
     pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, Error> {
         let url: Uri = url.trim_end_matches('/').parse().map_err(|_| Error::Url)?;
         if url.authority().is_none() || !matches!(url.scheme_str(), Some("http" | "https")) {
@@ -142,7 +116,7 @@ impl Client {
         Ok(Self { url, client: HttpClient::builder(TokioExecutor::new()).build(connector) })
     }
 
-    /// Whether keys and tokens are readable on the way.
+    /// Whether the connection is not encrypted.
     pub fn is_plain(&self) -> bool {
         self.url.scheme_str() == Some("http")
     }
@@ -153,34 +127,34 @@ impl Client {
         identity: &Identity,
         key: &SecretString,
         introduction: &Introduction,
-    ) -> Result<Answer<Joined>, Error> {
-        let enrollment = Enrollment {
-            setup_key: key.expose_secret(),
-            public_key: &identity.public_key(),
-            hostname: &introduction.hostname,
-            extra_dns_labels: &introduction.extra_dns_labels,
-            token: identity.token().expose_secret(),
+    ) -> Result<Reply<Enrolled>, Error> {
+        let body = EnrollRequest {
+            setup_key: key.expose_secret().to_owned(),
+            public_key: identity.public_key(),
+            hostname: introduction.hostname.clone(),
+            extra_dns_labels: introduction.extra_dns_labels.clone(),
+            token: identity.token().expose_secret().to_owned(),
         };
-        let body = serde_json::to_vec(&enrollment).unwrap_or_default();
+        let body = to_json(&body);
         let request = Request::builder().method(Method::POST).header(CONTENT_TYPE, "application/json");
         self.call("/v1/enroll", request, body).await.and_then(|answer| answer.read(&self.url))
     }
 
-    /// Tells that the peer is there.
-    pub async fn heartbeat(&self, identity: &Identity, name: &str) -> Result<Answer<()>, Error> {
+    /// Sends a heartbeat.
+    pub async fn heartbeat(&self, identity: &Identity, name: &str) -> Result<Reply<()>, Error> {
         let request = authorized(identity).method(Method::POST);
-        self.call(&format!("/v1/peers/{name}/heartbeat"), request, Vec::new()).await.map(Raw::done)
+        self.call(&format!("/v1/peers/{name}/heartbeat"), request, Zeroizing::default()).await.map(Raw::done)
     }
 
     /// Leaves.
-    pub async fn leave(&self, identity: &Identity, name: &str) -> Result<Answer<()>, Error> {
+    pub async fn leave(&self, identity: &Identity, name: &str) -> Result<Reply<()>, Error> {
         let request = authorized(identity).method(Method::DELETE);
-        self.call(&format!("/v1/peers/{name}"), request, Vec::new()).await.map(Raw::done)
+        self.call(&format!("/v1/peers/{name}"), request, Zeroizing::default()).await.map(Raw::done)
     }
 
-    async fn call(&self, path: &str, request: http::request::Builder, body: Vec<u8>) -> Result<Raw, Error> {
+    async fn call(&self, path: &str, request: http::request::Builder, body: Zeroizing<Vec<u8>>) -> Result<Raw, Error> {
         let uri = format!("{}{path}", self.url.to_string().trim_end_matches('/'));
-        let request = request.uri(uri).body(Full::from(body)).map_err(|_| Error::Url)?;
+        let request = request.uri(uri).body(Full::from(Bytes::from_owner(body))).map_err(|_| Error::Url)?;
         let unreachable = |source| Error::Unreachable { url: self.url.clone(), source };
         let answer = async {
             let answer = self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
@@ -195,6 +169,15 @@ impl Client {
     }
 }
 
+/// The body of a request, which is wiped when it has been sent. Space for the longest one is reserved first: a buffer that
+/// grows leaves copies behind.
+fn to_json(request: &EnrollRequest) -> Zeroizing<Vec<u8>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(limits::BODY));
+    // Texts always serialize.
+    let _ = serde_json::to_writer(&mut *body, request);
+    body
+}
+
 struct Raw {
     status: u16,
     after: Option<Duration>,
@@ -202,27 +185,27 @@ struct Raw {
 }
 
 impl Raw {
-    fn read<T: DeserializeOwned>(self, url: &Uri) -> Result<Answer<T>, Error> {
+    fn read<T: DeserializeOwned>(self, url: &Uri) -> Result<Reply<T>, Error> {
         let strange = || Error::Strange { url: url.clone(), status: self.status };
         match self.status {
-            200 => serde_json::from_slice(&self.body).map(Answer::Yes).map_err(|_| strange()),
-            429 | 503 => Ok(Answer::Later(self.after)),
+            200 => serde_json::from_slice(&self.body).map(Reply::Done).map_err(|_| strange()),
+            429 | 503 => Ok(Reply::Later(self.after)),
             400..500 => match serde_json::from_slice(&self.body) {
-                Ok(Problem { message }) => Ok(Answer::No { status: self.status, sentence: message }),
-                // Something in between, such as a gateway that has no service yet.
+                Ok(Problem { message, .. }) => Ok(Reply::Refused { status: self.status, sentence: message }),
+                // It comes from something in between, such as a gateway without a backend.
                 Err(_) => Err(strange()),
             },
             _ => Err(strange()),
         }
     }
 
-    fn done(self) -> Answer<()> {
+    fn done(self) -> Reply<()> {
         match self.status {
-            204 => Answer::Yes(()),
+            204 => Reply::Done(()),
             401 | 404 if serde_json::from_slice::<Problem>(&self.body).is_ok() => {
-                Answer::No { status: self.status, sentence: "the service does not know this peer".to_owned() }
+                Reply::Refused { status: self.status, sentence: "the service does not know this peer".to_owned() }
             }
-            _ => Answer::Later(self.after),
+            _ => Reply::Later(self.after),
         }
     }
 }
@@ -246,8 +229,73 @@ fn roots(file: &Path) -> Result<RootCertStore, Error> {
     if roots.is_empty() { Err(wrong()) } else { Ok(roots) }
 }
 
-/// hyper says "client error (Connect)"; why stands in the causes.
+/// hyper's message is "client error (Connect)"; the reason is in the causes.
 fn chain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     let causes = std::iter::successors(Some(error), |error| error.source());
     anyhow::Error::msg(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENROLLED: &str =
+        r#"{"name":"peer-a","namespace":"n","groups":[],"ephemeral":false,"extraDnsLabels":[],"new":1}"#;
+
+    fn raw(status: u16, body: &str) -> Raw {
+        Raw { status, after: Some(Duration::from_secs(3)), body: body.into() }
+    }
+
+    fn read(status: u16, body: &str) -> Result<Reply<Enrolled>, Error> {
+        raw(status, body).read(&Uri::from_static("https://enroll.example.com"))
+    }
+
+    #[test]
+    fn a_machine_has_joined_only_if_the_service_says_so_in_full() {
+        assert!(matches!(read(200, ENROLLED), Ok(Reply::Done(peer)) if peer.name == "peer-a"));
+        for (status, body) in [(200, "{}"), (200, "<html>"), (204, ""), (302, ""), (500, ENROLLED)] {
+            assert!(matches!(read(status, body), Err(Error::Strange { .. })), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_of_the_service_and_not_of_a_gateway() {
+        let refused = Reply::Refused { status: 403, sentence: "no".to_owned() };
+        assert_eq!(read(403, r#"{"message":"no"}"#).unwrap(), refused);
+        assert!(matches!(read(404, "<html>"), Err(Error::Strange { status: 404, .. })));
+        for status in [429, 503] {
+            assert_eq!(read(status, "").unwrap(), Reply::Later(Some(Duration::from_secs(3))), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_unknown_only_if_the_service_says_so() {
+        assert_eq!(raw(204, "").done(), Reply::Done(()));
+        for status in [401, 404] {
+            assert!(matches!(raw(status, r#"{"message":"no"}"#).done(), Reply::Refused { .. }), "{status}");
+            assert!(matches!(raw(status, "<html>").done(), Reply::Later(_)), "{status}");
+        }
+        assert!(matches!(raw(500, r#"{"message":"no"}"#).done(), Reply::Later(_)));
+    }
+
+    #[test]
+    fn the_token_is_in_a_header_that_is_marked_as_sensitive() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(&folder.path().join("state")).unwrap();
+        let request = authorized(&identity).body(()).unwrap();
+        assert!(request.headers()[AUTHORIZATION].is_sensitive());
+    }
+
+    #[test]
+    fn the_longest_request_fits_into_a_body_without_growing_it() {
+        let request = EnrollRequest {
+            setup_key: "k".repeat(*limits::KEY.end()),
+            public_key: "p".repeat(limits::PUBLIC_KEY),
+            hostname: "h".repeat(*limits::HOSTNAME.end()),
+            extra_dns_labels: vec!["l".repeat(*limits::LABEL.end()); limits::LABELS],
+            token: "t".repeat(*limits::TOKEN.end()),
+        };
+        let body = to_json(&request);
+        assert!(body.len() > 2_000 && body.capacity() == limits::BODY, "{} bytes", body.len());
+    }
 }

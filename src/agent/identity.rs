@@ -1,4 +1,4 @@
-//! What a machine is known by, in a file that only its owner may read.
+//! The key pair and the token by which a machine is known, in a file that only its owner may read.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,7 +22,7 @@ pub struct Identity {
     token: SecretString,
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored {
@@ -66,7 +66,7 @@ pub enum Error {
 }
 
 impl Identity {
-    /// Reads the identity, or makes one and writes it: a crash right after it costs no second use of a key.
+    /// Reads the identity, or makes one and writes it. A crash after that costs no second use of a key.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
         match fs::read(path).map(Zeroizing::new) {
             Ok(text) => Self::parse(&text).ok_or_else(|| Error::NotOurs(path.to_owned())),
@@ -103,7 +103,7 @@ impl Identity {
         Some(Self { private_key: (*key).into(), token: stored.token.as_str().into() })
     }
 
-    /// The file is there as a whole or not at all, whatever happens.
+    /// Writes the file as a whole or not at all, even in a crash.
     fn store(&self, path: &Path) -> io::Result<()> {
         let stored = Stored {
             private_key: BASE64_STANDARD.encode(self.private_key.as_bytes()),
@@ -113,7 +113,7 @@ impl Identity {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
-        // Left over from a crash; its mode need not be ours.
+        // It may be left over from a crash, with another mode.
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -146,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_crash_does_not_matter() {
+    fn a_file_left_over_from_a_crash_does_not_matter() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("state.new"), "half a").unwrap();
         assert!(Identity::load_or_create(&folder.path().join("state")).is_ok());
     }
 
     #[test]
-    fn a_file_of_somebody_else_is_neither_overwritten_nor_quoted() {
+    fn a_foreign_file_is_neither_overwritten_nor_quoted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         fs::write(&path, "their secret").unwrap();

@@ -1,4 +1,4 @@
-//! What clients are told.
+//! The answers to clients: status, headers and body.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,78 +10,30 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use utoipa::ToSchema;
 
-use super::{Called, admission::Outcome, peers::Known, request::Complaint};
-use crate::key::ledger::Verdict;
-
-/// The machine is a peer.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Enrolled {
-    /// The name of the peer, by which it sends heartbeats and leaves.
-    #[schema(pattern = "^peer-[0-9a-v]{20}$")]
-    name: String,
-    /// The namespace of the Peer.
-    namespace: String,
-    /// The groups that it has joined.
-    groups: Vec<String>,
-    /// Whether it is removed when it sends no heartbeats for a while.
-    ephemeral: bool,
-    /// The DNS labels that it has.
-    extra_dns_labels: Vec<String>,
-}
-
-impl From<&Known> for Enrolled {
-    fn from(peer: &Known) -> Self {
-        Self {
-            name: peer.name.clone(),
-            namespace: peer.namespace.clone(),
-            groups: peer.groups.clone(),
-            ephemeral: peer.ephemeral,
-            extra_dns_labels: peer.extra_dns_labels.clone(),
-        }
-    }
-}
-
-/// Why a request did not succeed.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Problem {
-    /// A sentence for a person.
-    message: String,
-    /// The field of the body that is wrong, with 422.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    field: Option<&'static str>,
-}
+use super::{admission::Outcome, cache::CachedPeer, request::Complaint, service::Called};
+use crate::{
+    key::ledger::Refusal,
+    protocol::{Enrolled, Problem},
+};
 
 /// An answer.
 #[derive(Debug)]
 pub enum Answer {
     /// The machine is a peer.
-    Enrolled(Arc<Known>),
-    /// Done, and nothing to tell.
+    Enrolled(Arc<CachedPeer>),
+    /// The machine is not admitted, or the call cannot be answered now.
+    Not(Refusal),
+    /// Done; there is no body.
     Done,
-    /// The body is not as it should be.
+    /// There is no such peer, or the token is not its own.
+    Unknown,
+    /// The body is not valid.
     Wrong(Complaint),
-    /// The body is longer than it may be.
+    /// The body is too long.
     TooLong,
     /// There is no usable Bearer token.
     NoToken,
-    /// The key does not admit this machine. The one answer for every reason, so that nobody learns from it.
-    Refused,
-    /// There is no such peer, or the token is not its own.
-    Unknown,
-    /// This public key has joined with another token.
-    Taken,
-    /// The key admits no DNS labels.
-    NoExtraDnsLabels,
-    /// The peer of this public key is on its way out.
-    Leaving,
-    /// The cluster cannot be asked at the moment, or too many ask.
-    Busy,
     /// This address has failed too often.
     Limited(Duration),
 }
@@ -90,11 +42,7 @@ impl From<Outcome> for Answer {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Joined { peer, .. } => Self::Enrolled(peer),
-            Outcome::Not(Verdict::Taken) => Self::Taken,
-            Outcome::Not(Verdict::Leaving) => Self::Leaving,
-            Outcome::Not(Verdict::NoExtraDnsLabels) => Self::NoExtraDnsLabels,
-            Outcome::Not(Verdict::Busy) => Self::Busy,
-            Outcome::Not(_) => Self::Refused,
+            Outcome::Not(refusal) => Self::Not(refusal),
         }
     }
 }
@@ -104,15 +52,20 @@ impl From<Called> for Answer {
         match called {
             Called::Done => Self::Done,
             Called::Unknown => Self::Unknown,
-            Called::Busy => Self::Busy,
+            Called::Busy => Self::Not(Refusal::Busy),
         }
     }
 }
 
 impl Answer {
-    /// Whether it counts towards the limit of its address.
+    /// Whether it counts as a failure of its address.
     pub fn is_failure(&self) -> bool {
-        !matches!(self, Self::Enrolled(_) | Self::Done | Self::Leaving | Self::Busy | Self::Limited(_))
+        match self {
+            Self::Not(Refusal::Taken | Refusal::Refused | Refusal::NoExtraDnsLabels) => true,
+            Self::Unknown | Self::Wrong(_) | Self::TooLong | Self::NoToken => true,
+            Self::Not(Refusal::Leaving | Refusal::Busy) => false,
+            Self::Enrolled(_) | Self::Done | Self::Limited(_) => false,
+        }
     }
 }
 
@@ -120,41 +73,24 @@ impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         match self {
             Self::Enrolled(peer) => Json(Enrolled::from(peer.as_ref())).into_response(),
+            Self::Not(refusal) => refused(refusal),
             Self::Done => StatusCode::NO_CONTENT.into_response(),
+            Self::Unknown => problem(StatusCode::NOT_FOUND, None, "there is no peer of this name with this token"),
             Self::Wrong(complaint) => {
                 let (status, field) = match complaint {
                     Complaint::NotJson => (StatusCode::BAD_REQUEST, None),
                     Complaint::Field { field, .. } => (StatusCode::UNPROCESSABLE_ENTITY, Some(field)),
                 };
-                (status, Json(Problem { message: complaint.to_string(), field })).into_response()
+                problem(status, field, &complaint.to_string())
             }
-            Self::TooLong => problem(StatusCode::PAYLOAD_TOO_LARGE, "the body may have 8 KiB"),
+            Self::TooLong => problem(StatusCode::PAYLOAD_TOO_LARGE, None, "the body may have 8 KiB"),
             Self::NoToken => {
-                let mut response = problem(
-                    StatusCode::UNAUTHORIZED,
-                    "this call needs the header Authorization: Bearer and the token that the peer joined with",
-                );
+                let message =
+                    "this call needs the header Authorization: Bearer and the token that the peer joined with";
+                let mut response = problem(StatusCode::UNAUTHORIZED, None, message);
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 response
             }
-            Self::Refused => problem(StatusCode::FORBIDDEN, "this setup key does not admit this machine"),
-            Self::Unknown => problem(StatusCode::NOT_FOUND, "there is no peer of this name with this token"),
-            Self::Taken => problem(StatusCode::CONFLICT, "this public key has joined with another token"),
-            Self::NoExtraDnsLabels => {
-                let message = "extraDnsLabels must be empty: this setup key does not allow any".to_owned();
-                let problem = Problem { message, field: Some("extraDnsLabels") };
-                (StatusCode::UNPROCESSABLE_ENTITY, Json(problem)).into_response()
-            }
-            Self::Leaving => later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Duration::from_secs(2),
-                "the peer of this public key is being removed; come again when it has gone",
-            ),
-            Self::Busy => later(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Duration::from_secs(1),
-                "this cannot be answered at the moment; come again, nothing is counted twice",
-            ),
             Self::Limited(wait) => later(
                 StatusCode::TOO_MANY_REQUESTS,
                 wait,
@@ -164,13 +100,82 @@ impl IntoResponse for Answer {
     }
 }
 
-fn problem(status: StatusCode, message: &str) -> Response {
-    (status, Json(Problem { message: message.to_owned(), field: None })).into_response()
+/// The one answer to every key that admits no peer is [`Refusal::Refused`], so that a stranger learns nothing from it.
+fn refused(refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::Refused => problem(StatusCode::FORBIDDEN, None, "this setup key does not admit this machine"),
+        Refusal::Taken => problem(StatusCode::CONFLICT, None, "this public key has joined with another token"),
+        Refusal::NoExtraDnsLabels => problem(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Some("extraDnsLabels"),
+            "extraDnsLabels must be empty: this setup key does not allow any",
+        ),
+        Refusal::Leaving => later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Duration::from_secs(2),
+            "the peer of this public key is being removed; come again when it has gone",
+        ),
+        Refusal::Busy => later(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Duration::from_secs(1),
+            "this cannot be answered at the moment; come again, nothing is counted twice",
+        ),
+    }
 }
 
+fn problem(status: StatusCode, field: Option<&str>, message: &str) -> Response {
+    (status, Json(Problem { message: message.to_owned(), field: field.map(str::to_owned) })).into_response()
+}
+
+/// Retry-After is in whole seconds, rounded up, and at least 1.
 fn later(status: StatusCode, wait: Duration, message: &str) -> Response {
-    let mut response = problem(status, message);
+    let mut response = problem(status, None, message);
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     response.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSALS: [(Refusal, u16, Option<u64>, bool); 5] = [
+        (Refusal::Refused, 403, None, true),
+        (Refusal::Taken, 409, None, true),
+        (Refusal::NoExtraDnsLabels, 422, None, true),
+        (Refusal::Leaving, 503, Some(2), false),
+        (Refusal::Busy, 503, Some(1), false),
+    ];
+
+    fn after(response: &Response) -> Option<u64> {
+        response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
+    }
+
+    #[test]
+    fn each_refusal_has_its_status_and_those_that_pass_are_no_failures() {
+        for (refusal, status, wait, is_failure) in REFUSALS {
+            let answer = Answer::Not(refusal);
+            assert_eq!(answer.is_failure(), is_failure, "{refusal:?}");
+            let response = answer.into_response();
+            assert_eq!((response.status().as_u16(), after(&response)), (status, wait), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_to_wait_whole_seconds_and_at_least_one() {
+        for (wait, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_500, 60)] {
+            let response = Answer::Limited(Duration::from_millis(wait)).into_response();
+            assert_eq!((response.status().as_u16(), after(&response)), (429, Some(seconds)), "{wait} ms");
+        }
+    }
+
+    #[test]
+    fn an_invalid_body_is_400_or_422() {
+        let field = Complaint::Field { field: "token", rule: "is missing" };
+        for (complaint, status) in [(Complaint::NotJson, 400), (field, 422)] {
+            let answer = Answer::Wrong(complaint);
+            assert!(answer.is_failure());
+            assert_eq!(answer.into_response().status().as_u16(), status);
+        }
+    }
 }

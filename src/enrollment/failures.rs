@@ -1,9 +1,9 @@
-//! Who fails too often is sent away for a while, by address.
+//! An address that fails too often has to wait.
 //!
-//! A bucket for each address: a failure takes a token out, time puts tokens back. Only failures count, so a machine that
-//! succeeds is never slowed down, however many stand behind one address. governor, the usual library, takes a token for
-//! each attempt and cannot be asked without taking one, and its table grows with the addresses; here the ones that were
-//! seen least lately are forgotten.
+//! Each address has a token bucket: a failure takes a token, and time puts tokens back. Only failures count, so a machine
+//! that succeeds is never slowed down, however many machines share its address. governor, the usual library, takes a token
+//! for each attempt and cannot be asked without taking one. Its table also grows with the addresses; here the least recently
+//! used ones are forgotten.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 /// Addresses that are remembered, at about 100 bytes each.
 const ADDRESSES: NonZero<usize> = NonZero::new(32_768).unwrap();
 
-/// The failures lately.
+/// The recent failures.
 pub struct Failures {
     /// For each address, when its bucket will be full again.
     full_at: Mutex<LruCache<IpAddr, Instant>>,
@@ -25,16 +25,16 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Allows so many failures per minute and address, and as many at once. 0 is no limit.
+    /// Allows so many failures per minute and address, also all at once. 0 is no limit.
     pub fn new(per_minute: u32) -> Self {
         Self { full_at: Mutex::new(LruCache::unbounded()), per_minute }
     }
 
-    /// How long this address must wait, if it must.
+    /// How long this address must wait, if at all.
     pub fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let interval = self.interval()?;
         let full_at = self.table().get(&network(address)).copied()?;
-        // The bucket is empty while refilling the whole of it takes longer than all but one token.
+        // The bucket is empty while it takes longer to fill it than to fill all but one token.
         let wait = full_at.saturating_duration_since(now).saturating_sub(interval * (self.per_minute - 1));
         (!wait.is_zero()).then_some(wait)
     }
@@ -45,7 +45,7 @@ impl Failures {
         let mut table = self.table();
         let address = network(address);
         let full_at = table.get(&address).copied().map_or(now, |full_at| full_at.max(now));
-        // Failures beyond the limit do not make the wait longer: it is a minute at the most.
+        // Failures beyond the limit do not make the wait longer. It is a minute at most.
         table.put(address, (full_at + interval).min(now + interval * self.per_minute));
         if table.len() > ADDRESSES.get() {
             table.pop_lru();
@@ -66,7 +66,7 @@ impl Failures {
     }
 }
 
-/// One customer has a whole /64 of IPv6.
+/// A customer usually has a whole /64 of IPv6, so that counts as one address.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_too_often_waits_until_one_more_failure_is_allowed() {
+    fn an_address_that_fails_too_often_waits_until_one_more_failure_is_allowed() {
         let (failures, start) = (Failures::new(60), Instant::now());
         let wait = |now| failures.wait(address("10.0.0.1"), now);
         fail(&failures, "10.0.0.1", 59, start);

@@ -1,4 +1,4 @@
-//! The calls, and their description in OpenAPI.
+//! The routes, and their description in OpenAPI.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{ConnectInfo, Path, State},
     http::{
         HeaderMap, HeaderValue, StatusCode,
@@ -17,45 +17,29 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Deserialize;
+use secrecy::zeroize::Zeroize;
 use utoipa::{
     Modify, OpenApi, ToSchema,
-    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+    openapi::{
+        RefOr, Schema,
+        schema::AdditionalProperties,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Service,
     admission::Outcome,
-    answer::{Answer, Enrolled, Problem},
+    answer::Answer,
     limits,
-    request::{Complaint, digest_of_token, is_token, parse},
+    request::{digest_of_token, is_token, parse},
 };
-use crate::{key::Digest, serve};
-
-/// A machine that asks to join. [`parse`] reads it; this describes it.
-#[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[allow(dead_code, reason = "a description, of which no value is made")]
-struct Enrollment {
-    /// The setup key, in upper or lower case.
-    #[schema(min_length = 1, max_length = 64)]
-    setup_key: String,
-    /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
-    #[schema(pattern = "^[A-Za-z0-9+/]{43}=$")]
-    public_key: String,
-    /// How the machine calls itself.
-    #[schema(pattern = "^[A-Za-z0-9._-]{1,253}$")]
-    hostname: String,
-    /// DNS labels that the machine would like to have, where its key allows that; all different.
-    #[serde(default)]
-    #[schema(max_items = 32, required = false)]
-    extra_dns_labels: Vec<String>,
-    /// At least 32 random bytes in base64, chosen by the machine and kept by it. With the same token a request can be sent
-    /// again without using the key twice, and it is the Bearer token of the other calls.
-    #[schema(pattern = "^[!-~]{43,256}$")]
-    token: String,
-}
+use crate::{
+    key::Digest,
+    protocol::{EnrollRequest, Enrolled, Problem},
+    serve,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -74,10 +58,19 @@ impl Modify for BearerToken {
 }
 
 fn routes() -> OpenApiRouter<Arc<Service>> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let mut router = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(enroll))
         .routes(routes!(heartbeat))
-        .routes(routes!(leave))
+        .routes(routes!(leave));
+    // Answers have the described fields and no others. `deny_unknown_fields` on the types would have the client refuse the
+    // answers of a newer service.
+    let schemas = &mut router.get_openapi_mut().components.get_or_insert_default().schemas;
+    for answer in [Enrolled::name(), Problem::name()] {
+        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(&*answer) {
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+    }
+    router
 }
 
 /// The description of the calls, in OpenAPI.
@@ -85,15 +78,18 @@ pub fn document() -> utoipa::openapi::OpenApi {
     routes().to_openapi()
 }
 
-pub fn router(service: Arc<Service>) -> Router {
-    let (router, document) = routes().split_for_parts();
-    let requests = service.metrics().http.clone();
-    let router = router.route("/openapi.json", get(async move || Json(document))).with_state(service);
-    let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
-    router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+impl Service {
+    /// The routes of this service.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let (router, document) = routes().split_for_parts();
+        let requests = self.metrics.http.clone();
+        let router = router.route("/openapi.json", get(async move || Json(document))).with_state(Arc::clone(self));
+        let router = limits().apply(router).layer(middleware::map_response(when_to_come_again));
+        router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+    }
 }
 
-/// The time limit answers without saying when.
+/// Adds Retry-After to a 503 of the time limit.
 async fn when_to_come_again(mut response: Response) -> Response {
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
@@ -106,7 +102,7 @@ async fn when_to_come_again(mut response: Response) -> Response {
 /// The same public key and token get the same answer, and use the key once. A machine that is a peer already is told so
 /// whatever has become of the key.
 #[utoipa::path(
-    post, path = "/v1/enroll", request_body = Enrollment,
+    post, path = "/v1/enroll", request_body = EnrollRequest,
     responses(
         (status = 200, description = "The machine is a peer", body = Enrolled),
         (status = 400, description = "The body is not a JSON object", body = Problem),
@@ -126,19 +122,26 @@ async fn enroll(
     body: Body,
 ) -> Response {
     if let Some(wait) = service.wait(address.ip()) {
-        service.metrics().limited();
+        service.metrics.limited();
         return Answer::Limited(wait).into_response();
     }
     let answer = match axum::body::to_bytes(body, limits().body).await {
         Err(_) => Answer::TooLong,
-        Ok(body) => match parse(&body) {
-            Err(complaint) => invalid(&service, complaint),
-            Ok(applicant) => {
-                let outcome = service.enroll(applicant).await;
-                tell(&outcome, address.ip());
-                outcome.into()
+        Ok(body) => {
+            let parsed = parse(&body);
+            wipe(body);
+            match parsed {
+                Err(complaint) => {
+                    service.metrics.enrolled("invalid");
+                    Answer::Wrong(complaint)
+                }
+                Ok(applicant) => {
+                    let outcome = service.enroll(applicant).await;
+                    log(&outcome, address.ip());
+                    outcome.into()
+                }
             }
-        },
+        }
     };
     finish(&service, address.ip(), answer)
 }
@@ -199,8 +202,15 @@ async fn leave(
     finish(&service, address.ip(), answer)
 }
 
-/// Who joined is worth a line. Who did not is one only to whoever asks for it: strangers could fill the log.
-fn tell(outcome: &Outcome, address: IpAddr) {
+/// Overwrites a body, which holds a key and a token. Part of a buffer that hyper still uses is left as it is.
+fn wipe(body: Bytes) {
+    if let Ok(mut body) = body.try_into_mut() {
+        body.as_mut().zeroize();
+    }
+}
+
+/// Logs a machine that joined. One that did not is logged at debug only, or strangers could fill the log.
+fn log(outcome: &Outcome, address: IpAddr) {
     match outcome {
         Outcome::Joined { peer, admitted: true } => {
             tracing::info!(namespace = peer.namespace, peer = peer.name, %address, "a machine has joined");
@@ -208,13 +218,8 @@ fn tell(outcome: &Outcome, address: IpAddr) {
         Outcome::Joined { peer, admitted: false } => {
             tracing::debug!(namespace = peer.namespace, peer = peer.name, %address, "a peer has asked again");
         }
-        Outcome::Not(verdict) => tracing::debug!(?verdict, %address, "a machine has not joined"),
+        Outcome::Not(refusal) => tracing::debug!(?refusal, %address, "a machine was not admitted"),
     }
-}
-
-fn invalid(service: &Service, complaint: Complaint) -> Answer {
-    service.metrics().enrolled("invalid");
-    Answer::Wrong(complaint)
 }
 
 /// The digest of the Bearer token.
@@ -223,15 +228,75 @@ fn bearer(headers: &HeaderMap) -> Option<Digest> {
     (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then(|| digest_of_token(token))
 }
 
-/// Counts failures. Whoever has a right token is not held up by others behind the same address.
+/// Answers, and counts failures. A success is never held up by the failures of other machines behind the same address.
 fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
     if !answer.is_failure() {
         return answer.into_response();
     }
     if let Some(wait) = service.wait(address) {
-        service.metrics().limited();
+        service.metrics.limited();
         return Answer::Limited(wait).into_response();
     }
     service.failed(address);
     answer.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{api, protocol::limits};
+
+    /// The properties of the request to join, as the document describes them.
+    fn of_request() -> Value {
+        let document = serde_json::to_value(document()).unwrap();
+        document["components"]["schemas"]["Enrollment"]["properties"].clone()
+    }
+
+    #[test]
+    fn the_document_has_the_same_limits() {
+        let request = of_request();
+        assert_eq!(request["setupKey"]["minLength"], json!(limits::KEY.start()));
+        assert_eq!(request["setupKey"]["maxLength"], json!(limits::KEY.end()));
+        let crds: String = api::crd_manifests().into_iter().map(|manifest| manifest.text).collect();
+        assert!(crds.contains(request["publicKey"]["pattern"].as_str().unwrap()), "the pattern of the CRD is another");
+        assert_eq!(request["extraDnsLabels"]["maxItems"], json!(limits::LABELS));
+        let quantifier = |range: &std::ops::RangeInclusive<usize>| format!("{{{},{}}}$", range.start(), range.end());
+        for (field, range) in [("hostname", &limits::HOSTNAME), ("token", &limits::TOKEN)] {
+            let pattern = request[field]["pattern"].as_str().unwrap();
+            assert!(pattern.ends_with(&quantifier(range)), "{field}: {pattern}");
+        }
+    }
+
+    #[test]
+    fn the_document_describes_what_a_machine_sends() {
+        let request = EnrollRequest {
+            setup_key: "k".to_owned(),
+            public_key: "p".to_owned(),
+            hostname: "h".to_owned(),
+            extra_dns_labels: vec!["db".to_owned()],
+            token: "t".to_owned(),
+        };
+        let sent = serde_json::to_value(&request).unwrap();
+        let fields = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let (mut sent, mut described) = (fields(&sent), fields(&of_request()));
+        sent.sort();
+        described.sort();
+        assert_eq!(sent, described);
+    }
+
+    #[test]
+    fn the_token_is_taken_from_a_bearer_header_and_nothing_else() {
+        let token = "A".repeat(43);
+        let of = |value: String| bearer(&HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]));
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            assert_eq!(of(format!("{scheme} {token}")), Some(digest_of_token(&token)), "{scheme}");
+        }
+        for value in [format!("Basic {token}"), token.clone(), format!("Bearer {}", &token[1..]), "Bearer ".to_owned()]
+        {
+            assert_eq!(of(value.clone()), None, "{value}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
 }

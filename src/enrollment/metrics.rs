@@ -1,4 +1,4 @@
-//! What is counted. No series names a key, a peer or a token.
+//! The metrics. No series names a key, a peer or a token.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,20 +12,20 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::objects::Swapped;
+use super::api_server::Swapped;
 use crate::{
     cluster::{CountRequests, Requests, call::Error, openmetrics::text_of},
     serve,
 };
 
-/// The counters of one process. Cheap to clone.
+/// The metrics of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    enrollments: Family<Result, Counter>,
+    enrollments: Family<Labels, Counter>,
     seconds: Histogram,
-    swaps: Family<Result, Counter>,
-    heartbeats: Family<Result, Counter>,
+    swaps: Family<Labels, Counter>,
+    heartbeats: Family<Labels, Counter>,
     limited: Counter,
     requests: Requests,
     /// Requests of clients.
@@ -33,7 +33,7 @@ pub struct Metrics {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Result {
+struct Labels {
     result: &'static str,
 }
 
@@ -83,38 +83,38 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts what became of a request to join.
+    /// Counts a request to join by its result.
     pub fn enrolled(&self, result: &'static str) {
-        self.enrollments.get_or_create(&Result { result }).inc();
+        self.enrollments.get_or_create(&Labels { result }).inc();
     }
 
-    /// Notes how long an admission took.
+    /// Observes how long an admission took.
     pub fn admitted_within(&self, time: Duration) {
         self.seconds.observe(time.as_secs_f64());
     }
 
     /// Counts an attempt to write the ledger.
-    pub fn swapped(&self, swapped: &std::result::Result<Swapped, Error>) {
+    pub fn swapped(&self, swapped: &Result<Swapped, Error>) {
         let result = match swapped {
             Ok(Swapped::Done(_)) => "done",
             Ok(Swapped::Lost) => "lost",
             Ok(Swapped::Gone) => "gone",
             Err(_) => "failed",
         };
-        self.swaps.get_or_create(&Result { result }).inc();
+        self.swaps.get_or_create(&Labels { result }).inc();
     }
 
     /// Counts a heartbeat.
     pub fn heartbeat(&self, result: &'static str) {
-        self.heartbeats.get_or_create(&Result { result }).inc();
+        self.heartbeats.get_or_create(&Labels { result }).inc();
     }
 
-    /// Counts a request of somebody who has failed too often.
+    /// Counts a request that was answered with 429.
     pub fn limited(&self) {
         self.limited.inc();
     }
 
-    /// Counts the requests of the client that it is put under.
+    /// Counts the requests of the client that gets this layer.
     pub fn count_requests(&self) -> CountRequests {
         self.requests.layer()
     }
@@ -125,7 +125,24 @@ impl Metrics {
     }
 
     /// The metrics as text.
-    pub fn expose(&self) -> std::result::Result<String, fmt::Error> {
+    pub fn expose(&self) -> Result<String, fmt::Error> {
         text_of(&self.registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_is_counted_by_its_result() {
+        let metrics = Metrics::default();
+        metrics.swapped(&Ok(Swapped::Lost));
+        metrics.swapped(&Ok(Swapped::Gone));
+        metrics.swapped(&Ok(Swapped::Lost));
+        let text = metrics.expose().unwrap();
+        for series in ["{result=\"lost\"} 2", "{result=\"gone\"} 1"] {
+            assert!(text.contains(&format!("setupkey_ledger_swaps_total{series}")), "{text}");
+        }
     }
 }

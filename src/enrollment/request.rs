@@ -1,52 +1,45 @@
-//! What a machine sends to join, read and checked: bytes in, an applicant or a complaint out.
+//! Reads and checks what a machine sends to join: bytes in, an applicant or a complaint out.
 //!
-//! A complaint names the field and says what it takes, and never quotes what was sent: it may be a key.
+//! A complaint names the field and says what it accepts. It never quotes what was sent, which may be a key.
 
 use std::collections::BTreeSet;
 
-use secrecy::{ExposeSecret, SecretString, zeroize::Zeroize};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
-use crate::key::{Digest, PublicKey, ledger::Applicant};
+use crate::{
+    key::{Digest, PublicKey, ledger::Applicant},
+    protocol::limits::{HOSTNAME, KEY, LABEL, LABELS, TOKEN},
+};
 
-/// Characters of a setup key. One of ours has 36; a longer text is no key of anybody.
-const KEY: usize = 64;
-/// Characters of a hostname, as in DNS.
-const HOSTNAME: usize = 253;
-/// DNS labels that a machine may bring. NetBird: peer.go, AddPeer.
-const LABELS: usize = 32;
-/// Characters of a DNS label.
-const LABEL: usize = 63;
-/// Characters of a token: the least is 32 random bytes in base64, without padding.
-const TOKEN: std::ops::RangeInclusive<usize> = 43..=256;
-
-/// Why a request is not looked at any further.
+/// Why a request is not valid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Complaint {
     /// The body is not a JSON object.
     #[error("the body must be a JSON object in UTF-8")]
     NotJson,
-    /// A field is missing or not as it should be.
+    /// A field is missing or wrong.
     #[error("{field} {rule}")]
     Field {
-        /// The field as it stands in the body.
+        /// Its name in the body.
         field: &'static str,
-        /// What it takes.
+        /// What it accepts.
         rule: &'static str,
     },
 }
 
-/// Reads the body of `POST /v1/enroll`. Fields that are not known are ignored.
+/// Reads the body of `POST /v1/enroll`, an [`EnrollRequest`](crate::protocol::EnrollRequest). Unknown fields are ignored.
 pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(body) else { return Err(Complaint::NotJson) };
-    let key = secret(&mut fields, "setupKey")?;
-    let token = secret(&mut fields, "token")?;
+    // Both are taken out before any complaint, so that both are wiped.
+    let (key, token) = (secret(&mut fields, "setupKey"), secret(&mut fields, "token"));
+    let (key, token) = (key?, token?);
     let public_key = text(&mut fields, "publicKey")?.and_then(|text| PublicKey::parse(&text));
     let hostname = text(&mut fields, "hostname")?.filter(|text| is_hostname(text));
     Ok(Applicant {
         key: key
-            .filter(|key| (1..=KEY).contains(&key.expose_secret().len()))
-            .map(|key| digest_of_key(&key))
+            .filter(|key| KEY.contains(&key.expose_secret().len()))
+            .map(|key| Digest::of_presented(key.expose_secret()))
             .ok_or(Complaint::Field { field: "setupKey", rule: "must be a text of 1 to 64 bytes" })?,
         public_key: public_key.ok_or(Complaint::Field {
             field: "publicKey",
@@ -67,7 +60,7 @@ pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
     })
 }
 
-/// By which a token is recognised.
+/// The digest by which a token is recognised.
 pub fn digest_of_token(token: &str) -> Digest {
     Digest::of(token)
 }
@@ -77,15 +70,7 @@ pub fn is_token(text: &str) -> bool {
     TOKEN.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Keys are upper-case; people type them as they like. NetBird: peer.go, AddPeer.
-fn digest_of_key(key: &SecretString) -> Digest {
-    let mut upper = key.expose_secret().to_uppercase();
-    let digest = Digest::of(&upper);
-    upper.zeroize();
-    digest
-}
-
-/// A text that is wiped from memory once it was used.
+/// A text that is wiped from memory when it is dropped.
 fn secret(fields: &mut Map<String, Value>, field: &'static str) -> Result<Option<SecretString>, Complaint> {
     text(fields, field).map(|text| text.map(SecretString::from))
 }
@@ -99,7 +84,7 @@ fn text(fields: &mut Map<String, Value>, field: &'static str) -> Result<Option<S
 }
 
 fn is_hostname(text: &str) -> bool {
-    (1..=HOSTNAME).contains(&text.len())
+    HOSTNAME.contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
@@ -125,7 +110,7 @@ fn labels(value: Option<Value>) -> Result<Vec<String>, Complaint> {
 
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=LABEL).contains(&text.len())
+    LABEL.contains(&text.len())
         && !text.starts_with('-')
         && !text.ends_with('-')
         && text.bytes().all(|byte| inner(byte) || byte == b'-')
@@ -137,6 +122,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::protocol::{EnrollRequest, limits};
 
     const KEY: &str = "563A1F41-DB48-43E6-B871-0EF6B9304390";
     const TOKEN: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -151,11 +137,48 @@ mod tests {
         parse(body.to_string().as_bytes())
     }
 
-    /// The field that is complained about.
+    /// The field that the complaint names.
     fn complaint(field: &str, value: Value) -> &'static str {
         match with(field, value) {
             Err(Complaint::Field { field, .. }) => field,
             other => panic!("{field}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_client_sends_is_read_as_it_was_meant() {
+        let request = EnrollRequest {
+            setup_key: KEY.to_owned(),
+            public_key: format!("{TOKEN}="),
+            hostname: "ada".to_owned(),
+            extra_dns_labels: vec!["db".to_owned()],
+            token: TOKEN.to_owned(),
+        };
+        let applicant = Applicant {
+            key: Digest::of(KEY),
+            public_key: PublicKey::from_bytes([0; 32]),
+            hostname: "ada".to_owned(),
+            extra_dns_labels: vec!["db".to_owned()],
+            token: Digest::of(TOKEN),
+        };
+        assert_eq!(parse(&serde_json::to_vec(&request).unwrap()), Ok(applicant));
+    }
+
+    #[test]
+    fn each_complaint_names_the_limits() {
+        for (field, value, limits) in [
+            ("setupKey", json!(""), vec![*limits::KEY.start(), *limits::KEY.end()]),
+            ("hostname", json!(""), vec![*limits::HOSTNAME.start(), *limits::HOSTNAME.end()]),
+            ("token", json!(""), vec![*limits::TOKEN.start(), *limits::TOKEN.end()]),
+            ("extraDnsLabels", json!(""), vec![limits::LABELS, *limits::LABEL.end()]),
+        ] {
+            let sentence = with(field, value).unwrap_err().to_string();
+            assert!(
+                limits
+                    .iter()
+                    .all(|limit| sentence.contains(&format!(" {limit} ")) || sentence.ends_with(&format!(" {limit}"))),
+                "{sentence}"
+            );
         }
     }
 
@@ -225,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_is_refused_without_being_quoted() {
+    fn a_body_that_is_no_json_object_is_refused_without_being_quoted() {
         let deep = "[".repeat(100_000);
         for body in ["", "{", "null", "[]", "\"key\"", "{} {}", deep.as_str()] {
             assert_eq!(parse(body.as_bytes()), Err(Complaint::NotJson));

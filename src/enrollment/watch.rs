@@ -1,4 +1,4 @@
-//! The watches that fill the caches.
+//! The watches that fill the caches. Each lists and follows one kind of object, in one namespace or in all.
 
 use std::{fmt::Debug, ops::ControlFlow, sync::Arc};
 
@@ -13,81 +13,81 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::cluster::watch_backoff;
+use crate::cluster::{PAGE, watch_backoff};
 
-/// What a watch fills.
-pub trait Cache<K>: Send + Sync {
+/// What a watch fills. The verbs are those of `kubert::index`.
+pub trait Index<K>: Send + Sync {
     /// What is kept of an object.
-    type Record: Send;
+    type Cached: Send;
 
-    /// Takes from an object what is kept, be it that it cannot be read.
-    fn record(object: K) -> Self::Record;
+    /// Takes from an object what is kept. The object may be one that cannot be decoded.
+    fn cached(object: K) -> Self::Cached;
     /// An object is new or has changed.
-    fn apply(&self, record: Self::Record);
-    /// An object has gone.
-    fn remove(&self, namespace: &str, name: &str);
+    fn apply(&self, object: Self::Cached);
+    /// An object was deleted.
+    fn delete(&self, namespace: &str, name: &str);
     /// The objects of this namespace, or of all namespaces, are about to be listed.
     fn listing(&self, _namespace: Option<&str>) {}
     /// These are all objects of this namespace, or of all namespaces.
-    fn replace(&self, namespace: Option<&str>, records: Vec<Self::Record>);
+    fn reset(&self, namespace: Option<&str>, objects: Vec<Self::Cached>);
 }
 
-/// Fills a cache as long as it is polled, and calls `filled` each time it is complete. It begins when it is first told to
-/// list the objects `anew`, and lists them again whenever it is told so.
-pub async fn fill<K, C>(
+/// Fills an index as long as it is polled, and calls `filled` each time it is complete. The first list begins when `relist`
+/// is first notified; each later notification makes it list again.
+pub async fn fill<K, I>(
     api: Api<K>,
     namespace: Option<&str>,
-    cache: Arc<C>,
-    anew: Arc<Notify>,
+    index: Arc<I>,
+    relist: Arc<Notify>,
     mut filled: impl FnMut(),
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    C: Cache<K>,
+    I: Index<K>,
 {
-    anew.notified().await;
-    while follow(&api, namespace, &*cache, &anew, &mut filled).await.is_continue() {}
+    relist.notified().await;
+    while follow(&api, namespace, &*index, &relist, &mut filled).await.is_continue() {}
 }
 
-/// Lists and follows the objects, until they are to be listed anew.
-async fn follow<K, C>(
+/// Lists and follows the objects until they have to be listed again.
+async fn follow<K, I>(
     api: &Api<K>,
     namespace: Option<&str>,
-    cache: &C,
-    anew: &Notify,
+    index: &I,
+    relist: &Notify,
     filled: &mut impl FnMut(),
 ) -> ControlFlow<()>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    C: Cache<K>,
+    I: Index<K>,
 {
     let kind = K::kind(&());
-    let events = watcher(api.clone(), watcher::Config::default()).backoff(watch_backoff());
+    let events = watcher(api.clone(), watcher::Config::default().page_size(PAGE)).backoff(watch_backoff());
     let mut events = std::pin::pin!(events);
     let (mut listed, mut listing) = (Vec::new(), true);
     loop {
         let event = tokio::select! {
             biased;
-            () = anew.notified(), if !listing => return ControlFlow::Continue(()),
+            () = relist.notified(), if !listing => return ControlFlow::Continue(()),
             event = events.try_next() => event,
         };
         match event {
             Ok(Some(Event::Init)) => {
                 (listed, listing) = (Vec::new(), true);
-                cache.listing(namespace);
+                index.listing(namespace);
             }
-            Ok(Some(Event::InitApply(object))) => listed.push(C::record(object)),
+            Ok(Some(Event::InitApply(object))) => listed.push(I::cached(object)),
             Ok(Some(Event::InitDone)) => {
                 listing = false;
-                cache.replace(namespace, std::mem::take(&mut listed));
+                index.reset(namespace, std::mem::take(&mut listed));
                 filled();
             }
-            Ok(Some(Event::Apply(object))) => cache.apply(C::record(object)),
+            Ok(Some(Event::Apply(object))) => index.apply(I::cached(object)),
             Ok(Some(Event::Delete(object))) => {
-                cache.remove(&object.namespace().unwrap_or_default(), &object.name_any());
+                index.delete(&object.namespace().unwrap_or_default(), &object.name_any());
             }
             Ok(None) => return ControlFlow::Break(()),
             Err(error) => {
-                tracing::warn!(%kind, %error, "the watch failed and is started again");
+                tracing::warn!(%kind, %error, "the watch failed; starting it again");
                 if skips(&error) {
                     return ControlFlow::Continue(());
                 }
@@ -96,10 +96,24 @@ where
     }
 }
 
-/// Whether an event was lost with this error, that the watch does not repeat.
+/// Whether this error skipped an event that the watch will not deliver again.
 fn skips(error: &watcher::Error) -> bool {
     matches!(
         error,
         watcher::Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::LinesCodecMaxLineLengthExceeded)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_that_could_not_be_read_makes_it_list_again() {
+        let undecodable = serde_json::from_str::<u8>("?").unwrap_err();
+        assert!(skips(&watcher::Error::WatchFailed(kube::Error::SerdeError(undecodable))));
+        assert!(skips(&watcher::Error::WatchFailed(kube::Error::LinesCodecMaxLineLengthExceeded)));
+        assert!(!skips(&watcher::Error::WatchFailed(kube::Error::TlsRequired)));
+        assert!(!skips(&watcher::Error::NoResourceVersion));
+    }
 }

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use secrecy::zeroize::Zeroizing;
 use sha2::Sha256;
 
 /// The base64 of the SHA-256 of a key, by which it is recognised. NetBird: setupkey.go, GenerateSetupKey.
@@ -12,6 +13,12 @@ impl Digest {
     pub fn of(key: &str) -> Self {
         use sha2::Digest as _;
         Self(BASE64_STANDARD.encode(Sha256::digest(key)))
+    }
+
+    /// The digest of a key as a machine presents it. Keys are upper-case, and people type them in any case. NetBird:
+    /// peer.go, AddPeer.
+    pub fn of_presented(key: &str) -> Self {
+        Self::of(&Zeroizing::new(key.to_uppercase()))
     }
 
     /// A digest that was computed before, as it stands in an object.
@@ -39,5 +46,12 @@ mod tests {
     fn it_is_the_base64_of_the_sha_256() {
         // printf abc | openssl dgst -sha256 -binary | base64
         assert_eq!(Digest::of("abc").as_str(), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=");
+    }
+    #[test]
+    fn a_presented_key_is_recognised_in_any_case() {
+        let key = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+        for presented in [key, &key.to_lowercase(), "563a1F41-dB48-43e6-B871-0EF6B9304390"] {
+            assert_eq!(Digest::of_presented(presented), Digest::of(key), "{presented}");
+        }
     }
 }

@@ -1,13 +1,12 @@
-//! The ledger of a key: who is admitted, and what is counted.
+//! The ledger of a key: which machines it has admitted, and how often it was used.
 //!
-//! The only commit point of an enrollment is one compare-and-swap of the status of the `SetupKey`: it counts the use and
-//! enters the peer under `pending`, or it fails and nothing has happened. After it, the peer is created and the entry is
-//! cleared, by whoever comes to it; a use is never given back. So whatever dies in between, `usedTimes` counts the
-//! distinct peers ever admitted, never exceeds the limit, and never goes down.
+//! An enrollment has one commit point: a compare-and-swap of the `SetupKey`'s status. It counts the use and enters the
+//! machine under `pending`, or it fails and nothing has happened. Afterwards the Peer is created and the entry is cleared,
+//! by the replica or, if the replica dies, by the controller. A use is never given back. So `usedTimes` is the number of
+//! distinct peers ever admitted, never exceeds the limit and never goes down, whatever crashes.
 //!
-//! Everything here takes the object as it was read and answers with what to write under that object's resourceVersion,
-//! which covers the spec as well: a revocation that has returned to its caller is in every object that can still be
-//! swapped.
+//! Every function here takes the object as it was read and returns what to write under that object's resourceVersion. The
+//! version covers the spec too, so a revocation that has returned is part of every object that can still be swapped.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,18 +14,30 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{Digest, Facts, PeerName, PublicKey};
-use crate::api::{PendingPeer, SetupKey, State, Timestamp};
+use crate::api::{Peer, PendingPeer, SetupKey, State, Timestamp};
 
-/// Entries that may be pending at a time. An entry is at most 2.8 KiB, so that the status stays well below the 1.5 MiB
-/// that etcd takes.
+/// Entries that may be pending at a time. An entry takes at most 2.8 KiB, so the status stays well below the 1.5 MiB that
+/// etcd accepts.
 pub const MOST_PENDING: usize = 200;
 
-/// For how long after it was first seen pending an entry is left to the replica that committed it. Only then does the
-/// controller create its Peer and clear it, for two who do so at a time could bring a peer back that was sent away. A
-/// replica must have stopped by then, its last call included.
-pub const ORPHAN_AGE: Duration = Duration::from_secs(15);
+/// How long a replica may create the Peers that it committed and clear their entries, counted from the moment it sent the
+/// swap. It starts no request after that.
+pub const OWNER_TIME: Duration = Duration::from_secs(8);
 
-/// One use of a key. The number alone would not do: each revision of a key counts its uses from 1.
+/// How long one request of a replica may take. A creation that is sent at the end of [`OWNER_TIME`] is over so much later.
+pub const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// How long the controller leaves an entry to the replica that committed it, counted from when the controller first saw the
+/// entry pending. Two processes that complete one entry at the same time could bring back a Peer that was deleted.
+pub const HANDOVER: Duration = Duration::from_secs(15);
+
+/// The former name of [`HANDOVER`].
+pub const ORPHAN_AGE: Duration = HANDOVER;
+
+// The replica's last request is over before the controller begins.
+const _: () = assert!(OWNER_TIME.as_secs() + REQUEST_TIME.as_secs() < HANDOVER.as_secs());
+
+/// One use of a key. Each key id counts its uses from 1, so a number alone does not identify a use.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Use {
     /// The public id of the key that was used.
@@ -40,39 +51,74 @@ impl Use {
     pub fn of(entry: &PendingPeer) -> Self {
         Self { key_id: entry.key_id.clone(), number: entry.number }
     }
+
+    /// The same, in an entry that may not name its key: such an entry belongs to the key on record.
+    pub fn in_key(key: &SetupKey, entry: &PendingPeer) -> Self {
+        let on_record = || key.status.as_ref().and_then(|status| status.id.clone()).unwrap_or_default();
+        let key_id = if entry.key_id.is_empty() { on_record() } else { entry.key_id.clone() };
+        Self { key_id, number: entry.number }
+    }
 }
 
 /// A machine that asks to join.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Applicant {
-    /// By which the key that it presented is recognised.
+    /// The digest of the key that it presented.
     pub key: Digest,
-    /// Its public key, which makes its name.
+    /// Its public key, from which the name of its Peer is made.
     pub public_key: PublicKey,
-    /// How it calls itself.
+    /// The name that it gives itself.
     pub hostname: String,
     /// The DNS labels that it asks for.
     pub extra_dns_labels: Vec<String>,
-    /// The digest of the token that it chose, by which it is known again.
+    /// The digest of the token that it chose. The same token is the same machine.
     pub token: Digest,
 }
 
-/// What the API server has under the name of an applicant, looked up after the key was read: a Peer whose entry is no
-/// longer pending in what was read exists by then.
+/// The Peer that exists under the name of an applicant, as far as it matters to the ledger.
+///
+/// It is looked up *after* the key was read: if an entry is no longer pending in that version, its Peer exists by then.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum OnRecord {
-    /// No Peer.
-    Nobody,
-    /// A Peer.
-    Peer {
-        /// The digest of its token.
-        token: Digest,
-        /// Whether it is being deleted.
-        leaving: bool,
-    },
+pub struct Existing {
+    /// The digest of its token.
+    pub token: Digest,
+    /// Whether it is being deleted.
+    pub leaving: bool,
 }
 
-/// What becomes of an applicant.
+impl From<&Peer> for Existing {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            token: Digest::from_base64(&peer.spec.token_digest),
+            leaving: peer.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// How the Peer under a machine's name relates to the machine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Met {
+    /// There is no Peer of that name.
+    NoPeer,
+    /// The machine's own Peer.
+    Own,
+    /// The machine's own Peer, which is being deleted.
+    OwnLeaving,
+    /// A Peer that joined with another token.
+    Other,
+}
+
+/// Compares the token of a machine with the Peer under its name.
+pub fn meet(existing: Option<&Existing>, token: &Digest) -> Met {
+    match existing {
+        None => Met::NoPeer,
+        Some(existing) if existing.token != *token => Met::Other,
+        Some(existing) if existing.leaving => Met::OwnLeaving,
+        Some(_) => Met::Own,
+    }
+}
+
+/// The ledger's decision on an applicant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// Admitted with this swap, if the swap succeeds.
@@ -81,17 +127,36 @@ pub enum Verdict {
     Pending,
     /// A Peer already. Nothing is counted, and the key no longer matters.
     Known,
+    /// Not admitted.
+    Not(Refusal),
+}
+
+/// Why a machine is not admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refusal {
     /// Another token has joined with this public key.
     Taken,
-    /// The Peer of this public key is being deleted; there is an answer once it is gone.
+    /// The Peer of this public key is being deleted. There is an answer once it is gone.
     Leaving,
-    /// The key admits nobody: it is unknown, expired, revoked, overused or being deleted. Which of these is nobody's
-    /// business.
+    /// The key admits no peer: it is unknown, expired, revoked, overused or being deleted. The machine is not told which.
     Refused,
-    /// The key admits peers, but none that bring DNS labels.
+    /// The key admits peers, but none with DNS labels.
     NoExtraDnsLabels,
-    /// Too many are pending; there is room soon.
+    /// Too many entries are pending, or the API server does not answer. The machine may ask again soon.
     Busy,
+}
+
+impl Refusal {
+    /// The value of the label `result` of the metric `setupkey_enrollments`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Leaving => "leaving",
+            Self::Refused => "refused",
+            Self::NoExtraDnsLabels => "extra_dns_labels",
+            Self::Busy => "busy",
+        }
+    }
 }
 
 /// The fields of the status that a swap writes; all others stay as they are.
@@ -106,8 +171,8 @@ pub struct Swap {
 }
 
 impl Swap {
-    /// The object whose status makes it, or fails if the key is no longer what `basis` was. Nothing may be missing from the
-    /// status of `basis`.
+    /// The object to send as an update of the status. The update fails if the key has changed since `basis` was read. The
+    /// status of `basis` must be whole, because it is replaced as a whole.
     pub fn onto(self, basis: &SetupKey) -> SetupKey {
         let mut key = basis.clone();
         let status = key.status.get_or_insert_default();
@@ -115,7 +180,7 @@ impl Swap {
         key
     }
 
-    /// The merge patch of the status that makes it, or fails if the key is no longer what `basis` was.
+    /// The merge patch of the status. It fails if the key has changed since `basis` was read.
     pub fn patch(&self, basis: &SetupKey) -> Value {
         let pending = (!self.pending.is_empty()).then_some(&self.pending);
         json!({
@@ -125,38 +190,39 @@ impl Swap {
     }
 }
 
-/// Decides on applicants that came at about the same time, in their order, and clears entries on the way.
+/// Decides on applicants that came at about the same time, in their order, and clears entries in the same swap.
 ///
-/// `recorded` has the numbers of entries of which a Peer was seen to exist. The swap is `None` when there is nothing to write.
+/// `clearable` are the uses whose Peer was seen to exist. The swap is `None` when there is nothing to write.
 pub fn admit(
     key: &SetupKey,
-    applicants: &[(&Applicant, OnRecord)],
-    recorded: &BTreeSet<Use>,
+    applicants: &[(&Applicant, Option<Existing>)],
+    clearable: &BTreeSet<Use>,
     now: DateTime<Utc>,
 ) -> (Option<Swap>, Vec<Verdict>) {
-    // An applicant whose entry is cleared by this very swap may have been looked up before its Peer was there. So the
-    // entries to be cleared speak too, or such a machine would be counted twice.
+    // Match against the entries from before clearing as well. Otherwise a machine that was looked up just before its Peer
+    // was created would be counted twice.
     let before = unchanged(key).pending;
-    let mut swap = clear(key, recorded).unwrap_or_else(|| unchanged(key));
-    let verdicts: Vec<_> =
-        applicants.iter().map(|(applicant, found)| judge(key, &before, &mut swap, applicant, found, now)).collect();
+    let mut swap = clear(key, clearable).unwrap_or_else(|| unchanged(key));
+    let verdicts: Vec<_> = applicants
+        .iter()
+        .map(|(applicant, found)| judge(key, &before, &mut swap, applicant, found.as_ref(), now))
+        .collect();
     ((swap != unchanged(key)).then_some(swap), verdicts)
 }
 
-/// Takes the entries with these numbers, of which a Peer was seen to exist, out of `pending`. `None` when none of them
-/// is there.
+/// Removes the entries of these uses, whose Peers were seen to exist, from `pending`. `None` when none of them is there.
 ///
-/// By number and not by name: whoever did not hear that its swap went through would otherwise clear what the same machine
-/// has entered since.
-pub fn clear(key: &SetupKey, recorded: &BTreeSet<Use>) -> Option<Swap> {
+/// By use and not by name: the answer to an earlier swap may have been lost, and the same machine may have been admitted
+/// again since.
+pub fn clear(key: &SetupKey, clearable: &BTreeSet<Use>) -> Option<Swap> {
     let mut swap = unchanged(key);
     let before = swap.pending.len();
-    swap.pending.retain(|entry| !recorded.contains(&Use::of(entry)));
+    swap.pending.retain(|entry| !clearable.contains(&Use::of(entry)));
     (swap.pending.len() != before).then_some(swap)
 }
 
-/// Whether a key admits a peer now, as far as this object tells. An object from a cache is good enough to refuse by,
-/// for what has been refused has changed nothing.
+/// Whether a key admits a peer now, as far as this object shows. An object from a cache is good enough to refuse by,
+/// because a refusal changes nothing.
 pub fn admits(key: &SetupKey, presented: &Digest, now: DateTime<Utc>) -> bool {
     admits_after(key, presented, key.used_times(), now)
 }
@@ -179,21 +245,23 @@ fn judge(
     before: &[PendingPeer],
     swap: &mut Swap,
     applicant: &Applicant,
-    found: &OnRecord,
+    found: Option<&Existing>,
     now: DateTime<Utc>,
 ) -> Verdict {
     let name = PeerName::of(&applicant.public_key);
     let pending = before.iter().chain(&swap.pending).find(|entry| entry.name == name.as_str());
     let admits = |used_times| admits_after(key, &applicant.key, used_times, now);
-    // A machine that is known is let in on its token alone. One that is not learns nothing without a key that admits it.
-    match (found, pending) {
-        (OnRecord::Peer { token, leaving: false }, _) if *token == applicant.token => Verdict::Known,
-        (OnRecord::Peer { token, leaving: true }, _) if *token == applicant.token => Verdict::Leaving,
-        (OnRecord::Nobody, Some(entry)) if entry.token_digest == applicant.token.as_str() => Verdict::Pending,
-        (OnRecord::Peer { .. }, _) | (_, Some(_)) if admits(swap.used_times) => Verdict::Taken,
-        _ if !admits(swap.used_times) => Verdict::Refused,
-        _ if !applicant.extra_dns_labels.is_empty() && !key.spec.allow_extra_dns_labels => Verdict::NoExtraDnsLabels,
-        _ if swap.pending.len() >= MOST_PENDING => Verdict::Busy,
+    // A known machine needs only its token. An unknown one learns nothing without a key that admits it.
+    match (meet(found, &applicant.token), pending) {
+        (Met::Own, _) => Verdict::Known,
+        (Met::OwnLeaving, _) => Verdict::Not(Refusal::Leaving),
+        (Met::NoPeer, Some(entry)) if entry.token_digest == applicant.token.as_str() => Verdict::Pending,
+        (Met::Other, _) | (_, Some(_)) if admits(swap.used_times) => Verdict::Not(Refusal::Taken),
+        _ if !admits(swap.used_times) => Verdict::Not(Refusal::Refused),
+        _ if !applicant.extra_dns_labels.is_empty() && !key.spec.allow_extra_dns_labels => {
+            Verdict::Not(Refusal::NoExtraDnsLabels)
+        }
+        _ if swap.pending.len() >= MOST_PENDING => Verdict::Not(Refusal::Busy),
         _ => {
             swap.used_times += 1;
             swap.last_used = swap.last_used.max(Some(now.into()));

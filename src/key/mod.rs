@@ -4,6 +4,7 @@
 
 pub mod conditions;
 mod digest;
+pub mod expected;
 mod facts;
 mod findings;
 mod id;

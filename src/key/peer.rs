@@ -1,4 +1,4 @@
-//! What a peer is called, and how its object looks.
+//! The name of a peer, and the object that an entry of `status.pending` becomes.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,6 +7,7 @@ use data_encoding::BASE32_DNSSEC;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
 
+use super::ledger::Use;
 use crate::api::{
     Peer, PeerSpec, PendingPeer, SetupKey, SetupKeyReference,
     metadata::{GROUP_LABEL_PREFIX, KEY_ID_LABEL, KEY_LABEL, MANAGED_BY_LABEL, MANAGER, PENDING_FINALIZER},
@@ -35,8 +36,8 @@ impl fmt::Display for PublicKey {
     }
 }
 
-/// The name of a Peer: `peer-` and 20 characters of `[0-9a-v]` of the SHA-256 of its public key. The name
-/// follows from the machine alone, so two writers cannot create two Peers for it.
+/// The name of a Peer: `peer-` and 20 characters of `[0-9a-v]` of the SHA-256 of its public key. A machine has
+/// the same name at every replica, so its Peer is created once.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PeerName(String);
 
@@ -58,44 +59,49 @@ impl fmt::Display for PeerName {
     }
 }
 
-/// The Peer that an entry of `status.pending` becomes, with the groups that the key gives now.
-///
-/// It has no owner: whatever happens to the key, the peer stays.
-pub fn peer_of(key: &SetupKey, pending: &PendingPeer) -> Peer {
-    let name = key.metadata.name.clone().unwrap_or_default();
-    // An entry from before entries named their key belongs to the key on record.
-    let on_record = || key.status.as_ref().and_then(|status| status.id.clone()).unwrap_or_default();
-    let id = if pending.key_id.is_empty() { on_record() } else { pending.key_id.clone() };
-    let mut labels = BTreeMap::from([
-        (KEY_LABEL.to_owned(), name.clone()),
-        (KEY_ID_LABEL.to_owned(), id.clone()),
-        (MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned()),
-    ]);
-    labels.extend(key.spec.auto_groups.iter().map(|group| (format!("{GROUP_LABEL_PREFIX}{group}"), String::new())));
-    Peer {
-        metadata: ObjectMeta {
-            name: Some(pending.name.clone()),
-            namespace: key.metadata.namespace.clone(),
-            labels: Some(labels),
-            finalizers: Some(vec![PENDING_FINALIZER.to_owned()]),
-            ..ObjectMeta::default()
-        },
-        spec: PeerSpec {
-            public_key: pending.public_key.clone(),
-            hostname: pending.hostname.clone(),
-            groups: key.spec.auto_groups.clone(),
-            extra_dns_labels: pending.extra_dns_labels.clone(),
-            ephemeral: key.spec.ephemeral,
-            setup_key_ref: SetupKeyReference {
-                name,
-                uid: key.metadata.uid.clone().unwrap_or_default(),
-                id,
-                number: pending.number,
+impl Peer {
+    /// The Peer that an entry of `status.pending` becomes, with the groups that the key gives now.
+    ///
+    /// It has no owner reference: deleting the key leaves the peer alone.
+    pub fn from_entry(key: &SetupKey, entry: &PendingPeer) -> Self {
+        let name = key.metadata.name.clone().unwrap_or_default();
+        let Use { key_id: id, number } = Use::in_key(key, entry);
+        let mut labels = BTreeMap::from([
+            (KEY_LABEL.to_owned(), name.clone()),
+            (KEY_ID_LABEL.to_owned(), id.clone()),
+            (MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned()),
+        ]);
+        labels.extend(key.spec.auto_groups.iter().map(|group| (format!("{GROUP_LABEL_PREFIX}{group}"), String::new())));
+        Self {
+            metadata: ObjectMeta {
+                name: Some(entry.name.clone()),
+                namespace: key.metadata.namespace.clone(),
+                labels: Some(labels),
+                finalizers: Some(vec![PENDING_FINALIZER.to_owned()]),
+                ..ObjectMeta::default()
             },
-            token_digest: pending.token_digest.clone(),
-        },
-        status: None,
+            spec: PeerSpec {
+                public_key: entry.public_key.clone(),
+                hostname: entry.hostname.clone(),
+                groups: key.spec.auto_groups.clone(),
+                extra_dns_labels: entry.extra_dns_labels.clone(),
+                ephemeral: key.spec.ephemeral,
+                setup_key_ref: SetupKeyReference {
+                    name,
+                    uid: key.metadata.uid.clone().unwrap_or_default(),
+                    id,
+                    number,
+                },
+                token_digest: entry.token_digest.clone(),
+            },
+            status: None,
+        }
     }
+}
+
+/// The former name of [`Peer::from_entry`].
+pub fn peer_of(key: &SetupKey, entry: &PendingPeer) -> Peer {
+    Peer::from_entry(key, entry)
 }
 
 #[cfg(test)]
@@ -111,6 +117,25 @@ mod tests {
         let other_spelling = ZEROES.replace("A=", "B=");
         for text in ["", "AAAA", &ZEROES[1..], &format!("{ZEROES}\n"), ZEROES.trim_end_matches('='), &other_spelling] {
             assert_eq!(PublicKey::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_names_the_use_that_it_was_made_from() {
+        let mut key = SetupKey::new("office", serde_json::from_value(serde_json::json!({})).unwrap());
+        key.metadata.uid = Some("u".to_owned());
+        key.status.get_or_insert_default().id = Some("id-now".to_owned());
+        let entry = |key_id: &str| {
+            serde_json::from_value::<PendingPeer>(serde_json::json!({
+                "keyId": key_id, "number": 3, "name": "peer-a", "publicKey": ZEROES, "hostname": "h",
+                "tokenDigest": "", "since": "2026-11-24T06:00:00Z",
+            }))
+            .unwrap()
+        };
+        // An entry without a key id belongs to the key on record.
+        for (key_id, id) in [("id-then", "id-then"), ("", "id-now")] {
+            let reference = Peer::from_entry(&key, &entry(key_id)).spec.setup_key_ref;
+            assert_eq!((reference.uid.as_str(), reference.id.as_str(), reference.number), ("u", id, 3));
         }
     }
 

@@ -1,48 +1,54 @@
-//! What a replica knows by its watches, without a request.
+//! What a replica knows from its watches, without a request.
 //!
-//! The watch of Peers delivers every event of a machine in order, each as late as it likes. The watch of keys is up to
-//! date until it falls behind, which is a step of its own; until then an entry is noted by all replicas when it is written.
-//! That is as good as noting it when the key is read: a replica that judges on an older version loses the swap, and one
-//! that notes an entry later than it was written has heard of no more Peers since then.
+//! What is expected is the product's own [`Expected`]. Around it, the model has the watches. The Peer watch delivers every
+//! event of a machine in order, each as late as it likes. The key watch is up to date until it falls behind, which is a
+//! step of its own; until then every version is noted when it is written. That is as good as noting it when it is read: a
+//! replica that judges on an older version loses the swap, and a replica that notes a version later than it was written
+//! has been shown no more Peers since then.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
 
-use super::model::{Entry, Key, Mutant, Peer};
+use setupkey_operator::key::expected::{self, Expected};
+
+use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, name_of, used};
+
+/// Nothing here takes time.
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The knowledge of a replica.
-#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Following {
     keys: Keys,
-    /// Whether versions of the key were missed, and the Peers have not been listed since.
-    distrusted: bool,
-    /// Machines of which nothing is known are left out.
+    expected: Arc<Expected>,
+    /// Machines with nothing to know are left out.
     machines: BTreeMap<u8, Machine>,
-    listing: Option<Listing>,
+    /// The Peer of each machine when a list of Peers began that is not complete yet.
+    listing: Option<BTreeMap<u8, u8>>,
+    /// Entries that were written while the key watch is behind. It will deliver them if it catches up.
+    unheard: BTreeSet<Entry>,
 }
 
 /// How far a replica is with the versions of the key.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Keys {
     /// It has seen all of them.
-    #[default]
     Followed,
-    /// There are some that the watch has yet to deliver, or never will.
+    /// Some are missing. The watch delivers them later or never.
     Behind,
     /// It has started and seen none.
     Unlisted,
 }
 
-/// What is known of a machine. All are numbers of entries, which Peers carry.
+/// What the Peer watch has shown of a machine, and what it has yet to deliver. The numbers are those of the entries.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Machine {
-    /// The Peer that the view shows.
+    /// The Peer that is cached.
     shown: Option<u8>,
-    /// What the watch of Peers has yet to deliver.
     events: VecDeque<Event>,
-    /// The latest entry whose Peer is expected. What meets this one meets all before it.
-    expected: Option<u8>,
-    /// The latest entry that was written since the watch of keys is behind.
-    unheard: Option<u8>,
 }
 
 /// An event of the Peer with this number.
@@ -50,67 +56,109 @@ struct Machine {
 pub enum Event {
     /// It was created or has changed.
     Applied(u8),
-    /// It has gone.
+    /// It was deleted.
     Deleted(u8),
 }
 
-/// A list of Peers that is not complete yet.
-#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Listing {
-    /// The Peer of each machine when it began.
-    shown: BTreeMap<u8, u8>,
-    /// The entry of each machine whose Peer was expected, and that was no longer pending when it began.
-    over: BTreeMap<u8, u8>,
-    /// Whether the keys were listed after it began.
-    too_early: bool,
+/// Whether the Peer with this number meets an expectation.
+fn meets(number: u8) -> impl Fn(&expected::Entry) -> bool {
+    let used = used(number);
+    move |entry| entry.is_met_by(NAMESPACE, UID, &used)
 }
 
 impl Following {
-    /// That of a replica which has just started.
+    /// A replica that has just started.
     pub fn started() -> Self {
-        Self { keys: Keys::Unlisted, distrusted: true, ..Self::default() }
+        Self {
+            keys: Keys::Unlisted,
+            expected: Arc::default(),
+            machines: BTreeMap::new(),
+            listing: None,
+            unheard: BTreeSet::new(),
+        }
     }
 
-    /// Whether what the view of Peers does not show need not be asked for.
+    /// A replica that has listed everything before anything happened.
+    pub fn up_to_date() -> Self {
+        static EXPECTED: LazyLock<Arc<Expected>> = LazyLock::new(|| {
+            let mut expected = Expected::default();
+            let _ = expected.keys_listed(None);
+            expected.listing(None);
+            expected.listed(None);
+            Arc::new(expected)
+        });
+        Self { keys: Keys::Followed, expected: Arc::clone(&EXPECTED), ..Self::started() }
+    }
+
+    /// Whether a Peer that is not cached need not be looked up.
     pub fn trusts_view(&self, mutant: Option<Mutant>) -> bool {
         match self.keys {
-            Keys::Followed => !self.distrusted,
+            Keys::Followed => self.expected.is_trusted(NAMESPACE),
             Keys::Behind | Keys::Unlisted => mutant == Some(Mutant::ViewWithoutFollowing),
         }
     }
 
-    /// Whether the view shows a Peer of this machine.
+    /// Whether a Peer of this machine is cached.
     pub fn shows(&self, machine: u8) -> bool {
         self.machines.get(&machine).is_some_and(|known| known.shown.is_some())
     }
 
     /// Whether a Peer of this machine is expected.
     pub fn expects(&self, machine: u8) -> bool {
-        self.machines.get(&machine).is_some_and(|known| known.expected.is_some())
+        self.expected.expects(NAMESPACE, name_of(machine))
     }
 
     /// Whether it is known without a request that this machine has no Peer.
-    pub fn knows_nobody(&self, machine: u8, mutant: Option<Mutant>) -> bool {
-        let expected = self.expects(machine) && mutant != Some(Mutant::NothingExpected);
-        self.trusts_view(mutant) && !self.shows(machine) && !expected
+    pub fn knows_no_peer(&self, machine: u8, mutant: Option<Mutant>) -> bool {
+        let all_shown = match mutant {
+            Some(Mutant::NothingExpected) => self.trusts_view(mutant),
+            Some(Mutant::ViewWithoutFollowing) => self.trusts_view(mutant) && !self.expects(machine),
+            _ => self.keys == Keys::Followed && self.expected.is_all_shown(NAMESPACE, name_of(machine)),
+        };
+        all_shown && !self.shows(machine)
     }
 
-    /// An entry is written.
-    pub fn note(&mut self, entry: Entry) {
-        let known = self.machines.entry(entry.machine).or_default();
+    /// A version of the key is written, with these new entries.
+    pub fn key_written(&mut self, key: &Key, new: &[Entry]) {
         match self.keys {
-            Keys::Followed => known.expected = Some(entry.number),
-            Keys::Behind => known.unheard = Some(entry.number),
+            Keys::Followed => self.note(key),
+            Keys::Behind => self.unheard.extend(new),
             Keys::Unlisted => {}
         }
     }
 
-    /// The Peer of a machine is created, changes or goes. A change that would be shown as what is shown already is left
-    /// out, for nothing comes of it.
+    fn note(&mut self, key: &Key) {
+        let machines = &self.machines;
+        let _ = Arc::make_mut(&mut self.expected).note(&key.object(0), *NOW, |entry| {
+            let machine = machines.iter().find(|(machine, _)| name_of(**machine) == entry.name);
+            machine.and_then(|(_, known)| known.shown).is_some_and(|number| meets(number)(entry))
+        });
+    }
+
+    /// The key is deleted.
+    pub fn key_deleted(&mut self) {
+        if self.keys == Keys::Followed {
+            self.expected_mut().key_gone(UID, *NOW);
+        }
+    }
+
+    fn expected_mut(&mut self) -> &mut Expected {
+        Arc::make_mut(&mut self.expected)
+    }
+
+    /// Meets what is expected of a machine.
+    fn meet(&mut self, machine: u8, meets: impl Fn(&expected::Entry) -> bool) {
+        if self.expects(machine) {
+            self.expected_mut().shown(name_of(machine), meets);
+        }
+    }
+
+    /// The Peer of a machine is created, changes or is deleted. An event that would show what is shown already is left out,
+    /// because it changes nothing.
     pub fn happens(&mut self, machine: u8, event: Event) {
         let known = self.machines.entry(machine).or_default();
         let shown = match &self.listing {
-            Some(listing) => listing.shown.get(&machine).copied(),
+            Some(listing) => listing.get(&machine).copied(),
             None => known.shown,
         };
         let last = known.events.back().copied().or(shown.map(Event::Applied));
@@ -119,20 +167,22 @@ impl Following {
         }
     }
 
-    /// The machines of which the watch of Peers has something to deliver.
+    /// The machines with events that the Peer watch has yet to deliver.
     pub fn to_hear_of(&self) -> impl Iterator<Item = u8> {
         let waiting = self.machines.iter().filter(|(_, known)| self.is_watching() && !known.events.is_empty());
         waiting.map(|(machine, _)| *machine)
     }
 
-    /// The watch of Peers delivers the next event of a machine.
+    /// The Peer watch delivers the next event of a machine.
     pub fn hear_of(&mut self, machine: u8, mutant: Option<Mutant>) -> Option<()> {
         let known = self.machines.get_mut(&machine)?;
         let event = known.events.pop_front()?;
         let (Event::Applied(number) | Event::Deleted(number)) = event;
         known.shown = (event == Event::Applied(number)).then_some(number);
-        if known.is_met_by(Some(number)) || mutant == Some(Mutant::MetByAnyEvent) {
-            known.expected = None;
+        match (event, mutant) {
+            (_, Some(Mutant::MetByAnyEvent)) => self.meet(machine, |_| true),
+            (Event::Applied(_), _) => self.meet(machine, meets(number)),
+            (Event::Deleted(_), _) => {}
         }
         Some(())
     }
@@ -142,107 +192,93 @@ impl Following {
         self.keys == Keys::Followed
     }
 
-    /// Whether the watch of keys may still deliver what it is behind with.
+    /// Whether the key watch may still deliver what is missing.
     pub fn can_catch_up(&self) -> bool {
         self.keys == Keys::Behind
     }
 
-    /// The watch of keys falls behind.
+    /// The key watch falls behind.
     pub fn fall_behind(&mut self) {
         self.keys = Keys::Behind;
     }
 
-    /// The watch of keys has delivered what it was behind with.
-    pub fn catch_up(&mut self) {
-        for known in self.machines.values_mut() {
-            let unheard = known.unheard.take();
-            known.expect(unheard);
+    /// The key watch has delivered every version that was missing. All are noted at this moment, so it does not matter in
+    /// which of them an entry came and went.
+    pub fn catch_up(&mut self, key: Option<&Key>) {
+        let mut entries = std::mem::take(&mut self.unheard);
+        entries.extend(key.iter().flat_map(|key| &key.pending));
+        self.note(&Key::with_pending(entries.into_iter().collect()));
+        self.caught_up(key);
+    }
+
+    fn caught_up(&mut self, key: Option<&Key>) {
+        match key {
+            Some(key) => self.note(key),
+            None => self.expected_mut().key_gone(UID, *NOW),
         }
         self.keys = Keys::Followed;
     }
 
-    /// The keys are listed in place of the watch. What came and went meanwhile is not noted.
+    /// The keys are re-listed in place of the watch. Entries that came and went meanwhile are not noted.
     pub fn list_keys(&mut self, key: Option<&Key>, mutant: Option<Mutant>) {
-        self.machines.values_mut().for_each(|known| known.unheard = None);
-        for entry in key.iter().flat_map(|key| &key.pending) {
-            self.machines.entry(entry.machine).or_default().expect(Some(entry.number));
+        self.unheard.clear();
+        if mutant != Some(Mutant::TrustedAfterInterruption) {
+            let _ = self.expected_mut().keys_listed(None);
         }
-        self.keys = Keys::Followed;
-        self.distrusted = mutant != Some(Mutant::TrustedAfterInterruption);
-        if let Some(listing) = &mut self.listing {
-            listing.too_early = true;
+        if self.listing.is_some() && mutant == Some(Mutant::ListBegunBefore) {
+            self.expected_mut().listing(None);
         }
+        self.caught_up(key);
     }
 
-    /// Whether the watch of Peers goes on. While they are listed it does not.
+    /// Whether the Peer watch goes on. It does not while the Peers are listed.
     pub fn is_watching(&self) -> bool {
         self.listing.is_none()
     }
 
     /// Whether a list of Peers is of use, even if their watch is not interrupted.
     pub fn wants_list(&self) -> bool {
-        self.distrusted || !self.is_up_to_date()
+        !self.expected.is_trusted(NAMESPACE) || !self.is_up_to_date()
     }
 
     /// A list of Peers begins in place of the watch.
-    pub fn begin_list(&mut self, peers: &[Option<Peer>], key: Option<&Key>, mutant: Option<Mutant>) {
-        let mut listing = Listing::default();
-        for (machine, peer) in (0..).zip(peers) {
-            listing.shown.extend(peer.map(|peer| (machine, peer.number)));
-        }
-        for (machine, known) in &mut self.machines {
-            known.events.clear();
-            let pending = key.and_then(|key| key.entry_of(*machine)).map(|entry| entry.number);
-            let is_over = |number: &u8| pending != Some(*number) || mutant == Some(Mutant::PendingMetByList);
-            listing.over.extend(known.expected.filter(is_over).map(|number| (*machine, number)));
-        }
-        self.listing = Some(listing);
+    pub fn begin_list(&mut self, peers: &[Option<Peer>]) {
+        self.machines.values_mut().for_each(|known| known.events.clear());
+        let shown = (0..).zip(peers).filter_map(|(machine, peer)| Some((machine, (*peer)?.number)));
+        self.listing = Some(shown.collect());
+        self.expected_mut().listing(None);
     }
 
     /// A list of Peers is complete, and the watch goes on from where the list began.
     pub fn complete_list(&mut self, mutant: Option<Mutant>) -> Option<()> {
-        let listing = self.listing.take()?;
-        for machine in listing.shown.keys() {
-            self.machines.entry(*machine).or_default();
+        let listed = self.listing.take()?;
+        let absent = self.machines.keys().copied().filter(|machine| !listed.contains_key(machine));
+        for machine in absent.collect::<Vec<_>>() {
+            self.machines.entry(machine).or_default().shown = None;
         }
-        for (machine, known) in &mut self.machines {
-            known.shown = listing.shown.get(machine).copied();
-            let over = listing.over.get(machine).copied();
-            if known.is_met_by(known.shown.max(over)) {
-                known.expected = None;
-            }
+        for (machine, number) in listed {
+            self.machines.entry(machine).or_default().shown = Some(number);
+            self.meet(machine, meets(number));
         }
-        let restores = !listing.too_early || mutant == Some(Mutant::ListBegunBefore);
-        if restores && self.keys != Keys::Unlisted {
-            self.distrusted = false;
+        if mutant == Some(Mutant::PendingMetByList) {
+            (0..MACHINES).for_each(|machine| self.meet(machine, |_| true));
         }
+        self.expected_mut().listed(None);
         Some(())
     }
 
     /// Forgets all other machines.
     pub fn keep(&mut self, machines: &BTreeSet<u8>) {
         if machines.is_empty() {
-            *self = Self::default();
+            *self = Self::up_to_date();
+            return;
         }
+        let forgotten = (0..MACHINES).filter(|machine| !machines.contains(machine));
+        forgotten.for_each(|machine| self.meet(machine, |_| true));
         self.machines.retain(|machine, known| machines.contains(machine) && *known != Machine::default());
+        self.unheard.retain(|entry| machines.contains(&entry.machine));
         if let Some(listing) = &mut self.listing {
-            listing.shown.retain(|machine, _| machines.contains(machine));
-            listing.over.retain(|machine, _| machines.contains(machine));
+            listing.retain(|machine, _| machines.contains(machine));
         }
-    }
-}
-
-impl Machine {
-    /// An entry is seen in the key. Its Peer is not expected if it is shown already.
-    fn expect(&mut self, number: Option<u8>) {
-        self.expected = self.expected.max(number);
-        if self.is_met_by(self.shown) {
-            self.expected = None;
-        }
-    }
-
-    /// Whether this number says that the Peer which is expected was there.
-    fn is_met_by(&self, number: Option<u8>) -> bool {
-        self.expected.is_some() && number >= self.expected
     }
 }

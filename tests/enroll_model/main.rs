@@ -7,8 +7,8 @@ mod model;
 use std::collections::BTreeSet;
 
 use model::{
-    ANSWERED_HAS_PEER, Enrollment, GONE_IS_GONE, Happening, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER,
-    PENDING_EMPTIES, REVOKED_IS_REVOKED, SIGHTS,
+    ANSWERED_HAS_PEER, Change, Enrollment, GONE_IS_GONE, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER, PENDING_EMPTIES,
+    REVOKED_IS_REVOKED, SIGHTS,
 };
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
@@ -23,7 +23,7 @@ const CALM: Enrollment = Enrollment {
     crashes: 0,
     losses: 0,
     removals: 0,
-    happenings: &[],
+    changes: &[],
     looks_again: true,
     follows: false,
     interruptions: 0,
@@ -36,9 +36,9 @@ const RETRY: Enrollment = Enrollment { asks: &[2], limit: 2, crashes: 1, losses:
 /// One machine that asks twice, at replicas that follow keys and Peers.
 const FOLLOWED: Enrollment = Enrollment { asks: &[2], limit: 2, follows: true, ..CALM };
 
-const REVOKED_AND_BACK: &[Happening] = &[Happening::Revoke, Happening::Unrevoke];
-const DELETED: &[Happening] = &[Happening::Delete];
-const REVOKED_AND_DELETED: &[Happening] = &[Happening::Revoke, Happening::Delete];
+const REVOKED_AND_BACK: &[Change] = &[Change::Revoke, Change::Unrevoke];
+const DELETED: &[Change] = &[Change::Delete];
+const REVOKED_AND_DELETED: &[Change] = &[Change::Revoke, Change::Delete];
 
 fn steps(path: Path<model::World, model::Step>) -> String {
     path.into_actions().iter().map(|step| format!("  {step:?}\n")).collect()
@@ -80,10 +80,10 @@ fn every_promise_holds_in_every_world() {
         ("two machines, one is sent away", Enrollment { asks: &[2, 1], limit: 2, removals: 1, ..CALM }),
         ("three machines at three replicas", Enrollment { replicas: 3, asks: &[2, 1, 1], ..CALM }),
         ("four machines for one use", Enrollment { asks: &[1, 1, 1, 1], ..CALM }),
-        ("revoked and back", Enrollment { happenings: REVOKED_AND_BACK, asks: &[2, 1], losses: 1, ..CALM }),
-        ("deleted", Enrollment { happenings: DELETED, asks: &[2, 1], losses: 1, removals: 1, ..CALM }),
-        ("revoked and deleted", Enrollment { happenings: REVOKED_AND_DELETED, removals: 2, ..RETRY }),
-        ("no second look", Enrollment { looks_again: false, losses: 2, removals: 2, happenings: DELETED, ..RETRY }),
+        ("revoked and back", Enrollment { changes: REVOKED_AND_BACK, asks: &[2, 1], losses: 1, ..CALM }),
+        ("deleted", Enrollment { changes: DELETED, asks: &[2, 1], losses: 1, removals: 1, ..CALM }),
+        ("revoked and deleted", Enrollment { changes: REVOKED_AND_DELETED, removals: 2, ..RETRY }),
+        ("no second look", Enrollment { looks_again: false, losses: 2, removals: 2, changes: DELETED, ..RETRY }),
     ];
     let followed = [
         ("followed: two machines for one use", Enrollment { asks: &[2, 1], limit: 1, losses: 1, ..FOLLOWED }),
@@ -115,8 +115,8 @@ fn every_promise_holds_in_every_world() {
 
 #[test]
 fn every_mutant_breaks_a_promise() {
-    let deleted = Enrollment { asks: &[1], happenings: DELETED, ..RETRY };
-    let revoked = Enrollment { happenings: &[Happening::Revoke], ..RETRY };
+    let deleted = Enrollment { asks: &[1], changes: DELETED, ..RETRY };
+    let revoked = Enrollment { changes: &[Change::Revoke], ..RETRY };
     let two_for_one = Enrollment { losses: 1, ..CALM };
     let interrupted = Enrollment { interruptions: 1, ..FOLLOWED };
     let joins_again = Enrollment { asks: &[3], limit: 3, removals: 1, ..FOLLOWED };
@@ -131,11 +131,11 @@ fn every_mutant_breaks_a_promise() {
         (Mutant::OwnerWithoutLimit, two_for_one, &[LIMIT]),
         (Mutant::OwnerWithoutEnd, RETRY, &[GONE_IS_GONE]),
         (Mutant::ClearWithoutEnd, RETRY, &[GONE_IS_GONE]),
-        (Mutant::FreedWithTheKey, deleted, &[GONE_IS_GONE]),
+        (Mutant::ReleasedWithTheKey, deleted, &[GONE_IS_GONE]),
         (Mutant::ClearByName, RETRY, &[ONE_USE_PER_PEER]),
         (Mutant::ReleaseByName, sent_away_twice, &[GONE_IS_GONE]),
         (Mutant::AnswerWithTheSwap, two_for_one, &[ANSWERED_HAS_PEER]),
-        (Mutant::NobodyRollsForward, RETRY, &[PENDING_EMPTIES]),
+        (Mutant::NothingRollsForward, RETRY, &[PENDING_EMPTIES]),
         (Mutant::NothingExpected, FOLLOWED, &[ONE_USE_PER_PEER]),
         (Mutant::MetByAnyEvent, joins_again, &[ONE_USE_PER_PEER]),
         (Mutant::TrustedAfterInterruption, interrupted, &[ONE_USE_PER_PEER]),

@@ -1,17 +1,18 @@
 //! The protocol, one step of one participant at a time.
 //!
-//! The decisions are the product's own: [`ledger::admit`] and [`ledger::clear`] on real objects. Around them the model
-//! has what the protocol may not count on: that a request is answered, that a process lives, that nobody revokes,
-//! deletes or asks again meanwhile, and who is faster.
+//! The decisions are the product's own: [`ledger::admit`], [`ledger::clear`] and, in [`follow`](super::follow), `Expected`,
+//! on real objects. Around them the model has what the protocol must not rely on: that a request is answered, that a
+//! process lives, that the key is not revoked or deleted meanwhile, that a machine does not ask again, and which process is
+//! faster.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
 use setupkey_operator::{
     api::{PendingPeer, SetupKey},
     key::{
         Digest, PeerName, PublicKey,
-        ledger::{self, Applicant, OnRecord, Swap, Use, Verdict},
+        ledger::{self, Applicant, Existing, Refusal, Swap, Use, Verdict},
     },
 };
 use stateright::{Model, Property};
@@ -29,10 +30,10 @@ pub struct Enrollment {
     pub crashes: u8,
     /// How often a write takes effect and its answer is lost.
     pub losses: u8,
-    /// How often somebody deletes a Peer.
+    /// How often a user deletes a Peer.
     pub removals: u8,
-    /// What somebody does to the key, in this order, at any time.
-    pub happenings: &'static [Happening],
+    /// What a user does to the key, in this order, at any time.
+    pub changes: &'static [Change],
     /// Whether a replica reads the key before it tries to create a Peer again. It may do either: the entry is its own.
     pub looks_again: bool,
     /// Whether replicas follow keys and Peers by watches, and may judge by what these tell instead of asking.
@@ -42,15 +43,15 @@ pub struct Enrollment {
     pub mutant: Option<Mutant>,
 }
 
-/// What a person does to the key.
+/// What a user does to the key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Happening {
+pub enum Change {
     Revoke,
     Unrevoke,
     Delete,
 }
 
-/// A protocol that somebody might have thought of.
+/// A protocol that leaves something out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mutant {
     /// The controller gives the use of an orphaned entry back.
@@ -61,37 +62,37 @@ pub enum Mutant {
     NoFinalizer,
     /// A replica looks for the Peers of applicants before it reads the key.
     PeersBeforeKey,
-    /// A replica admits whoever has a key that is not revoked, and leaves the counting to the status.
+    /// A replica admits every machine whose key is not revoked, and ignores the limit.
     OwnerWithoutLimit,
     /// A machine is answered when it is counted.
     AnswerWithTheSwap,
     /// An entry is its owner's for ever.
-    NobodyRollsForward,
+    NothingRollsForward,
     /// A replica creates Peers for as long as it lives.
     OwnerWithoutEnd,
     /// A replica clears entries for as long as it lives.
     ClearWithoutEnd,
-    /// A Peer that is being deleted is let go at once when its key is gone.
-    FreedWithTheKey,
+    /// A Peer that is being deleted is released at once when its key is gone.
+    ReleasedWithTheKey,
     /// Entries are cleared by the name of the machine, not by their number.
     ClearByName,
-    /// A finalizer is taken off whatever Peer has the name.
+    /// Any Peer of that name is released, also a later one.
     ReleaseByName,
-    /// The view of Peers is believed, whatever is expected.
+    /// The cached Peers are trusted, whatever is expected.
     NothingExpected,
     /// An expectation is met by every event of a Peer with that name, also of an earlier one.
     MetByAnyEvent,
-    /// The view of Peers is trusted although the keys were listed anew.
+    /// The cached Peers are trusted although the keys were re-listed.
     TrustedAfterInterruption,
     /// A list of Peers that began before the keys were listed restores trust.
     ListBegunBefore,
-    /// A list of Peers meets all expectations, also of entries that were pending when it began.
+    /// A list of Peers meets all expectations, also those of entries that are still pending.
     PendingMetByList,
-    /// The view of Peers is believed on a key that was read and not followed.
+    /// The cached Peers are trusted for a key that was read and not followed.
     ViewWithoutFollowing,
 }
 
-/// A state of the world. Replicas are sorted, for it does not matter which is which.
+/// A state of the world. Replicas are sorted, because it does not matter which is which.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct World {
     key: Option<Key>,
@@ -103,7 +104,7 @@ pub struct World {
     losses: u8,
     removals: u8,
     interruptions: u8,
-    happened: usize,
+    changed: usize,
     history: History,
 }
 
@@ -146,14 +147,14 @@ struct Replica {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Judging {
     batch: Vec<u8>,
-    basis: Option<Basis>,
-    /// Of each of the batch: nobody, or a Peer and whether it is leaving.
+    version: Option<Version>,
+    /// For each machine of the batch: no Peer, or a Peer and whether it is leaving.
     found: Option<Vec<Option<bool>>>,
 }
 
 /// The key as it was read.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-struct Basis {
+struct Version {
     key: Key,
     /// Whether that is still the version at the API server.
     fresh: bool,
@@ -170,11 +171,11 @@ struct Owned {
 enum Stage {
     /// Create the Peer.
     Post,
-    /// Read the key again, for nothing was heard of the creation.
+    /// Read the key again, because the answer to the creation was lost.
     Ask,
     /// Clear the entry.
     Clear,
-    /// Take the finalizer off.
+    /// Release the Peer.
     Release,
 }
 
@@ -182,18 +183,18 @@ enum Stage {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Leader {
     Idle,
-    /// Read the key, with an old entry of nobody's.
-    Orphan(Entry, Basis),
+    /// Read the key, with an old entry that no replica owns.
+    Orphan(Entry, Version),
     /// Created its Peer.
-    Recorded(Entry, Basis),
+    Created(Entry, Version),
     /// Found that this Peer is no longer pending.
-    Freeing {
+    Releasing {
         machine: u8,
         commit: u8,
     },
 }
 
-/// What nobody keeps, and the properties are about.
+/// What no process keeps, and the promises are about.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct History {
     most_used: u8,
@@ -211,7 +212,7 @@ struct History {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     Asks { machine: u8, replica: usize },
-    Happens,
+    Changes,
     PeerIsDeleted { machine: u8 },
     Crashes { replica: usize },
     LeaderCrashes,
@@ -226,7 +227,7 @@ pub enum Step {
     LeaderReadsKey { machine: u8 },
     LeaderCreatesPeer { reply: Reply },
     LeaderClears { reply: Reply },
-    LeaderFindsFree { machine: u8 },
+    LeaderFindsReleasable { machine: u8 },
     LeaderReleases,
     HearsOfPeer { replica: usize, machine: u8 },
     FallsBehind { replica: usize },
@@ -251,49 +252,82 @@ fn moment() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_500_000, 0).expect("a moment")
 }
 
-fn applicant(machine: u8) -> Applicant {
-    Applicant {
+/// Each machine as it asks to join.
+static APPLICANTS: LazyLock<Vec<Applicant>> = LazyLock::new(|| {
+    let applicant = |machine: u8| Applicant {
         key: Digest::of("key"),
         public_key: public_key(machine),
         hostname: "h".to_owned(),
         extra_dns_labels: Vec::new(),
-        token: token(machine),
-    }
-}
+        token: Digest::of(["a", "b", "c", "d"][usize::from(machine)]),
+    };
+    (0..MACHINES).map(applicant).collect()
+});
 
-/// The public id of the key.
+/// The public id, the namespace and the UID of the key.
 const ID: &str = "0123456789abcdefghij";
+pub const NAMESPACE: &str = "n";
+pub const UID: &str = "u";
+
+/// Machines in a world, at most.
+pub const MACHINES: u8 = 4;
 
 /// The use of the key with this number.
-fn used(number: u8) -> Use {
+pub fn used(number: u8) -> Use {
     Use { key_id: ID.to_owned(), number: number.into() }
 }
 
 fn token(machine: u8) -> Digest {
-    Digest::of(["a", "b", "c", "d"][usize::from(machine)])
+    APPLICANTS[usize::from(machine)].token.clone()
 }
 
+/// The entry of each machine, with number 0.
+static ENTRIES: LazyLock<Vec<PendingPeer>> = LazyLock::new(|| {
+    let entry = |machine| PendingPeer {
+        key_id: ID.to_owned(),
+        number: 0,
+        name: PeerName::of(&public_key(machine)).to_string(),
+        public_key: public_key(machine).to_string(),
+        hostname: "h".to_owned(),
+        extra_dns_labels: Vec::new(),
+        token_digest: token(machine).to_string(),
+        since: moment().into(),
+    };
+    (0..MACHINES).map(entry).collect()
+});
+
+/// The name of a machine's Peer.
+pub fn name_of(machine: u8) -> &'static str {
+    &ENTRIES[usize::from(machine)].name
+}
+
+/// The key with nothing pending and no limit.
+static UNUSED: LazyLock<SetupKey> = LazyLock::new(|| {
+    let mut key = SetupKey::new("k", serde_json::from_value(serde_json::json!({})).expect("a spec"));
+    key.metadata.namespace = Some(NAMESPACE.to_owned());
+    key.metadata.uid = Some(UID.to_owned());
+    let status = key.status.get_or_insert_default();
+    status.id = Some(ID.to_owned());
+    status.digest = Some(Digest::of("key").to_string());
+    status.expires = Some(moment().into());
+    key
+});
+
 impl Key {
-    /// The object as the API server would give it.
-    fn object(&self, limit: u8) -> SetupKey {
-        let mut key = SetupKey::new("k", serde_json::from_value(serde_json::json!({})).expect("a spec"));
+    /// A version with these entries. Nothing else of it matters.
+    pub fn with_pending(pending: Vec<Entry>) -> Self {
+        Self { revoked: false, used: 0, pending }
+    }
+
+    /// The object as the API server would return it.
+    pub fn object(&self, limit: u8) -> SetupKey {
+        let mut key = UNUSED.clone();
         key.spec.usage_limit = limit.into();
         key.spec.revoked = self.revoked;
         let status = key.status.get_or_insert_default();
-        status.id = Some(ID.to_owned());
-        status.digest = Some(Digest::of("key").to_string());
-        status.expires = Some(moment().into());
         status.used_times = self.used.into();
-        let entry = |entry: &Entry| PendingPeer {
-            key_id: ID.to_owned(),
-            number: entry.number.into(),
-            name: PeerName::of(&public_key(entry.machine)).to_string(),
-            public_key: public_key(entry.machine).to_string(),
-            hostname: "h".to_owned(),
-            extra_dns_labels: Vec::new(),
-            token_digest: token(entry.machine).to_string(),
-            since: moment().into(),
-        };
+        let entry =
+            |entry: &Entry| PendingPeer { number: entry.number.into(), ..ENTRIES[usize::from(entry.machine)].clone() };
         status.pending = self.pending.iter().map(entry).collect();
         key
     }
@@ -323,37 +357,37 @@ impl World {
 
     /// Every version that was read before is old now.
     fn key_changed(&mut self) {
-        let judged = self.replicas.iter_mut().filter_map(|replica| replica.judging.as_mut()?.basis.as_mut());
-        judged.for_each(|basis| basis.fresh = false);
-        if let Leader::Orphan(_, basis) | Leader::Recorded(_, basis) = &mut self.leader {
-            basis.fresh = false;
+        let judged = self.replicas.iter_mut().filter_map(|replica| replica.judging.as_mut()?.version.as_mut());
+        judged.for_each(|version| version.fresh = false);
+        if let Leader::Orphan(_, version) | Leader::Created(_, version) = &mut self.leader {
+            version.fresh = false;
         }
         if let Some(key) = &self.key {
             self.history.most_used = self.history.most_used.max(key.used);
         }
     }
 
-    /// Writes a swap that was computed from `basis`.
-    fn write(&mut self, basis: &Key, swap: &Swap) {
+    /// Writes a swap that was computed from `version`.
+    fn write(&mut self, version: &Key, swap: &Swap) {
         let machines = 0..u8::try_from(self.peers.len()).expect("few machines");
-        let machine_of = |name: &str| {
-            machines.clone().find(|machine| PeerName::of(&public_key(*machine)).as_str() == name).expect("a machine")
-        };
-        let mut pending = Vec::new();
+        let machine_of = |name: &str| machines.clone().find(|machine| name_of(*machine) == name).expect("a machine");
+        let (mut pending, mut new) = (Vec::new(), Vec::new());
         for written in &swap.pending {
             let machine = machine_of(&written.name);
-            let known = basis.entry_of(machine).filter(|known| i64::from(known.number) == written.number);
+            let known = version.entry_of(machine).filter(|known| i64::from(known.number) == written.number);
             pending.push(known.unwrap_or_else(|| {
                 self.history.created.push(0);
                 let commit = u8::try_from(self.history.created.len() - 1).expect("few commits");
                 let entry = Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit };
-                self.replicas.iter_mut().flat_map(|replica| &mut replica.following).for_each(|known| known.note(entry));
+                new.push(entry);
                 entry
             }));
         }
         let key = self.key.as_mut().expect("a key to write");
         key.used = u8::try_from(swap.used_times).expect("few uses");
         key.pending = pending;
+        let replicas = self.replicas.iter_mut().flat_map(|replica| &mut replica.following);
+        replicas.for_each(|known| known.key_written(key, &new));
         self.key_changed();
     }
 
@@ -409,8 +443,8 @@ impl World {
     /// The machines that are about to be looked for and are not pending, and what is known where they are.
     fn looked_for(&self) -> impl Iterator<Item = (u8, &Following)> {
         self.replicas.iter().flat_map(|replica| match (&replica.judging, &replica.following) {
-            (Some(Judging { batch, basis: Some(basis), found: None }), Some(known)) if basis.fresh => {
-                let machines = batch.iter().filter(|machine| basis.key.entry_of(**machine).is_none());
+            (Some(Judging { batch, version: Some(version), found: None }), Some(known)) if version.fresh => {
+                let machines = batch.iter().filter(|machine| version.key.entry_of(**machine).is_none());
                 machines.map(|machine| (*machine, known)).collect()
             }
             _ => Vec::new(),
@@ -450,7 +484,7 @@ impl World {
 impl Enrollment {
     /// A replica that has started before everything else.
     fn replica(&self) -> Replica {
-        Replica { following: self.follows.then(Following::default), ..Replica::default() }
+        Replica { following: self.follows.then(Following::up_to_date), ..Replica::default() }
     }
 
     fn machines(&self) -> std::ops::Range<u8> {
@@ -459,29 +493,31 @@ impl Enrollment {
 
     /// A replica's swap, computed by the product from what the replica knows.
     fn judge(&self, replica: &Replica) -> Option<(Option<Swap>, Vec<Verdict>, Vec<Entry>)> {
-        let Judging { batch, basis: Some(basis), found: Some(found) } = replica.judging.as_ref()? else { return None };
-        let applicants: Vec<_> = batch.iter().map(|machine| applicant(*machine)).collect();
-        let found = batch.iter().zip(found).map(|(machine, found)| match found {
-            None => OnRecord::Nobody,
-            Some(leaving) => OnRecord::Peer { token: token(*machine), leaving: *leaving },
-        });
-        let judged: Vec<_> = applicants.iter().zip(found).collect();
-        let recorded = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
-        let recorded: Vec<_> = recorded.collect();
+        let Judging { batch, version: Some(version), found: Some(found) } = replica.judging.as_ref()? else {
+            return None;
+        };
+        let applicants: Vec<_> = batch.iter().map(|machine| &APPLICANTS[usize::from(*machine)]).collect();
+        let found = batch
+            .iter()
+            .zip(found)
+            .map(|(machine, leaving)| leaving.map(|leaving| Existing { token: token(*machine), leaving }));
+        let judged: Vec<_> = applicants.into_iter().zip(found).collect();
+        let clearable = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
+        let clearable: Vec<_> = clearable.collect();
         let number = |entry: &Entry| match self.mutant {
-            Some(Mutant::ClearByName) => basis.key.entry_of(entry.machine).map_or(0, |entry| entry.number),
+            Some(Mutant::ClearByName) => version.key.entry_of(entry.machine).map_or(0, |entry| entry.number),
             _ => entry.number,
         };
-        let numbers = recorded.iter().map(|entry| used(number(entry))).collect();
+        let numbers = clearable.iter().map(|entry| used(number(entry))).collect();
         let limit = if self.mutant == Some(Mutant::OwnerWithoutLimit) { 0 } else { self.limit };
-        let (swap, verdicts) = ledger::admit(&basis.key.object(limit), &judged, &numbers, moment());
-        Some((swap, verdicts, recorded))
+        let (swap, verdicts) = ledger::admit(&version.key.object(limit), &judged, &numbers, moment());
+        Some((swap, verdicts, clearable))
     }
 
     fn swap(&self, world: &mut World, at: usize, reply: Reply) -> Option<()> {
-        let (swap, verdicts, recorded) = self.judge(&world.replicas[at])?;
-        let Judging { batch, basis, .. } = world.replicas[at].judging.take()?;
-        let basis = basis?;
+        let (swap, verdicts, clearable) = self.judge(&world.replicas[at])?;
+        let Judging { batch, version, .. } = world.replicas[at].judging.take()?;
+        let version = version?;
         if swap.is_none() && reply == Reply::Lost {
             return None; // nothing is sent
         }
@@ -491,20 +527,20 @@ impl Enrollment {
                 // 404: the key is gone, and all are refused.
                 return (reply == Reply::Heard).then_some(());
             };
-            if !basis.fresh && self.mutant != Some(Mutant::NoCompareAndSwap) {
+            if !version.fresh && self.mutant != Some(Mutant::NoCompareAndSwap) {
                 world.replicas[at].waiting.extend(batch); // 409
                 return (reply == Reply::Heard).then_some(());
             }
             world.spend(reply);
             world.history.admitted_too_late |= current.revoked && verdicts.contains(&Verdict::Admitted);
-            world.write(&basis.key, &swap);
+            world.write(&version.key, &swap);
             if reply == Reply::Lost {
                 world.replicas[at].waiting.extend(batch);
                 return Some(());
             }
             let written = world.key.clone()?;
             let replica = &mut world.replicas[at];
-            for owned in replica.owned.iter_mut().filter(|owned| recorded.contains(&owned.entry)) {
+            for owned in replica.owned.iter_mut().filter(|owned| clearable.contains(&owned.entry)) {
                 owned.stage = Stage::Release;
             }
             let admitted = batch.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Admitted);
@@ -516,9 +552,9 @@ impl Enrollment {
             match verdict {
                 Verdict::Known => world.answer(*machine),
                 Verdict::Admitted if self.mutant == Some(Mutant::AnswerWithTheSwap) => world.answer(*machine),
-                Verdict::Refused => world.history.refused = true,
-                // Admitted is answered later; the others are told to ask again.
-                _ => {}
+                Verdict::Not(Refusal::Refused) => world.history.refused = true,
+                // The answer to an admission comes later; the other machines are told to ask again.
+                Verdict::Admitted | Verdict::Pending | Verdict::Not(_) => {}
             }
         }
         Some(())
@@ -539,17 +575,17 @@ impl Enrollment {
     }
 
     fn leader_clears(&self, world: &mut World, reply: Reply) -> Option<()> {
-        let Leader::Recorded(entry, basis) = std::mem::replace(&mut world.leader, Leader::Idle) else { return None };
-        let applies = world.key.is_some() && (basis.fresh || self.mutant == Some(Mutant::NoCompareAndSwap));
+        let Leader::Created(entry, version) = std::mem::replace(&mut world.leader, Leader::Idle) else { return None };
+        let applies = world.key.is_some() && (version.fresh || self.mutant == Some(Mutant::NoCompareAndSwap));
         if !applies {
             return (reply == Reply::Heard).then_some(());
         }
-        let mut swap = ledger::clear(&basis.key.object(self.limit), &[used(entry.number)].into())?;
+        let mut swap = ledger::clear(&version.key.object(self.limit), &[used(entry.number)].into())?;
         if self.mutant == Some(Mutant::Refund) {
             swap.used_times -= 1;
         }
         world.spend(reply);
-        world.write(&basis.key, &swap);
+        world.write(&version.key, &swap);
         Some(())
     }
 
@@ -565,13 +601,13 @@ impl Enrollment {
                         steps.push(if self.mutant == Some(Mutant::PeersBeforeKey) { looks } else { reads });
                     }
                 }
-                Some(Judging { basis: None, .. }) => steps.push(Step::ReadsKey { replica }),
+                Some(Judging { version: None, .. }) => steps.push(Step::ReadsKey { replica }),
                 Some(Judging { found: None, batch, .. }) => {
                     steps.push(Step::LooksForPeers { replica });
                     let known = state.following.as_ref();
-                    let knows_nobody =
-                        |machine: &u8| known.is_some_and(|known| known.knows_nobody(*machine, self.mutant));
-                    if batch.iter().any(knows_nobody) {
+                    let knows_no_peer =
+                        |machine: &u8| known.is_some_and(|known| known.knows_no_peer(*machine, self.mutant));
+                    if batch.iter().any(knows_no_peer) {
                         steps.push(Step::LooksAtView { replica });
                     }
                 }
@@ -596,19 +632,19 @@ impl Enrollment {
                 for machine in self.machines() {
                     let pending = world.key.as_ref().and_then(|key| key.entry_of(machine));
                     let owned = world.is_owned(machine, self.mutant);
-                    if pending.is_some() && !owned && self.mutant != Some(Mutant::NobodyRollsForward) {
+                    if pending.is_some() && !owned && self.mutant != Some(Mutant::NothingRollsForward) {
                         steps.push(Step::LeaderReadsKey { machine });
                     }
                     let Some(peer) = world.peers[usize::from(machine)] else { continue };
-                    let at_once = peer.leaving && self.mutant == Some(Mutant::FreedWithTheKey);
+                    let at_once = peer.leaving && self.mutant == Some(Mutant::ReleasedWithTheKey);
                     if peer.finalizer && pending.is_none() && (world.key.is_some() || !owned || at_once) {
-                        steps.push(Step::LeaderFindsFree { machine });
+                        steps.push(Step::LeaderFindsReleasable { machine });
                     }
                 }
             }
             Leader::Orphan(..) => steps.extend(replies.iter().map(|reply| Step::LeaderCreatesPeer { reply: *reply })),
-            Leader::Recorded(..) => steps.extend(replies.iter().map(|reply| Step::LeaderClears { reply: *reply })),
-            Leader::Freeing { .. } => steps.push(Step::LeaderReleases),
+            Leader::Created(..) => steps.extend(replies.iter().map(|reply| Step::LeaderClears { reply: *reply })),
+            Leader::Releasing { .. } => steps.push(Step::LeaderReleases),
         }
     }
 
@@ -648,8 +684,8 @@ impl Enrollment {
                 steps.push(Step::PeerIsDeleted { machine });
             }
         }
-        if world.happened < self.happenings.len() {
-            steps.push(Step::Happens);
+        if world.changed < self.changes.len() {
+            steps.push(Step::Changes);
         }
         if world.crashes > 0 {
             let started = [Replica::started(self.follows), self.replica()];
@@ -667,14 +703,18 @@ impl Enrollment {
                 world.asks[usize::from(machine)] -= 1;
                 world.replicas[replica].waiting.insert(machine);
             }
-            Step::Happens => {
-                match (self.happenings[world.happened], &mut world.key) {
-                    (Happening::Revoke, Some(key)) => key.revoked = true,
-                    (Happening::Unrevoke, Some(key)) => key.revoked = false,
-                    (Happening::Delete, key) => *key = None,
+            Step::Changes => {
+                match (self.changes[world.changed], &mut world.key) {
+                    (Change::Revoke, Some(key)) => key.revoked = true,
+                    (Change::Unrevoke, Some(key)) => key.revoked = false,
+                    (Change::Delete, key) => {
+                        *key = None;
+                        let replicas = world.replicas.iter_mut().flat_map(|replica| &mut replica.following);
+                        replicas.for_each(Following::key_deleted);
+                    }
                     _ => return None,
                 }
-                world.happened += 1;
+                world.changed += 1;
                 world.key_changed();
             }
             Step::PeerIsDeleted { machine } => {
@@ -699,12 +739,12 @@ impl Enrollment {
                     state.waiting.clear();
                     return Some(());
                 };
-                let basis = Some(Basis { key, fresh: true });
+                let version = Some(Version { key, fresh: true });
                 match &mut state.judging {
-                    Some(judging) => judging.basis = basis,
+                    Some(judging) => judging.version = version,
                     None => {
                         let batch = std::mem::take(&mut state.waiting).into_iter().collect();
-                        state.judging = Some(Judging { batch, basis, found: None });
+                        state.judging = Some(Judging { batch, version, found: None });
                     }
                 }
             }
@@ -712,12 +752,12 @@ impl Enrollment {
                 let state = &mut world.replicas[replica];
                 let judging = state.judging.get_or_insert_with(|| Judging {
                     batch: std::mem::take(&mut state.waiting).into_iter().collect(),
-                    basis: None,
+                    version: None,
                     found: None,
                 });
                 let view = state.following.as_ref().filter(|_| step == Step::LooksAtView { replica });
                 let found = judging.batch.iter().map(|machine| {
-                    let asked = view.is_none_or(|view| !view.knows_nobody(*machine, self.mutant));
+                    let asked = view.is_none_or(|view| !view.knows_no_peer(*machine, self.mutant));
                     world.peers[usize::from(*machine)].filter(|_| asked).map(|peer| peer.leaving)
                 });
                 judging.found = Some(found.collect());
@@ -743,28 +783,28 @@ impl Enrollment {
             }
             Step::LeaderReadsKey { machine } => {
                 let key = world.key.clone()?;
-                world.leader = Leader::Orphan(key.entry_of(machine)?, Basis { key, fresh: true });
+                world.leader = Leader::Orphan(key.entry_of(machine)?, Version { key, fresh: true });
             }
             Step::LeaderCreatesPeer { reply } => {
-                let Leader::Orphan(entry, basis) = world.leader.clone() else { return None };
+                let Leader::Orphan(entry, version) = world.leader.clone() else { return None };
                 if self.mutant != Some(Mutant::Refund) {
                     world.create_peer(entry, self.mutant != Some(Mutant::NoFinalizer));
                 }
                 world.spend(reply);
                 world.history.rolled_forward = true;
                 world.leader = match reply {
-                    Reply::Heard => Leader::Recorded(entry, basis),
+                    Reply::Heard => Leader::Created(entry, version),
                     Reply::Lost => Leader::Idle,
                 };
             }
             Step::LeaderClears { reply } => self.leader_clears(world, reply)?,
-            Step::LeaderFindsFree { machine } => {
+            Step::LeaderFindsReleasable { machine } => {
                 let peer = world.peers[usize::from(machine)]?;
-                world.leader = Leader::Freeing { machine, commit: peer.commit };
+                world.leader = Leader::Releasing { machine, commit: peer.commit };
             }
             Step::LeaderReleases => {
                 let leader = std::mem::replace(&mut world.leader, Leader::Idle);
-                let Leader::Freeing { machine, commit } = leader else { return None };
+                let Leader::Releasing { machine, commit } = leader else { return None };
                 world.release(machine, commit, self.mutant);
             }
             Step::HearsOfPeer { replica, machine } => {
@@ -774,14 +814,14 @@ impl Enrollment {
                 world.interruptions -= 1;
                 world.replicas[replica].following.as_mut()?.fall_behind();
             }
-            Step::CatchesUp { replica } => world.replicas[replica].following.as_mut()?.catch_up(),
+            Step::CatchesUp { replica } => world.replicas[replica].following.as_mut()?.catch_up(world.key.as_ref()),
             Step::ListsKeys { replica } => {
                 world.replicas[replica].following.as_mut()?.list_keys(world.key.as_ref(), self.mutant);
             }
             Step::BeginsToListPeers { replica } => {
                 let known = world.replicas[replica].following.as_mut()?;
                 world.interruptions -= u8::from(!known.wants_list());
-                known.begin_list(&world.peers, world.key.as_ref(), self.mutant);
+                known.begin_list(&world.peers);
             }
             Step::HasListedPeers { replica } => {
                 world.replicas[replica].following.as_mut()?.complete_list(self.mutant)?;
@@ -794,9 +834,9 @@ impl Enrollment {
 pub const LIMIT: &str = "never more uses than the limit";
 pub const ONE_USE_PER_PEER: &str = "one use for each peer ever admitted";
 pub const NEVER_DOWN: &str = "uses never go down";
-pub const REVOKED_IS_REVOKED: &str = "nobody is admitted once a revocation has returned";
+pub const REVOKED_IS_REVOKED: &str = "no machine is admitted once a revocation has returned";
 pub const GONE_IS_GONE: &str = "a peer that was deleted is not created again";
-pub const ANSWERED_HAS_PEER: &str = "who is answered has had a Peer";
+pub const ANSWERED_HAS_PEER: &str = "a machine that is answered has had a Peer";
 pub const PENDING_EMPTIES: &str = "when all is done, nothing is pending and no Peer is held";
 
 /// What happens somewhere in every set of worlds worth looking at.
@@ -823,7 +863,7 @@ impl Model for Enrollment {
             losses: self.losses,
             removals: self.removals,
             interruptions: self.interruptions,
-            happened: 0,
+            changed: 0,
             history: History { has_had: vec![false; self.asks.len()], ..History::default() },
         }]
     }
@@ -873,7 +913,7 @@ impl Model for Enrollment {
             Property::sometimes(SIGHTS[1], |_, world: &World| world.history.rolled_forward),
             Property::sometimes(SIGHTS[2], |_, world: &World| world.peers.iter().flatten().any(|peer| peer.leaving)),
             Property::sometimes(SIGHTS[3], |_, world: &World| {
-                world.looked_for().any(|(machine, known)| known.knows_nobody(machine, None))
+                world.looked_for().any(|(machine, known)| known.knows_no_peer(machine, None))
             }),
             Property::sometimes(SIGHTS[4], |_, world: &World| {
                 world.looked_for().any(|(machine, known)| {

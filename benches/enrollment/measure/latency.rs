@@ -1,4 +1,4 @@
-//! How long a machine waits when nobody is in a hurry.
+//! How long a machine waits when few come.
 
 use super::{Bench, KEYS, REPLICAS};
 use crate::{

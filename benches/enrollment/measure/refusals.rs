@@ -1,4 +1,4 @@
-//! Machines that are refused, for a while and at a rate at which nobody comes by mistake.
+//! Refusals, for a while and at a rate that only an attack has.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     bench.cluster.patch_keys("refused", 1, Part::Spec, |_| json!({ "spec": { "revoked": true } })).await?;
     let revoked = keys.values[0].clone();
     until_refused(bench, replica.address, &revoked).await?;
-    // In turns: one that is revoked, and one that nobody ever issued.
+    // In turns: a revoked key, and one that was never issued.
     let presented = [revoked, "00000000-0000-4000-8000-000000000000".to_owned()];
 
     let mut requests = bench.cluster.requests_of(&bench.cluster.enrollment)?;

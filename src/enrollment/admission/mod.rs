@@ -1,17 +1,21 @@
 //! Admission: from a machine that presents a key to its Peer, through the ledger in the status of the `SetupKey`.
 //!
-//! For each key that machines come with there is one [task](task). It takes all that wait, decides on them with
-//! [`ledger::admit`](crate::key::ledger::admit) and commits with one compare-and-swap; those who come in the meantime
-//! wait for the next, which is made once the Peers of the last are there. So the busier the API server is, the more
-//! machines share a swap, and a key that a thousand come with at once is written a few dozen times.
+//! For each key that machines come with there is one [task](task). It takes all machines that wait, decides on them with
+//! [`ledger::admit`](crate::key::ledger::admit) and commits with one compare-and-swap. Machines that come meanwhile wait for
+//! the next swap, which is sent once the Peers of the last one exist. So the busier the API server is, the more machines
+//! share a swap: a key that a thousand machines come with at once is written a few dozen times.
 //!
-//! The Peers are [created](record) after the commit, and only then are the machines answered. Two may create a Peer from
-//! an entry of `pending`, and never at the same time, or one that was deleted in between could come back: the replica
-//! that committed, in the first [`OWNER_TIME`] since it sent the swap, and after that, later by more than a request may
-//! take, the controller. A finalizer holds the Peer until the entry is cleared; taking it off is [work](release) that
-//! nobody waits for.
+//! The Peers are [created](create) after the commit, and only then are the machines answered. Only one process at a time may
+//! act on an entry, or a Peer that was deleted in between could come back: first the replica that committed it, for
+//! [`OWNER_TIME`](crate::key::ledger::OWNER_TIME) from the moment it sent the swap, then the controller, after
+//! [`HANDOVER`](crate::key::ledger::HANDOVER). A finalizer holds the Peer until the entry is cleared. Then the Peer is
+//! [released](release), which no machine waits for.
 
-mod record;
+mod create;
+mod entries;
+mod limits;
+mod outcome;
+mod pace;
 mod release;
 mod task;
 
@@ -20,72 +24,27 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    keys::{Basis, Keys},
+    api_server::ApiServer,
+    cache::{Keys, Peers},
     metrics::Metrics,
-    objects::{Objects, TIME_LIMIT},
-    peers::{Known, Peers},
 };
 use crate::{
     api::SetupKey,
-    cluster::{Clock, ObjectName, call::Error},
-    key::{
-        Digest, PeerName,
-        ledger::{Applicant, ORPHAN_AGE, OnRecord, Verdict},
-    },
+    cluster::{Clock, ObjectName},
+    key::ledger::Applicant,
 };
+use limits::{InFlight, WAITING};
+pub use outcome::Outcome;
 use release::Releases;
 use task::Task;
 
-/// How long, since it sent the swap, a replica may create the Peers that it committed, and clear their entries.
-pub const OWNER_TIME: Duration = Duration::from_secs(8);
-
-// The last request is over before the controller begins.
-const _: () = assert!(OWNER_TIME.as_secs() + TIME_LIMIT.as_secs() < ORPHAN_AGE.as_secs());
-
-/// Requests about Peers at the same time, in one process. More do not make a busy API server faster, but its watches late:
-/// then replicas know less of each other, and lose swaps.
-const REQUESTS: usize = 8;
-
-/// Swaps at the same time, in one process. Those that must wait, wait here and not at the API server: so they build on what
-/// is known when their turn has come, and fewer are lost.
-const SWAPS: usize = 3;
-
-/// As many more are kept for entries that have waited too long to be cleared.
-const CLEARS: usize = 1;
-
-/// Peers that a process may have admitted and not yet created. Who comes when there are more waits to be admitted: so each
-/// is created well within [`OWNER_TIME`], and those who wait for the same key share a swap.
-const AHEAD: usize = 64;
-
-/// Machines that may wait for one key.
-const WAITING: usize = 4096;
-
-/// How a request to join ends.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// The machine is a peer, since now or since before.
-    Joined {
-        /// The peer.
-        peer: Arc<Known>,
-        /// Whether this request used the key.
-        admitted: bool,
-    },
-    /// It is not, and why.
-    Not(Verdict),
-}
-
-impl Outcome {
-    /// Try again soon.
-    const BUSY: Self = Self::Not(Verdict::Busy);
-}
-
-/// One more machine waits, as long as this is there.
+/// Counts a machine as waiting while it exists.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
@@ -108,31 +67,28 @@ struct Job {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// Shared by all tasks.
+/// What all tasks share.
 pub struct Admissions {
-    pub objects: Objects,
-    pub keys: Arc<Keys>,
-    pub peers: Arc<Peers>,
-    pub clock: Arc<dyn Clock>,
-    pub metrics: Metrics,
+    api: ApiServer,
+    keys: Arc<Keys>,
+    peers: Arc<Peers>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
     owner_time: Duration,
-    requests: Semaphore,
-    swaps: Semaphore,
-    clears: Semaphore,
-    ahead: Arc<Semaphore>,
-    /// How many machines wait.
+    in_flight: InFlight,
+    /// How many machines wait for an answer.
     machines: watch::Sender<usize>,
     releases: Releases,
-    /// By the uid of the key.
+    /// By the UID of the key.
     tasks: Mutex<HashMap<String, mpsc::Sender<task::Message>>>,
     running: TaskTracker,
     ending: CancellationToken,
 }
 
 impl Admissions {
-    /// Nobody waits yet.
+    /// No machine waits yet.
     pub fn new(
-        objects: Objects,
+        api: ApiServer,
         keys: Arc<Keys>,
         peers: Arc<Peers>,
         clock: Arc<dyn Clock>,
@@ -141,25 +97,22 @@ impl Admissions {
     ) -> Arc<Self> {
         let machines = watch::Sender::new(0);
         Arc::new(Self {
-            releases: Releases::start(objects.clone(), machines.subscribe()),
+            releases: Releases::start(api.clone(), machines.subscribe()),
             machines,
-            objects,
+            api,
             keys,
             peers,
             clock,
             metrics,
             owner_time,
-            requests: Semaphore::new(REQUESTS),
-            swaps: Semaphore::new(SWAPS),
-            clears: Semaphore::new(CLEARS),
-            ahead: Arc::new(Semaphore::new(AHEAD)),
+            in_flight: InFlight::new(),
             tasks: Mutex::default(),
             running: TaskTracker::new(),
             ending: CancellationToken::new(),
         })
     }
 
-    /// Has a machine wait for the next swap of this key, and for its Peer.
+    /// Makes a machine wait for the next swap of this key, and for its Peer.
     pub async fn admit(self: &Arc<Self>, key: &SetupKey, applicant: Applicant, deadline: Instant) -> Outcome {
         let _waiting = Waiting::new(&self.machines);
         let (reply, outcome) = oneshot::channel();
@@ -168,11 +121,11 @@ impl Admissions {
         }
         match tokio::time::timeout_at(deadline, outcome).await {
             Ok(Ok(outcome)) => outcome,
-            _ => Outcome::BUSY,
+            Ok(Err(_)) | Err(_) => Outcome::BUSY,
         }
     }
 
-    /// A task ends only under this lock, so that nobody is sent to one that has ended.
+    /// A task ends only under this lock, so no job is sent to a task that has ended.
     fn submit(self: &Arc<Self>, key: &SetupKey, job: Job) -> bool {
         let uid = key.uid().unwrap_or_default();
         let mut tasks = self.tasks.lock();
@@ -187,37 +140,25 @@ impl Admissions {
         sender
     }
 
-    /// Waits until a machine that somebody else admitted is a peer.
-    pub async fn arrival(&self, namespace: &str, applicant: &Applicant, deadline: Instant) -> Outcome {
-        let name = PeerName::of(&applicant.public_key);
-        match tokio::time::timeout_at(deadline, self.peers.arrival(namespace, &name)).await {
-            Ok(peer) if peer.has(&applicant.token) && peer.leaving => Outcome::Not(Verdict::Leaving),
-            Ok(peer) if peer.has(&applicant.token) => Outcome::Joined { peer, admitted: false },
-            Ok(_) => Outcome::Not(Verdict::Taken),
-            Err(_) => Outcome::BUSY,
-        }
-    }
-
-    /// What there is under the name of a machine, by the time that `basis` was read. Most machines are new, and of these
-    /// the caches can tell.
-    async fn on_record(&self, basis: &Basis, namespace: &str, applicant: &Applicant) -> Result<OnRecord, Error> {
-        let name = PeerName::of(&applicant.public_key);
-        if basis.followed && self.peers.is_nobody(namespace, name.as_str()) {
-            return Ok(OnRecord::Nobody);
-        }
-        let _turn = self.requests.acquire().await;
-        let found = self.objects.peer(namespace, name.as_str()).await?;
-        Ok(found.map_or(OnRecord::Nobody, |peer| OnRecord::Peer {
-            token: Digest::from_base64(&peer.spec.token_digest),
-            leaving: peer.metadata.deletion_timestamp.is_some(),
-        }))
-    }
-
-    /// Finishes what was committed. No machine may be submitted any more.
+    /// Completes what was committed. No machine may be submitted any more.
     pub async fn end(&self) {
         self.ending.cancel();
         self.running.close();
         self.running.wait().await;
         self.releases.end().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_counts_as_waiting_until_its_request_ends() {
+        let machines = watch::Sender::new(0);
+        let (first, second) = (Waiting::new(&machines), Waiting::new(&machines));
+        assert_eq!(*machines.borrow(), 2);
+        drop((first, second));
+        assert_eq!(*machines.borrow(), 0);
     }
 }

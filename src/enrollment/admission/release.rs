@@ -1,4 +1,5 @@
-//! Taking the finalizer off Peers whose entry has been cleared: nobody waits for it, so those who do wait come first.
+//! Releases Peers from their finalizer once their entries are cleared. No machine waits for that, so requests for machines
+//! that wait come first.
 
 use std::time::Duration;
 
@@ -11,70 +12,88 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::enrollment::objects::Objects;
+use super::limits::{RELEASES, WAITING_RELEASES};
+use crate::{cluster::call::Error, enrollment::api_server::ApiServer};
 
-/// Requests at the same time.
-const IN_FLIGHT: usize = 2;
+/// How long a release is put off while machines wait. A Peer that is being deleted need not wait for it: the controller
+/// releases such a Peer at once.
+const PUT_OFF: Duration = Duration::from_secs(5);
 
-/// Peers that may wait. The controller releases what has no place here.
-const WAITING: usize = 16_384;
-
-/// How long a Peer is held while machines wait. Whoever wants to delete it need not wait: then the controller releases it.
-const HELD: Duration = Duration::from_secs(5);
-
-/// How long the end waits for those that are left.
+/// How long the replica waits for the releases that are left when it ends.
 const LAST_ONES: Duration = Duration::from_secs(5);
 
 /// A Peer whose entry has been cleared.
-pub struct Cleared {
+pub struct Held {
     pub namespace: String,
     pub name: String,
     pub uid: String,
+    /// Since when it can be released.
     pub since: Instant,
 }
 
 /// The queue.
 pub struct Releases {
-    queue: Mutex<Option<mpsc::Sender<Cleared>>>,
+    queue: Mutex<Option<mpsc::Sender<Held>>>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Releases {
-    /// Starts to work. `machines` is how many wait.
-    pub fn start(objects: Objects, machines: watch::Receiver<usize>) -> Self {
-        let (sender, receiver) = mpsc::channel::<Cleared>(WAITING);
-        let worker = tokio::spawn(ReceiverStream::new(receiver).for_each_concurrent(IN_FLIGHT, move |peer| {
-            let (objects, mut machines) = (objects.clone(), machines.clone());
+    /// Starts the worker. `machines` is how many machines wait.
+    pub fn start(api: ApiServer, machines: watch::Receiver<usize>) -> Self {
+        let (sender, receiver) = mpsc::channel::<Held>(WAITING_RELEASES);
+        let worker = tokio::spawn(ReceiverStream::new(receiver).for_each_concurrent(RELEASES, move |peer| {
+            let (api, mut machines) = (api.clone(), machines.clone());
             async move {
-                let _ = timeout_at(peer.since + HELD, machines.wait_for(|waiting| *waiting == 0)).await;
-                match objects.release(&peer.namespace, &peer.name, &peer.uid).await {
+                let _ = timeout_at(peer.since + PUT_OFF, machines.wait_for(|waiting| *waiting == 0)).await;
+                match api.release(&peer.namespace, &peer.name, &peer.uid).await {
                     Ok(()) => {}
-                    // It has gone, or other finalizers stand before ours. The controller looks after the latter.
-                    Err(error) if matches!(error.code(), Some(404 | 422)) => {}
-                    Err(error) => tracing::debug!(%error, "left to the controller"),
+                    Err(error) if is_final(&error) => {}
+                    Err(error) => tracing::debug!(%error, "could not release a Peer; the controller will"),
                 }
             }
         }));
         Self { queue: Mutex::new(Some(sender)), worker: Mutex::new(Some(worker)) }
     }
 
-    /// Has a Peer released when there is time.
-    pub fn later(&self, peer: Cleared) {
+    /// Releases a Peer later.
+    pub fn later(&self, peer: Held) {
         if let Some(queue) = self.queue.lock().as_ref()
             && queue.try_send(peer).is_err()
         {
-            tracing::debug!("too many Peers wait to be released; the rest is left to the controller");
+            tracing::debug!("too many Peers wait to be released; the controller will release this one");
         }
     }
 
-    /// Works off what is left, as far as there is time.
+    /// Releases the Peers that are left, as far as there is time.
     pub async fn end(&self) {
         drop(self.queue.lock().take());
         let worker = self.worker.lock().take();
         if let Some(worker) = worker
             && tokio::time::timeout(LAST_ONES, worker).await.is_err()
         {
-            tracing::debug!("the rest of the Peers is left to the controller");
+            tracing::debug!("some Peers are not released yet; the controller will release them");
         }
+    }
+}
+
+/// Whether the Peer was deleted, or has another finalizer before ours. The controller handles the latter.
+fn is_final(error: &Error) -> bool {
+    matches!(error.code(), Some(404 | 422))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::call::Attempt;
+
+    fn answered(code: u16) -> Error {
+        let status = kube::core::Status::failure("no", "").with_code(code).boxed();
+        Error::Api { attempt: Attempt::on("release Peer", "n", "peer"), source: Box::new(kube::Error::Api(status)) }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_released_here_is_no_error() {
+        assert!(is_final(&answered(404)) && is_final(&answered(422)));
+        assert!(!is_final(&answered(403)) && !is_final(&answered(500)));
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that mean no good.
+//! Hostile and broken clients.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::harness::{Cluster, any_key};
 /// Sends bytes and returns what comes back until the connection is closed.
 async fn raw(replica: &Replica, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
-    // The service may hang up before it has read everything.
+    // The service may close the connection before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut answer)).await.expect("an end");
@@ -30,7 +30,7 @@ async fn http_abuse() {
     known_to(std::slice::from_ref(&replica), &key).await;
     replica.requests.clear();
 
-    // A body of 1 GiB is refused by its announcement, and one that is not announced once it is too long.
+    // A body of 1 GiB is refused by its Content-Length, and a body without one as soon as it is too long.
     let announced = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n";
     assert!(raw(&replica, announced).await.starts_with("HTTP/1.1 413 "));
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
@@ -46,7 +46,7 @@ async fn http_abuse() {
         assert_eq!(&answer, b"HTTP/1.1 413 ");
     }
 
-    // Text that is none, JSON that is deep, fields of the wrong kind, and calls that there are not.
+    // Invalid text, deep JSON, fields of the wrong type, and routes that do not exist.
     for (body, status) in [
         (b"{\"setupKey\": \"\xff\xfe\"}".to_vec(), 400),
         ([b"{\"setupKey\":".as_slice(), &b"[".repeat(8000)].concat(), 400),
@@ -62,7 +62,7 @@ async fn http_abuse() {
     assert!(raw(&replica, b"GET /v1/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.contains(" 405 "));
     assert!(raw(&replica, b"\x16\x03\x01 not HTTP\r\n\r\n").await.contains(" 400 "));
 
-    // Headers that never end are cut off, while others are served.
+    // A request whose headers never end is cut off, while others are served.
     let slow = async {
         let mut stream = TcpStream::connect(replica.address).await.unwrap();
         let started = Instant::now();
@@ -80,7 +80,7 @@ async fn http_abuse() {
     assert!(cut_off, "headers may take for ever");
     assert_eq!(served.status, 200);
 
-    // None of it reached the API server, but for the machine that joined.
+    // Nothing reached the API server except for the machine that joined.
     assert!(replica.requests.swaps("office") > 0);
     let writes = replica.requests.writes();
     assert!(writes.iter().all(|write| write.contains("office/status") || write.contains("/peers")), "{writes:?}");
@@ -88,7 +88,7 @@ async fn http_abuse() {
     replica.stop().await;
 }
 
-/// Who fails too often is sent away, and no peer is sent away with him.
+/// An address that fails too often has to wait, but a peer behind the same address does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_limited_and_those_with_a_right_token_are_not() {
     let cluster = Cluster::for_test("limited").await;

@@ -1,4 +1,4 @@
-//! Who is let in, what is counted, and what it costs the API server.
+//! Which machines are admitted, what is counted, and what it costs the API server.
 
 use futures::future::join_all;
 use kube::{ResourceExt, api::DeleteParams};
@@ -38,7 +38,7 @@ async fn a_machine_joins_with_the_key_that_the_controller_has_issued() {
     let status = cluster.status_when("office", "used once", |status| status.used_times == 1).await;
     assert!(status.last_used.is_some());
     cluster.settled("office").await;
-    eventually("the Peer to be free", || async {
+    eventually("the Peer to be released", || async {
         cluster.peers().get(&peer.name_any()).await.unwrap().finalizers().is_empty().then_some(())
     })
     .await;
@@ -113,7 +113,7 @@ async fn refusals_are_byte_identical() {
     for (name, answer) in &seen {
         assert_eq!(*answer, seen[0].1, "{name}");
     }
-    // Once it is known what each key is, refusing costs nothing.
+    // Once the state of each key is cached, refusing costs nothing.
     replica.requests.clear();
     let (machine, address) = (Machine::new(), replica.address);
     let answers = join_all(keys.iter().cycle().take(200).map(|(_, value)| machine.enroll(address, value))).await;
@@ -172,7 +172,7 @@ async fn a_machine_that_was_removed_joins_again_as_a_new_one() {
     let name = machine.enroll(replica.address, &key).await.name();
     let before = cluster.peers().get(&name).await.unwrap().uid();
     cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
-    // The first answers may still be about the one that is about to go.
+    // The first answers may still be about the Peer that is being deleted.
     eventually("another Peer", || async {
         assert_eq!(machine.insist(|| replica.address, &key).await.name(), name);
         let peer = cluster.peers().get_opt(&name).await.unwrap()?;
@@ -183,8 +183,8 @@ async fn a_machine_that_was_removed_joins_again_as_a_new_one() {
     replica.stop().await;
 }
 
-/// Many machines that come at once share swaps. There is room for 200 entries at a time, and those who wait for it are not
-/// looked up again and again.
+/// Machines that come at the same time share swaps. There is room for 200 entries at a time, and machines that wait for it
+/// are not looked up again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_key_is_written_far_less_often_than_it_is_used() {
     let cluster = Cluster::for_test("hot").await;
@@ -227,12 +227,12 @@ async fn a_heartbeat_is_written_only_when_it_is_news() {
     };
     fifty().await;
     assert_eq!(replica.requests.heartbeats(&name), 0);
-    // A third of the lifetime later, one of many is written.
+    // A third of the lifetime later, one of many heartbeats is written.
     clock.step(chrono::Duration::seconds(201));
     fifty().await;
     assert_eq!(replica.requests.heartbeats(&name), 1);
     assert!(status().await.last_seen > first.last_seen);
-    // Somebody with another token, and somebody who is nobody, are told the same.
+    // Another token and an unknown peer get the same answer.
     let stranger = Machine::new();
     let wrong = stranger.heartbeat(address, &name).await;
     let unknown = machine.heartbeat(address, "peer-00000000000000000000").await;
@@ -261,7 +261,7 @@ async fn a_peer_leaves_with_its_token_and_with_no_other() {
     replica.stop().await;
 }
 
-/// On SIGTERM nothing stays half done.
+/// On SIGTERM, everything that was committed is completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_ends_finishes_what_it_committed() {
     let cluster = Cluster::for_test("ends").await;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Machine, post};
 use crate::harness::{Cluster, enrollment_token, eventually, kubeconfig};
 
-/// A port that nobody listens on at this moment.
+/// A port on which no process listens at this moment.
 pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

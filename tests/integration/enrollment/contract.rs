@@ -105,7 +105,7 @@ async fn every_answer_is_as_the_document_says() {
     .await;
     contract.check("post", HEARTBEAT, &machine.heartbeat(address, &name).await);
 
-    // Somebody keeps the peer from going, so there is no answer yet to a machine that wants to come back.
+    // Another finalizer holds the Peer, so a machine that asks again has to wait.
     let hold = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/held"] } }));
     cluster.peers().patch(&name, &Default::default(), &hold).await.unwrap();
     contract.check("delete", LEAVE, &machine.leave(address, &name).await);
@@ -117,7 +117,7 @@ async fn every_answer_is_as_the_document_says() {
     contract.check("post", ENROLL, &leaving);
     replica.stop().await;
 
-    // A replica that fills its caches yet, which it never will, knows nobody.
+    // A replica whose caches are never filled answers 503.
     let cold = Replica::start_cold(&cluster).await;
     contract.check("post", HEARTBEAT, &machine.heartbeat(cold.address, &name).await);
     contract.check("delete", LEAVE, &machine.leave(cold.address, &name).await);

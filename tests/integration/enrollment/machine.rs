@@ -108,7 +108,7 @@ async fn a_machine_that_crashes_and_starts_again_uses_the_key_once() {
     }
     names.dedup();
     assert_eq!((names.len(), cluster.used("office").await), (1, 1));
-    // One that ends in good order stays a peer too, unless it is told to leave.
+    // A machine that is stopped stays a peer too, unless it is told to leave.
     let mut machine = Process::start(folder.path(), &url(&replica), &key, "state", &[]);
     eventually("it to join", || async { machine.log().contains("joined").then_some(()) }).await;
     machine.terminate();
@@ -136,7 +136,7 @@ async fn a_machine_says_why_it_gives_up() {
     replica.stop().await;
 }
 
-/// Nobody listens at first, and the key is not issued yet either.
+/// At first no replica listens, and none knows the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_comes_too_early_waits() {
     let cluster = Cluster::for_test("early").await;

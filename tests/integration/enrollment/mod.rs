@@ -41,7 +41,7 @@ struct Setup {
     clock: TestClock,
     peer_lifetime: Duration,
     failures_per_minute: u32,
-    /// Without one it speaks plain HTTP.
+    /// `None` is plain HTTP.
     certificate: Option<Certificate>,
     faults: Faults,
 }
@@ -86,7 +86,7 @@ impl Replica {
         replica
     }
 
-    /// One that cannot fill its caches, for the API server does not know it.
+    /// A replica that cannot fill its caches, because the API server does not know its token.
     async fn start_cold(cluster: &Cluster) -> Self {
         Self::begin(cluster, Setup::default(), "127.0.0.1:0".parse().unwrap(), "nobody").await
     }
@@ -156,7 +156,7 @@ impl Machine {
         post(at, "/v1/enroll", self.body(key).to_string()).await.expect("an answer")
     }
 
-    /// As a machine does it: until there is an answer that is yes or no.
+    /// Asks as a machine does: until there is another answer than 503.
     async fn insist(&self, at: impl Fn() -> SocketAddr, key: &str) -> Answer {
         for _ in 0..2000 {
             match post(at(), "/v1/enroll", self.body(key).to_string()).await {
@@ -223,13 +223,13 @@ async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
     Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.ok()?.to_bytes() })
 }
 
-/// Waits until these replicas know the key, by letting nobody in with it.
+/// Waits until these replicas know the key. No machine is admitted for that.
 async fn known_to(replicas: &[Replica], value: &str) {
     for replica in replicas {
         let probe = Machine::new();
         eventually("the replica to know the key", || async {
             let mut body = probe.body(value);
-            // What a valid key does not allow is said to its holder only.
+            // Only the holder of a valid key is told that it allows no labels.
             body["extraDnsLabels"] = json!(["probe"]);
             (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
         })
@@ -237,12 +237,12 @@ async fn known_to(replicas: &[Replica], value: &str) {
     }
 }
 
-/// A number from the environment, for runs that are longer than `make test`.
+/// A number from the environment, to run longer than `make test` does.
 fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
-/// Not a wait for anything to happen, but a spread of moments.
+/// A random pause. It waits for nothing; it spreads what follows over time.
 async fn some_time(most: Duration) {
     tokio::time::sleep(most.mul_f64(rand::random())).await;
 }

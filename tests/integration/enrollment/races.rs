@@ -1,6 +1,6 @@
 //! Revoking, expiring and deleting a key against machines that come with it at the same moment.
 //!
-//! Judged by the history of the objects, version by version, and by what the machines were told.
+//! Judged by the history of the objects, version by version, and by the answers to the machines.
 
 use std::{
     collections::HashMap,
@@ -124,7 +124,7 @@ impl Arena {
         Self { cluster, replicas, addresses, history, interleavings: from_environment("INTERLEAVINGS", INTERLEAVINGS) }
     }
 
-    /// Runs all interleavings; each tells how many machines were let in.
+    /// Runs all interleavings. Each returns how many machines were admitted.
     async fn run<F: Future<Output = i64>>(&self, interleaving: impl Fn(String) -> F) {
         let each = (0..self.interleavings).map(|number| interleaving(format!("key-{number}")));
         let admitted: Vec<_> = stream::iter(each).buffer_unordered(BATCH).collect().await;
@@ -178,7 +178,7 @@ async fn delete_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                // Half of the keys are held by somebody's finalizer, so that they are there while they are being deleted.
+                // A finalizer holds half of the keys, so that they exist while they are being deleted.
                 let held = rand::random::<bool>();
                 if held {
                     let patch = json!({ "metadata": { "finalizers": ["example.com/held"] } });
@@ -203,7 +203,7 @@ async fn delete_race() {
     arena.close().await;
 }
 
-/// Whoever comes after the last second is not let in, by whichever replica; who is let in is counted once.
+/// No replica admits a machine after the last second, and each admitted machine is counted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn expire_race() {
     let arena = Arena::new("expire-race").await;

@@ -20,7 +20,7 @@ use crate::harness::{Cluster, Setup, enrollment_token, eventually, kubeconfig};
 /// Set STAMPEDE_ROUNDS for more; each has one key for one machine and one for a hundred.
 const ROUNDS: usize = 2;
 const MACHINES: usize = 1000;
-/// A random replica is killed so often, and started anew.
+/// How often a random replica is killed and started again.
 const KILL_EVERY: Duration = Duration::from_millis(200);
 
 /// Replicas leave what they committed to the controller after 1 s instead of 8, and it begins after 7 s instead of 15: later
@@ -87,7 +87,7 @@ impl Drop for Replicas {
     }
 }
 
-/// Asks whichever replica there is, until one says yes or no. A key that is new is not known to all of them yet.
+/// Asks any replica that is there, until one answers other than 503. A key that is new is not known to all of them yet.
 async fn insist(machine: Machine, addresses: Vec<SocketAddr>, key: String) -> u16 {
     loop {
         some_time(Duration::from_millis(600)).await;

@@ -1,4 +1,4 @@
-//! The machine's side over HTTPS: the key goes to nobody but the service of its authority.
+//! The machine's side over HTTPS: the key is sent only to a service whose certificate is trusted.
 
 use std::path::{Path, PathBuf};
 

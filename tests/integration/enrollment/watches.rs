@@ -1,4 +1,4 @@
-//! What a replica may believe of what it has not asked for: its watches may be behind, and an answer may be lost.
+//! What a replica may conclude from its caches: its watches may be behind, and an answer may be lost.
 
 use std::{
     sync::{
@@ -47,7 +47,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
         let (machine, key, address) = (machine.clone(), key.clone(), replica.address);
         async move { machine.enroll(address, &key).await }
     });
-    // The replica does not know that the entry is its own, so it waits for whoever completes it.
+    // The replica does not know that the entry is its own, so it waits until the controller completes it.
     eventually("the use to be counted", || async { (cluster.used("office").await == 1).then_some(()) }).await;
     let setup = harness::Setup { handover: Duration::from_secs(1), ..harness::Setup::default() };
     let operator = cluster.start_operator_with(setup).await;
@@ -71,7 +71,7 @@ async fn a_machine_is_counted_once_where_the_watch_of_peers_is_behind() {
     let (machine, name) = join(&cluster, &key).await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
-    // It had to be looked up, unlike one that nobody has ever seen.
+    // It had to be looked up, unlike a new machine.
     let so_far = replica.requests.peer_look_ups();
     assert!(so_far > 0);
     Machine::new().enroll(replica.address, &key).await.name();
@@ -94,14 +94,14 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
     faults.set_peer_watch(Watches::Held);
     faults.set_key_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
-    // The keys are listed anew, and nothing tells that the machine was pending. The Peers are not listed yet.
+    // The keys are re-listed, and nothing shows that the machine was pending. The Peers are not re-listed yet.
     held.store(true, Ordering::SeqCst);
     faults.set_key_watch(Watches::Lost);
     faults.late().await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
     assert!(replica.requests.peer_look_ups() > 0);
-    // Once they are, nobody needs to be looked up.
+    // Once they are, no machine needs to be looked up.
     held.store(false, Ordering::SeqCst);
     faults.set_peer_watch(Watches::Flow);
     faults.let_late_ones_go();

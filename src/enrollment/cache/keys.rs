@@ -1,8 +1,8 @@
 //! The `SetupKey`s, found by the digest of the key.
 //!
-//! A cache, so it may be behind. A stale object only loses the swap, and a refusal from it changes nothing. It is filled
-//! by the watch, and what this process has written itself it knows at once. No version of a key is missed on the way, and
-//! before one can be seen here, the Peers that are pending in it are [expected](super::expected).
+//! This is a cache, so it may be behind. That is harmless: a swap on a stale key is lost, and a refusal changes nothing. It
+//! is filled by the watch and by this process's own writes. No version of a key is missed on the way. Before a version can
+//! be found here, the Peers that are pending in it are [expected](crate::key::expected).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,125 +10,119 @@ use std::{
 };
 
 use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::{peers::Peers, watch::Cache};
+use super::Peers;
 use crate::{
     api::SetupKey,
     cluster::{ObjectName, version},
+    enrollment::watch::Index,
     key::Digest,
 };
 
 /// The cache. Its reads are look-ups in a map.
 pub struct Keys {
     peers: Arc<Peers>,
-    index: RwLock<Index>,
+    contents: RwLock<Contents>,
 }
 
 #[derive(Default)]
-struct Index {
+struct Contents {
     keys: HashMap<ObjectName, watch::Sender<Arc<SetupKey>>>,
     /// Normally one key for each digest.
     names: HashMap<String, Vec<ObjectName>>,
-    /// The uids of keys of which a version could not be read, or counted less than the one before: what was pending in it
-    /// is not known, or is numbered anew.
+    /// UIDs of keys whose history has a gap: a version could not be decoded, or `usedTimes` went down for the same key id.
+    /// A pending entry may have been missed, so every applicant is looked up at the API server.
     missed: HashSet<String>,
 }
 
-/// A key as it is known, to swap.
+/// A version of a key, to swap.
 #[derive(Clone)]
-pub struct Basis {
+pub struct KeyVersion {
+    /// The key.
     pub key: Arc<SetupKey>,
-    /// Whether every version up to this one has been seen, so that it is known whom it has admitted.
+    /// Whether every version up to this one was seen, so that the cached Peers and the expected ones are all there are.
     pub followed: bool,
 }
 
 impl Keys {
-    /// Knows no key yet. The Peers that keys admit are expected by `peers`.
+    /// An empty cache, which tells `peers` what to expect.
     pub fn new(peers: Arc<Peers>) -> Self {
-        Self { peers, index: RwLock::default() }
+        Self { peers, contents: RwLock::default() }
     }
 
-    /// The key that is recognised by this digest.
+    /// The key with this digest.
     pub fn find(&self, digest: &Digest) -> Option<Arc<SetupKey>> {
-        let index = self.read();
-        index.names.get(digest.as_str())?.iter().find_map(|name| index.get(name))
+        let contents = self.contents.read();
+        contents.names.get(digest.as_str())?.iter().find_map(|name| contents.get(name))
     }
 
     /// The key with this uid, in a version that is not older than this one.
-    pub fn get(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<Basis> {
-        let index = self.read();
-        let key = index.get(name).filter(|key| is(key, uid) && version_of(key) >= oldest)?;
-        Some(Basis { followed: !index.missed.contains(uid), key })
+    pub fn get(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<KeyVersion> {
+        let contents = self.contents.read();
+        let key = contents.get(name).filter(|key| is(key, uid) && version_of(key) >= oldest)?;
+        Some(KeyVersion { followed: !contents.missed.contains(uid), key })
     }
 
-    /// Waits for that. `None` when the key has gone.
-    pub async fn wait_for(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<Basis> {
-        let mut key = self.read().keys.get(name)?.subscribe();
+    /// Waits for that. `None` if the key is deleted.
+    pub async fn wait_for(&self, name: &ObjectName, uid: &str, oldest: u64) -> Option<KeyVersion> {
+        let mut key = self.contents.read().keys.get(name)?.subscribe();
         key.wait_for(|key| !is(key, uid) || version_of(key) >= oldest).await.ok()?;
         self.get(name, uid, oldest)
     }
 
-    /// This process has written a key, and knew the version before. It may be gone by now.
+    /// This process has written a key, on top of a version that was followed. The key may be deleted by now.
     pub fn written(&self, key: &Arc<SetupKey>) {
-        let mut index = self.write();
-        if index.get(&ObjectName::of(&**key)).is_some_and(|known| known.uid() == key.uid()) {
-            index.insert(Arc::clone(key), &self.peers);
+        let mut contents = self.contents.write();
+        if contents.get(&ObjectName::of(&**key)).is_some_and(|cached| cached.uid() == key.uid()) {
+            contents.insert(Arc::clone(key), &self.peers);
         }
     }
 
-    /// There is no key of this name with this uid any more.
+    /// The key of this name with this UID was found to be deleted.
     pub fn gone(&self, name: &ObjectName, uid: &str) {
-        let mut index = self.write();
-        if index.get(name).is_some_and(|key| is(&key, uid)) {
-            index.remove(name, &self.peers);
+        let mut contents = self.contents.write();
+        if contents.get(name).is_some_and(|key| is(&key, uid)) {
+            contents.remove(name, &self.peers);
         }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read()
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write()
     }
 }
 
-impl Cache<DeserializeGuard<SetupKey>> for Keys {
-    /// Of one that cannot be read, what it is called.
-    type Record = Result<SetupKey, Box<ObjectMeta>>;
+impl Index<DeserializeGuard<SetupKey>> for Keys {
+    /// The metadata, if the key cannot be decoded.
+    type Cached = Result<SetupKey, Box<ObjectMeta>>;
 
-    fn record(object: DeserializeGuard<SetupKey>) -> Self::Record {
+    fn cached(object: DeserializeGuard<SetupKey>) -> Self::Cached {
         object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
-            tracing::warn!(?namespace, ?name, %error, "a SetupKey that cannot be read admits nobody");
+            tracing::warn!(?namespace, ?name, %error, "a SetupKey cannot be decoded and admits no machine");
             Box::new(error.metadata)
         })
     }
 
-    fn apply(&self, key: Self::Record) {
-        self.write().take(key, &self.peers);
+    fn apply(&self, key: Self::Cached) {
+        self.contents.write().take(key, &self.peers);
     }
 
-    fn remove(&self, namespace: &str, name: &str) {
-        self.write().remove(&ObjectName::new(namespace, name), &self.peers);
+    fn delete(&self, namespace: &str, name: &str) {
+        self.contents.write().remove(&ObjectName::new(namespace, name), &self.peers);
     }
 
-    fn replace(&self, namespace: Option<&str>, keys: Vec<Self::Record>) {
-        let mut index = self.write();
+    fn reset(&self, namespace: Option<&str>, keys: Vec<Self::Cached>) {
+        let mut contents = self.contents.write();
         self.peers.keys_listed(namespace);
-        let gone = index.keys.keys().filter(|key| namespace.is_none_or(|namespace| namespace == key.namespace));
+        let gone = contents.keys.keys().filter(|key| namespace.is_none_or(|namespace| namespace == key.namespace));
         let mut gone: HashSet<_> = gone.cloned().collect();
         for key in &keys {
             gone.remove(&key.as_ref().map_or_else(|metadata| ObjectName::from(&**metadata), ObjectName::of));
         }
-        gone.iter().for_each(|name| index.remove(name, &self.peers));
-        keys.into_iter().for_each(|key| index.take(key, &self.peers));
+        gone.iter().for_each(|name| contents.remove(name, &self.peers));
+        keys.into_iter().for_each(|key| contents.take(key, &self.peers));
     }
 }
 
-impl Index {
+impl Contents {
     fn get(&self, name: &ObjectName) -> Option<Arc<SetupKey>> {
         self.keys.get(name).map(|key| Arc::clone(&key.borrow()))
     }
@@ -143,7 +137,7 @@ impl Index {
         }
     }
 
-    /// What comes by the watch may be older than what this process has written itself.
+    /// A version from the watch may be older than one that this process has written.
     fn insert(&mut self, key: Arc<SetupKey>, peers: &Peers) {
         let name = ObjectName::of(&*key);
         let before = self.get(&name);
@@ -151,7 +145,7 @@ impl Index {
             if version_of(&key) < version_of(before) {
                 return;
             }
-            if key.used_times() < before.used_times() {
+            if key.used_times() < before.used_times() && id_of(&key) == id_of(before) {
                 self.missed.extend(key.uid());
             }
         } else if before.is_some() {
@@ -169,7 +163,7 @@ impl Index {
             }
         }
         match self.keys.get(&name) {
-            Some(known) => drop(known.send_replace(key)),
+            Some(cached) => drop(cached.send_replace(key)),
             None => drop(self.keys.insert(name, watch::Sender::new(key))),
         }
     }
@@ -181,7 +175,7 @@ impl Index {
         }
     }
 
-    /// Nobody finds it any more. Returns its uid.
+    /// Makes a key impossible to find. Returns its UID.
     fn hide(&mut self, name: &ObjectName) -> Option<String> {
         let key = Arc::clone(&self.keys.remove(name)?.borrow());
         if let Some(digest) = digest_of(&key) {
@@ -192,7 +186,7 @@ impl Index {
 
     fn forget(&mut self, digest: &str, name: &ObjectName) {
         if let Some(names) = self.names.get_mut(digest) {
-            names.retain(|known| known != name);
+            names.retain(|of_digest| of_digest != name);
             if names.is_empty() {
                 self.names.remove(digest);
             }
@@ -200,7 +194,7 @@ impl Index {
     }
 }
 
-/// What the service needs of a key. The status stays whole, for it is replaced as a whole.
+/// A key without what the service does not need. The status stays whole, because a swap replaces it as a whole.
 pub fn stripped(mut key: SetupKey) -> SetupKey {
     let metadata = key.meta_mut();
     metadata.managed_fields = None;
@@ -213,13 +207,17 @@ fn is(key: &SetupKey, uid: &str) -> bool {
     key.metadata.uid.as_deref() == Some(uid)
 }
 
-/// The version of a key, by which it is told which of two is newer.
+/// The resourceVersion of a key as a number, to compare which of two versions is newer.
 pub fn version_of(key: &SetupKey) -> u64 {
     key.metadata.resource_version.as_deref().and_then(version).unwrap_or_default()
 }
 
 fn digest_of(key: &SetupKey) -> Option<&str> {
     key.status.as_ref()?.digest.as_deref()
+}
+
+fn id_of(key: &SetupKey) -> Option<&str> {
+    key.status.as_ref()?.id.as_deref()
 }
 
 #[cfg(test)]
@@ -253,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_by_its_present_digest_only() {
+    fn a_key_is_found_by_its_current_digest_only() {
         let keys = keys();
         keys.apply(Ok(key("office", json!({}))));
         assert_eq!(found(&keys, "first"), None);
@@ -261,9 +259,9 @@ mod tests {
         assert_eq!(found(&keys, "first").as_deref(), Some("office"));
         keys.apply(Ok(issued("office", "second")));
         assert_eq!((found(&keys, "first"), found(&keys, "second").as_deref()), (None, Some("office")));
-        keys.remove("n", "office");
+        keys.delete("n", "office");
         assert_eq!(found(&keys, "second"), None);
-        assert!(keys.read().names.is_empty());
+        assert!(keys.contents.read().names.is_empty());
     }
 
     #[test]
@@ -271,12 +269,12 @@ mod tests {
         let keys = keys();
         keys.apply(Ok(issued("gone", "gone")));
         keys.apply(Ok(issued("stays", "stays")));
-        keys.replace(Some("other"), Vec::new());
+        keys.reset(Some("other"), Vec::new());
         assert!(found(&keys, "gone").is_some());
-        keys.replace(Some("n"), vec![Ok(issued("stays", "stays")), Ok(issued("new", "new"))]);
+        keys.reset(Some("n"), vec![Ok(issued("stays", "stays")), Ok(issued("new", "new"))]);
         assert_eq!(found(&keys, "gone"), None);
         assert!(found(&keys, "stays").is_some() && found(&keys, "new").is_some());
-        keys.replace(None, Vec::new());
+        keys.reset(None, Vec::new());
         assert_eq!(found(&keys, "stays"), None);
     }
 
@@ -287,40 +285,56 @@ mod tests {
         key
     }
 
-    fn basis(keys: &Keys, oldest: u64) -> Option<(u64, bool)> {
-        let basis = keys.get(&ObjectName::new("n", "office"), "office", oldest)?;
-        Some((version_of(&basis.key), basis.followed))
+    fn latest(keys: &Keys, oldest: u64) -> Option<(u64, bool)> {
+        let latest = keys.get(&ObjectName::new("n", "office"), "office", oldest)?;
+        Some((version_of(&latest.key), latest.followed))
     }
 
     #[test]
-    fn what_was_written_here_is_not_undone_by_the_watch() {
+    fn a_version_that_was_written_here_is_not_undone_by_the_watch() {
         let keys = keys();
         keys.apply(Ok(version("office", 9, 1)));
         keys.written(&Arc::new(version("office", 10, 2)));
         keys.apply(Ok(version("office", 9, 1)));
-        assert_eq!((basis(&keys, 10), basis(&keys, 11)), (Some((10, true)), None));
+        assert_eq!((latest(&keys, 10), latest(&keys, 11)), (Some((10, true)), None));
         let mut another = version("office", 11, 2);
         another.metadata.uid = Some("another".to_owned());
         keys.written(&Arc::new(another));
         keys.gone(&ObjectName::new("n", "office"), "another");
-        assert_eq!(basis(&keys, 0), Some((10, true)));
+        assert_eq!(latest(&keys, 0), Some((10, true)));
         keys.gone(&ObjectName::new("n", "office"), "office");
-        assert_eq!(basis(&keys, 0), None);
+        assert_eq!(latest(&keys, 0), None);
     }
 
     #[test]
-    fn a_key_is_not_followed_of_which_a_version_is_missed_or_counts_less() {
+    fn a_key_is_not_followed_if_a_version_is_missed_or_counts_less() {
         let keys = keys();
         keys.apply(Ok(version("office", 9, 1)));
         keys.apply(Err(Box::new(version("office", 10, 1).metadata)));
-        assert_eq!(basis(&keys, 0), None);
+        assert_eq!(latest(&keys, 0), None);
         keys.apply(Ok(version("office", 11, 1)));
-        assert_eq!(basis(&keys, 0), Some((11, false)));
-        keys.remove("n", "office");
+        assert_eq!(latest(&keys, 0), Some((11, false)));
+        keys.delete("n", "office");
         keys.apply(Ok(version("office", 12, 1)));
-        assert_eq!(basis(&keys, 0), Some((12, true)));
+        assert_eq!(latest(&keys, 0), Some((12, true)));
         keys.apply(Ok(version("office", 13, 0)));
-        assert_eq!(basis(&keys, 0), Some((13, false)));
+        assert_eq!(latest(&keys, 0), Some((13, false)));
+    }
+
+    #[test]
+    fn a_new_key_id_counts_from_the_beginning_and_nothing_is_missed() {
+        let keys = keys();
+        let version_with = |id: &str, number, used| {
+            let mut key = version("office", number, used);
+            key.status.as_mut().unwrap().id = Some(id.to_owned());
+            Ok(key)
+        };
+        keys.apply(version_with("first", 9, 5));
+        keys.apply(version_with("second", 10, 0));
+        assert_eq!(latest(&keys, 0), Some((10, true)));
+        keys.apply(version_with("second", 11, 2));
+        keys.apply(version_with("second", 12, 1));
+        assert_eq!(latest(&keys, 0), Some((12, false)));
     }
 
     #[tokio::test]
@@ -336,7 +350,7 @@ mod tests {
         let (name, waiting) = (ObjectName::new("n", "office"), Arc::clone(&keys));
         let newer = tokio::spawn(async move { waiting.wait_for(&name, "office", 11).await });
         tokio::task::yield_now().await;
-        keys.remove("n", "office");
+        keys.delete("n", "office");
         assert!(newer.await.unwrap().is_none());
     }
 }

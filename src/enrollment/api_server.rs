@@ -1,6 +1,4 @@
-//! The requests that enrollment makes, each with its time limit.
-
-use std::time::Duration;
+//! Every request of the enrollment service to the API server, each with its time limit and its precondition.
 
 use kube::{
     Api, Client, ResourceExt,
@@ -8,7 +6,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::peers::Known;
+use super::cache::CachedPeer;
 use crate::{
     api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
     cluster::{
@@ -16,57 +14,53 @@ use crate::{
         call::{Attempt, Error, call_within},
         patch_params, post_params,
     },
-    key::ledger::Swap,
+    key::ledger::{REQUEST_TIME, Swap},
 };
-
-/// The longest that one request may take. A Peer that is created so late is still created while this replica is the only
-/// one that may; see [`admission`](super::admission).
-pub const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The API server.
 #[derive(Clone)]
-pub struct Objects {
+pub struct ApiServer {
     client: Client,
 }
 
-/// What became of a swap.
+/// The result of a swap.
 pub enum Swapped {
-    /// It is done; the object as it is now.
+    /// It succeeded. The object is as it is now.
     Done(Box<SetupKey>),
-    /// Somebody else was faster, and nothing has happened.
+    /// The key has changed since it was read, and nothing was written.
     Lost,
-    /// There is no such key any more.
+    /// The key was deleted.
     Gone,
 }
 
-/// What became of the creation of a Peer.
+/// The result of creating a Peer.
 pub enum Created {
-    /// It is there now.
+    /// It was created.
     Done(Box<Peer>),
-    /// There is one of that name.
+    /// There is a Peer of that name already.
     Exists,
 }
 
-impl Objects {
-    /// Requests through this client.
+impl ApiServer {
+    /// Sends requests through this client.
     pub fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Reads a key afresh.
+    /// Reads a key.
     pub async fn key(&self, ObjectName { namespace, name }: &ObjectName) -> Result<Option<SetupKey>, Error> {
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), namespace);
-        call_within(TIME_LIMIT, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
+        call_within(REQUEST_TIME, Attempt::on("read SetupKey", namespace, name), keys.get_opt(name)).await
     }
 
-    /// Writes the ledger of a key, if the key is still what it was when `basis` was read.
+    /// Writes the ledger of a key, if the key has not changed since `basis` was read.
     ///
     /// The status is replaced as a whole, which costs the API server half of what a patch does.
     pub async fn swap(&self, basis: &SetupKey, swap: Swap) -> Result<Swapped, Error> {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
         let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
         let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
-        match call_within(TIME_LIMIT, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
+        match call_within(REQUEST_TIME, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -74,24 +68,24 @@ impl Objects {
         }
     }
 
-    /// Reads a Peer afresh.
+    /// Reads a Peer.
     pub async fn peer(&self, namespace: &str, name: &str) -> Result<Option<Peer>, Error> {
         let attempt = Attempt::on("read Peer", namespace, name);
-        call_within(TIME_LIMIT, attempt, self.peers(namespace).get_opt(name)).await
+        call_within(REQUEST_TIME, attempt, self.peers(namespace).get_opt(name)).await
     }
 
     /// Creates a Peer.
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        match call_within(TIME_LIMIT, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
+        match call_within(REQUEST_TIME, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
         }
     }
 
-    /// Takes our finalizer off a Peer, if it is the first one of this very object.
+    /// Releases a Peer: removes our finalizer, if the UID is the same and our finalizer is the first.
     pub async fn release(&self, namespace: &str, name: &str, uid: &str) -> Result<(), Error> {
         let patch = json!([
             { "op": "test", "path": "/metadata/uid", "value": uid },
@@ -101,25 +95,25 @@ impl Objects {
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("a JSON patch");
         let attempt = Attempt::on("release Peer", namespace, name);
         let (peers, ours, patch) = (self.peers(namespace), patch_params(), Patch::Json::<()>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, peers.patch_metadata(name, &ours, &patch)).await.map(drop)
     }
 
-    /// Writes that a peer was seen.
-    pub async fn seen(&self, peer: &Known, now: Timestamp) -> Result<(), Error> {
+    /// Writes a heartbeat, if the Peer is still the same.
+    pub async fn seen(&self, peer: &CachedPeer, now: Timestamp) -> Result<(), Error> {
         let patch = json!({ "metadata": { "uid": peer.uid }, "status": { "connected": true, "lastSeen": now } });
         let attempt = Attempt::on("write the status of Peer", &peer.namespace, &peer.name);
         let (peers, patch) = (self.peers(&peer.namespace), Patch::Merge::<Value>(patch));
-        call_within(TIME_LIMIT, attempt, peers.patch_status(&peer.name, &patch_params(), &patch)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, peers.patch_status(&peer.name, &patch_params(), &patch)).await.map(drop)
     }
 
     /// Deletes a Peer, if it is still the same.
-    pub async fn delete(&self, peer: &Known) -> Result<(), Error> {
+    pub async fn delete(&self, peer: &CachedPeer) -> Result<(), Error> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions { uid: Some(peer.uid.clone()), resource_version: None }),
             ..DeleteParams::default()
         };
         let attempt = Attempt::on("delete Peer", &peer.namespace, &peer.name);
-        call_within(TIME_LIMIT, attempt, self.peers(&peer.namespace).delete(&peer.name, &parameters)).await.map(drop)
+        call_within(REQUEST_TIME, attempt, self.peers(&peer.namespace).delete(&peer.name, &parameters)).await.map(drop)
     }
 
     fn peers(&self, namespace: &str) -> Api<Peer> {
