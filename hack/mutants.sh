@@ -4,7 +4,7 @@
 #
 # Each mutant is a patch in hack/mutants, called by its name. It begins with two lines of comment:
 #   # what is broken
-#   # test: the test that must fail
+#   # test: the test that must fail, after the flag that selects its target: --lib, or --test integration
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,7 +33,7 @@ export CARGO_TARGET_DIR="$PWD/target/mutants/build" CONTROL_PLANE_TOOLS="$PWD/ta
 
 # Unbroken code must pass, or a test that fails for another reason would pass for one that notices.
 mapfile -t tests < <(for patch in "${patches[@]}"; do test_of "$patch"; done | sort -u)
-(cd "$tree" && timeout 1800 cargo test --quiet -- "${tests[@]}") >target/mutants/unbroken.log 2>&1 ||
+(cd "$tree" && timeout 1800 cargo test --quiet --lib --tests -- "${tests[@]##* }") >target/mutants/unbroken.log 2>&1 ||
 	{ echo "the tests fail without a mutant, see target/mutants/unbroken.log"; exit 1; }
 
 survivors=0
@@ -42,7 +42,8 @@ for patch in "${patches[@]}"; do
 	test=$(test_of "$patch")
 	log=target/mutants/$name.log
 	git -C "$tree" apply "$PWD/$patch"
-	if (cd "$tree" && timeout 600 cargo test --quiet "$test") >"$log" 2>&1; then
+	read -ra selection <<<"$test"
+	if (cd "$tree" && timeout 600 cargo test --quiet "${selection[@]}") >"$log" 2>&1; then
 		verdict="SURVIVED"
 	elif grep -q '^test result: FAILED' "$log" || grep -q 'process didn.t exit successfully' "$log"; then
 		verdict="caught"
@@ -51,6 +52,6 @@ for patch in "${patches[@]}"; do
 	fi
 	git -C "$tree" apply --reverse "$PWD/$patch"
 	[[ $verdict == caught ]] || survivors=$((survivors + 1))
-	printf '%-12s %-30s %s\n' "$verdict" "$name" "$test"
+	printf '%-12s %-30s %s\n' "$verdict" "$name" "${test##* }"
 done
 [[ $survivors -eq 0 ]] || { echo "$survivors mutants were not caught; logs in target/mutants"; exit 1; }

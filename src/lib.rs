@@ -1,16 +1,17 @@
 //! A Kubernetes operator that makes network setup keys a resource.
 //!
-//! The layers, each of which knows only those below it:
+//! The layers, from top to bottom. Each uses only the layers below it:
 //!
-//! - [`controller`]: watches, asks the planner, performs one write at a time.
-//! - [`enrollment`]: admits machines that present a key, through the ledger in its status.
+//! - [`controller`]: watches objects, asks the planner for the next step, and performs one write at a time.
+//! - [`enrollment`]: admits machines that present a key, and counts them in the key's status.
 //! - [`agent`]: the machine's side of enrollment.
-//! - [`rest`]: NetBird's REST API over the resources.
-//! - [`cluster`]: calls to the API server, with their limits.
-//! - [`serve`]: HTTP and TLS on a socket, within limits, with probes and metrics beside it.
+//! - [`rest`]: NetBird's REST API for the resources.
+//! - [`authority`]: makes the values of keys.
+//! - [`serve`]: HTTP and TLS on a socket, with limits, probes and metrics.
+//! - [`cluster`]: calls to the API server, and their limits.
 //! - [`protocol`]: the wire format of enrollment, and its limits.
-//! - [`key`]: what a key is and what is to be done about it; values in, values out.
-//! - [`api`]: the resources as users write them.
+//! - [`key`]: what a key is, and what to do about it next; values in, values out.
+//! - [`api`]: the resources that users write.
 
 pub mod agent;
 pub mod api;

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: one subcommand for each process, and `crds`.
 
 mod cli;
 
@@ -18,26 +18,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller, which keeps a Secret and a status for every SetupKey.
+    /// Run the controller, which issues a Secret for every SetupKey and reports its status.
     ///
-    /// The cluster is the one of KUBECONFIG, or the one that the process runs in.
+    /// It uses the cluster of KUBECONFIG, or the one in which it runs.
     Controller(cli::controller::Flags),
-    /// Run the enrollment service, to which machines come with a key.
+    /// Run the enrollment service, where machines join with a key.
     ///
-    /// The cluster is the one of KUBECONFIG, or the one that the process runs in. Any number may run at a time.
+    /// It uses the cluster of KUBECONFIG, or the one in which it runs. Any number of replicas can run.
     Enrollment(cli::enrollment::Flags),
-    /// Join with a key, as the machine that this runs on, and stay a peer.
+    /// Join this machine with a key, and keep it a peer.
     ///
-    /// The machine keeps its private key and its token in the state file, so that it joins once, however often this is
-    /// started. Heartbeats are sent until SIGTERM.
+    /// The state file keeps the private key and the token of the machine, so a restart does not use the key again.
+    /// Heartbeats are sent until SIGTERM.
     Enroll(cli::enroll::Flags),
-    /// Serve NetBird's REST API for setup keys over the SetupKeys of one namespace.
+    /// Serve NetBird's REST API for the SetupKeys of one namespace.
     ///
-    /// It has no rights of its own: each request is made with the token that the client sends.
+    /// It has no rights of its own. Each request to the Kubernetes API uses the token of the client.
     Api(cli::api::Flags),
     /// Print the CustomResourceDefinitions as YAML.
     Crds {
-        /// Write each to a file of its own in this folder instead.
+        /// Write one file per definition to this folder instead.
         #[arg(long, value_name = "PATH")]
         folder: Option<PathBuf>,
     },

@@ -16,7 +16,7 @@ use std::{
 use axum::{Router, body::Bytes, extract::ConnectInfo, routing::get};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
-use setupkey_operator::serve::{Certificate, Flags, Limits, Server};
+use setupkey_operator::serve::{Certificate, Limits, Server};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -260,21 +260,4 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     secret.swap("3", &second.cert.pem(), &second.signing_key.serialize_pem());
     let renewed = async { while shown(&server, &[&first, &second]).await != *second.cert.der() {} };
     timeout(PATIENCE, renewed).await.expect("the second certificate");
-}
-
-#[tokio::test]
-async fn what_cannot_start_names_the_flag() {
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = taken.local_addr().unwrap();
-    let flags = Flags { address, tls_cert: None, tls_key: None, health_address: address };
-    let said = |error: Option<setupkey_operator::serve::Error>| error.expect("an error").to_string();
-
-    let error = said(flags.listen(Limits::default()).await.err());
-    assert!(error.starts_with(&format!("--address {address} cannot be listened on: ")), "{error}");
-    let error = said(flags.listen_for_probes().await.err());
-    assert!(error.starts_with(&format!("--health-address {address} cannot")), "{error}");
-
-    let missing = Flags { tls_cert: Some("/none.crt".into()), tls_key: Some("/none.key".into()), ..flags };
-    let error = said(missing.listen(Limits::default()).await.err());
-    assert!(error.starts_with("--tls-cert and --tls-key do not work: /none.crt cannot be read: "), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The labels and annotations that this project writes, and those it never lets onto a Secret.
+//! The labels and annotations that this project writes, and those that it never puts on a Secret.
 
 /// Label on everything made for a key: the name of its `SetupKey`.
 pub const KEY_LABEL: &str = "setupkey.dev/key";
@@ -8,15 +8,15 @@ pub const KEY_ID_LABEL: &str = "setupkey.dev/key-id";
 /// Prefix of the labels on a Peer that name its groups; the values are empty.
 pub const GROUP_LABEL_PREFIX: &str = "group.setupkey.dev/";
 
-/// Finalizer on a Peer while its key may still have it in `status.pending`: a peer that is deleted in that time must not
-/// be created once more from there.
+/// Finalizer on a Peer while its key may still list it in `status.pending`. A Peer that is deleted in that time must not be
+/// created again from its entry.
 pub const PENDING_FINALIZER: &str = "setupkey.dev/pending";
 
 /// Annotation on the Secret: the public id of the key it holds.
 pub const ID_ANNOTATION: &str = "setupkey.dev/id";
 /// Annotation on the Secret: when the key expires, RFC 3339.
 pub const EXPIRES_ANNOTATION: &str = "setupkey.dev/expires";
-/// The label by which Kubernetes' tools show who manages an object.
+/// The label by which Kubernetes' tools show what manages an object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Our value of [`MANAGED_BY_LABEL`], and the field manager of our writes.
 pub const MANAGER: &str = "setupkey-operator";

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Timestamp, rules};
 
-/// What was agreed when the peer joined. It stays as it is: revoking, expiring or deleting the key does not touch it, and
+/// The terms on which the peer joined. They never change: revoking, expiring or deleting the key does not touch them, and
 /// neither does a later change of the key's groups.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
@@ -16,12 +16,12 @@ use super::{Timestamp, rules};
     namespaced,
     status = "PeerStatus",
     derive = "PartialEq",
-    doc = "A Peer is a machine that has joined with a setup key. The enrollment service creates it; deleting it sends the machine away.",
+    doc = "A Peer is a machine that has joined with a setup key. The enrollment service creates it; deleting it removes the machine from the network.",
     printcolumn(
         name = "Hostname",
         type_ = "string",
         json_path = ".spec.hostname",
-        description = "How the machine calls itself"
+        description = "The name that the machine gave itself"
     ),
     printcolumn(
         name = "Groups",
@@ -65,7 +65,7 @@ pub struct PeerSpec {
     #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"))]
     pub public_key: String,
 
-    /// How the machine calls itself: 1 to 253 characters.
+    /// The name that the machine gave itself: 1 to 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub hostname: String,
 
@@ -86,10 +86,10 @@ pub struct PeerSpec {
     #[serde(default)]
     pub ephemeral: bool,
 
-    /// The key that the machine joined with. It may be gone.
+    /// The key that the machine joined with. It may have been deleted since.
     pub setup_key_ref: SetupKeyReference,
 
-    /// The base64 of the SHA-256 of the token by which the machine proves who it is.
+    /// The base64 of the SHA-256 of the token by which the machine proves its identity.
     #[schemars(length(min = 44, max = 44), regex(pattern = r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"))]
     pub token_digest: String,
 }
@@ -113,11 +113,11 @@ pub struct SetupKeyReference {
     pub number: i64,
 }
 
-/// What is known of the machine now.
+/// What is known about the machine now.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
-    /// Whether the machine was seen within its lifetime, 10 minutes unless the operator is told otherwise.
+    /// Whether the machine was seen within its lifetime, 10 minutes unless the operator is configured otherwise.
     #[serde(default)]
     pub connected: bool,
 

@@ -80,6 +80,13 @@ pub fn peer_is_immutable() -> Rule {
         .reason(Reason::FieldValueForbidden)
 }
 
+/// Other controllers may add conditions, but must leave room for Ready, Valid and Stalled.
+pub fn room_for_our_conditions() -> Rule {
+    Rule::new("self.filter(condition, !(condition.type in ['Ready', 'Valid', 'Stalled'])).size() <= 16")
+        .message("a SetupKey may have at most 16 conditions besides Ready, Valid and Stalled")
+        .reason(Reason::FieldValueInvalid)
+}
+
 /// The name of the Secret.
 pub fn dns_subdomain() -> Rule {
     Rule::new("!format.dns1123Subdomain().validate(self).hasValue()")

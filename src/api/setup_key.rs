@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
 
-/// What the key is allowed to do. Everything but autoGroups, revoked and the metadata of the Secret is fixed when the
-/// SetupKey is created: a key that was handed out keeps its promises.
+/// What the key allows. Everything but autoGroups, revoked and the metadata of the Secret is fixed when the SetupKey is
+/// created, so a key keeps the terms that it was handed out with.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",
@@ -19,7 +19,7 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     namespaced,
     status = "SetupKeyStatus",
     derive = "PartialEq",
-    doc = "A SetupKey is a secret with which machines join a private network. The operator generates it into a Secret of the same namespace and keeps its state here.",
+    doc = "A SetupKey describes a secret that lets machines join a private network. The operator generates the secret into a Secret of the same namespace and reports its state here.",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type", description = "reusable or one-off"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "valid, overused, expired or revoked"),
     printcolumn(name = "Used", type_ = "integer", json_path = ".status.usedTimes", description = "Peers that joined with this key"),
@@ -40,40 +40,39 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
 #[x_kube(validation = rules::one_off_is_used_once())]
 #[serde(rename_all = "camelCase")]
 pub struct SetupKeySpec {
-    /// The name that people see for this key, 1 to 255 characters; it need not be unique. Default: metadata.name.
-    /// Cannot be changed.
+    /// The display name of this key, 1 to 255 characters. It need not be unique. Default: metadata.name. Cannot be
+    /// changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub name: Option<String>,
 
-    /// How often the key can be used: "reusable" admits peers up to usageLimit, "one-off" exactly one. Cannot be
-    /// changed.
+    /// How often the key can be used: "reusable" admits peers up to usageLimit, "one-off" admits one. Cannot be changed.
     #[serde(rename = "type", default)]
     #[x_kube(validation = rules::immutable("type"))]
     pub key_type: KeyType,
 
-    /// How long the key admits peers, counted from the moment it is issued: 24h to 8760h, in Go's syntax (720h,
-    /// 36h30m; there is no unit for days). The moment itself is in status.expires. Cannot be changed.
+    /// How long the key admits peers, counted from the moment it is issued: 24h to 8760h, as a Go duration such as 720h or
+    /// 36h30m. There is no unit for days; 30 days are 720h. status.expires has the resulting moment. Cannot be changed.
     #[serde(default = "default_expires_in")]
     #[x_kube(validation = rules::lifetime(), validation = rules::immutable("expiresIn"))]
     pub expires_in: Lifetime,
 
-    /// The groups that a peer is put into when it joins, at most 64 different ones of at most 63 characters each. May
-    /// be changed at any time: peers that join later get the new groups, peers that have joined keep theirs.
+    /// The groups of the peers that join, at most 64 different ones of at most 63 characters each. May be changed at any
+    /// time: peers that join later get the new groups, peers that have joined keep theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set, validation = rules::groups_are_label_names())]
     pub auto_groups: Vec<String>,
 
-    /// How many peers may join with this key; 0 means any number. A one-off key admits one whatever stands here.
-    /// Cannot be changed.
+    /// How many peers may join with this key; 0 means any number. A one-off key always has the limit 1. Cannot be
+    /// changed.
     #[serde(default)]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     #[x_kube(validation = rules::immutable("usageLimit"))]
     pub usage_limit: i32,
 
-    /// Whether peers that join with this key are removed once they have not been seen for a while: right for pods and
-    /// autoscaled machines. Cannot be changed.
+    /// Whether peers that join with this key are removed once they have not been seen for their lifetime. Right for pods
+    /// and autoscaled machines. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = rules::immutable("ephemeral"))]
     pub ephemeral: bool,
@@ -83,8 +82,8 @@ pub struct SetupKeySpec {
     #[x_kube(validation = rules::immutable("allowExtraDnsLabels"))]
     pub allow_extra_dns_labels: bool,
 
-    /// Whether the key is withdrawn: true stops it from admitting peers, false lets it admit them again. Peers that
-    /// have joined and the Secret stay as they are.
+    /// Whether the key is revoked: true stops it from admitting peers, false lets it admit them again. The Secret and the
+    /// peers that have joined stay as they are.
     #[serde(default)]
     pub revoked: bool,
 
@@ -104,7 +103,7 @@ pub enum KeyType {
     OneOff,
 }
 
-/// Where the key is written, and what else the Secret carries.
+/// Where the key is written, and which metadata the Secret carries.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {

@@ -5,26 +5,26 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Timestamp;
+use super::{Timestamp, rules};
 
-/// What the operator found and did. It is a report: change the spec, not this.
+/// What the operator has found and done. It is a report: to change something, change the spec.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetupKeyStatus {
-    /// The generation of the spec that this status is about. While it is lower than metadata.generation the operator
-    /// has not taken up the latest change; -1 means that it has not seen this object yet.
+    /// The generation of the spec that this status is about. While it is lower than metadata.generation, the operator
+    /// has not applied the latest change; -1 means that it has not seen this object yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The public id of the key: 20 characters of 0-9 and a-v. It does not admit anybody.
+    /// The public id of the key: 20 characters of 0-9 and a-v. It admits no peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 
-    /// The key, masked: its first 5 characters and ****. The whole key stands in the Secret only.
+    /// The key, masked: its first 5 characters and ****. The whole key is in the Secret only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 
-    /// The base64 of the SHA-256 of the key, by which it is recognised. Absent while no Secret of ours holds a key.
+    /// The base64 of the SHA-256 of the key, by which it is recognised. Absent while no Secret of this SetupKey holds a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 
@@ -53,7 +53,7 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
 
-    /// When a change of the spec was last taken up.
+    /// When a change of the spec was last applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<Timestamp>,
 
@@ -61,7 +61,7 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
 
-    /// Peers that were admitted, are counted in usedTimes, and have no Peer object yet. It is empty but for moments.
+    /// Peers that were admitted, are counted in usedTimes, and have no Peer object yet. Normally empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -70,8 +70,11 @@ pub struct SetupKeyStatus {
     /// Ready: the cluster matches the spec. Valid: the key admits peers. Stalled: a person must act; present only
     /// while that is so. A revoked or expired key is Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 19))]
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["type".into()]),
+        validation = rules::room_for_our_conditions(),
+    )]
     pub conditions: Vec<Condition>,
 }
 
@@ -83,7 +86,7 @@ pub struct SecretReference {
     pub name: String,
     /// The key in its data.
     pub key: String,
-    /// The version of the Secret in which the digest was last compared with the data.
+    /// The version of the Secret whose data was last compared with the digest.
     pub resource_version: String,
 }
 
@@ -125,7 +128,7 @@ pub struct PendingPeer {
 pub enum State {
     /// The key admits peers.
     Valid,
-    /// As many peers as allowed have joined.
+    /// The usage limit is reached.
     Overused,
     /// The moment in `expires` has passed.
     Expired,

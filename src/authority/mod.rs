@@ -1,4 +1,4 @@
-//! The authorities: what makes the value of a key, and what therefore decides who may join with it.
+//! The authorities: each makes the values of its keys, and admits peers by them.
 //!
 //! There is one, the cluster itself. The controller asks it for a key to be issued and writes what it gets.
 

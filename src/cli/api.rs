@@ -5,27 +5,30 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
+    cluster::SystemClock,
     rest,
-    serve::{self, Limits, admin},
+    serve::{Limits, admin, metrics::HttpRequests},
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, cancel_on_signal, find_cluster};
+use super::{LogFlags, ProbeFlags, Process, ServeFlags, find_cluster};
 
 /// Flags of `setupkey-operator api`.
 #[derive(clap::Args)]
 #[group(skip)]
 pub struct Flags {
-    /// Namespace whose SetupKeys are served. Default: the one of the kubeconfig, or of the pod.
+    /// Namespace whose SetupKeys are served. Default: that of the kubeconfig or of the pod.
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
     namespace: Option<String>,
 
-    /// How many seconds the answer to a creation may wait for the controller to issue the key.
+    /// How long the answer to a creation waits for the controller to issue the key, in seconds from 1 to 60.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     issue_timeout: u64,
 
     #[command(flatten)]
-    serve: serve::Flags,
+    serve: ServeFlags,
+
+    #[command(flatten)]
+    probes: ProbeFlags,
 
     #[command(flatten)]
     log: LogFlags,
@@ -37,33 +40,26 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     flags.log.start()?;
     let patience = Duration::from_secs(flags.issue_timeout);
     let limits = Limits::default();
-    // The wait for the controller comes on top of what any call may take.
+    // A creation waits for the controller in addition to what any call may take.
     let limits = Limits { request: limits.request + patience, shutdown: limits.shutdown + patience, ..limits };
-    let probes = flags.serve.listen_for_probes().await?;
-    let server = flags.serve.listen(limits.clone()).await?;
+    let server = flags.serve.bind(limits.clone()).await?;
     let config = find_cluster().await?;
     let namespace = flags.namespace.unwrap_or_else(|| config.default_namespace.clone());
     let cluster =
-        rest::Cluster::without_identity(&config, namespace).context("the way to the cluster cannot be used")?;
-    let (mut registry, requests) = (Registry::default(), serve::metrics::Requests::default());
+        rest::Cluster::without_identity(&config, namespace).context("the client configuration cannot be used")?;
+    let (mut registry, requests) = (Registry::default(), HttpRequests::default());
     requests.register(&mut registry);
-
-    let (shutdown, end_of_probes) = (CancellationToken::new(), CancellationToken::new());
-    tokio::spawn(cancel_on_signal(shutdown.clone(), "requests under way are finished")?);
-    let reached = admin::once_reached({
+    let not_ready = admin::once_reached({
         let cluster = cluster.clone();
         move || {
             let cluster = cluster.clone();
             async move { cluster.is_reached().await }
         }
     });
-    let admin = tokio::spawn(admin::serve(probes, reached, Arc::new(registry), end_of_probes.clone()));
+    let process = Process::start(&flags.probes, not_ready, Arc::new(registry)).await?;
 
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "the REST API starts");
-    let router = rest::router(rest::Service { cluster, patience, requests }, &limits);
-    server.run(router, shutdown).await.context("the REST API failed")?;
-    end_of_probes.cancel();
-    admin.await.context("the probe server panicked")?.context("the probe server failed")?;
-    tracing::info!("the REST API has ended");
-    Ok(())
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "starting the REST API");
+    let service = rest::Service { cluster, clock: Arc::new(SystemClock), patience, requests };
+    server.run(rest::router(service, &limits), process.shutdown()).await.context("the REST API failed")?;
+    process.end().await
 }

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LogFlags, at_least, cancel_on_signal};
 
-/// The key does not admit this machine.
+/// Exit code: the key does not admit this machine.
 const REFUSED: u8 = 3;
-/// The peer was removed by somebody else.
+/// Exit code: the Peer was removed from outside, for example by an administrator.
 const REMOVED: u8 = 4;
 
 /// Flags of `setupkey-operator enroll`.
@@ -29,23 +29,23 @@ pub struct Flags {
     #[arg(long, value_name = "URL")]
     server: String,
 
-    /// File with the setup key, as a mounted Secret has it.
+    /// File with the setup key, for example from a mounted Secret.
     #[arg(long, value_name = "PATH")]
     key_file: PathBuf,
 
-    /// File for the private key and the token of this machine; it is created when it is not there.
+    /// File with the private key and the token of this machine. It is created if it does not exist.
     #[arg(long, value_name = "PATH")]
     state_file: PathBuf,
 
-    /// How this machine calls itself. Without it, the name that the system has.
+    /// Hostname of this machine. Default: the system's hostname.
     #[arg(long, value_name = "NAME", env = "HOSTNAME")]
     hostname: Option<String>,
 
-    /// A DNS label that this machine would like to have; may be given several times.
+    /// Extra DNS label to request for this machine. It can be repeated.
     #[arg(long = "extra-dns-label", value_name = "LABEL")]
     extra_dns_labels: Vec<String>,
 
-    /// File with the authority of the service's certificate in PEM. Without it, those that the system trusts.
+    /// PEM file with the CA of the service's certificate. Default: the CAs that the system trusts.
     #[arg(long, value_name = "PATH")]
     ca_file: Option<PathBuf>,
 
@@ -53,8 +53,8 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = heartbeat)]
     heartbeat: Lifetime,
 
-    /// When to leave on SIGTERM. A peer that left uses the key again when it comes back, so a machine that restarts with
-    /// its state file should not.
+    /// When to leave on SIGTERM. A machine that has left uses the key again when it joins again, so a machine that
+    /// restarts with its state file should not leave.
     #[arg(long, value_enum, default_value_t = Leave::Ephemeral)]
     leave: Leave,
 
@@ -64,11 +64,11 @@ pub struct Flags {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Leave {
-    /// If the peer is ephemeral.
+    /// Leave if the peer is ephemeral.
     Ephemeral,
-    /// In any case.
+    /// Always leave.
     Always,
-    /// It stays a peer.
+    /// Stay a peer.
     Never,
 }
 
@@ -86,15 +86,15 @@ fn heartbeat(text: &str) -> Result<Lifetime, String> {
     at_least(Lifetime::seconds(1), text)
 }
 
-/// Joins and stays until a signal comes. The exit code says how it ended.
+/// Joins and stays a peer until a signal comes. The exit code says why it ended.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     flags.log.start()?;
     let stop = CancellationToken::new();
-    tokio::spawn(cancel_on_signal(stop.clone(), "the last calls are made")?);
+    tokio::spawn(cancel_on_signal(stop.clone())?);
     let service = Client::new(&flags.server, flags.ca_file.as_deref())?;
     if service.is_plain() {
-        tracing::warn!("plain HTTP: the key and the token are readable on the way");
+        tracing::warn!("plain HTTP: the key and the token are readable on the network");
     }
     let key = read_key(&flags.key_file)?;
     let hostname = match flags.hostname {
@@ -118,7 +118,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// A file that a person wrote ends with a newline.
+/// Reads the setup key. Editors end a file with a newline, which is not part of the key.
 fn read_key(path: &Path) -> anyhow::Result<SecretString> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("--key-file {} cannot be read", path.display()))?;

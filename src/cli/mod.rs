@@ -1,27 +1,35 @@
-//! What the subcommands share: flags, the way to the cluster, the log, signals.
+//! The subcommands, and what they share: flags, the client of the API server, the log, signals.
 
 pub mod api;
 pub mod controller;
 pub mod enroll;
 pub mod enrollment;
+mod process;
+mod serve;
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, net::SocketAddr};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use kube::{Client, client::ClientBuilder};
 use setupkey_operator::{
     api::Lifetime,
     cluster::{CountRequests, Scope, tuned},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Where to work.
+use process::{ProbeFlags, Process};
+use serve::ServeFlags;
+
+/// The namespaces in which a process works.
 #[derive(clap::Args)]
 pub struct ScopeFlags {
-    /// Namespace to work in; may be given several times. Without it, all namespaces.
+    /// Namespace to work in. It can be repeated. Default: all namespaces.
     #[arg(long = "namespace", value_name = "NAME", env = "SETUPKEY_NAMESPACES", value_delimiter = ',')]
     namespaces: Vec<String>,
 }
@@ -35,23 +43,23 @@ impl ScopeFlags {
     }
 }
 
-/// What is logged, and how.
+/// What is logged, and in which format.
 #[derive(clap::Args)]
 pub struct LogFlags {
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
-    /// What is logged, as in RUST_LOG: a level (error, warn, info, debug, trace), or target=level pairs.
+    /// Log filter: a level (error, warn, info, debug or trace), or target=level pairs.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
     log: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// One JSON object a line.
+    /// A JSON object per line.
     Json,
 }
 
@@ -75,14 +83,14 @@ async fn find_cluster() -> anyhow::Result<kube::Config> {
         .context("no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount")
 }
 
-/// The way to the cluster, with its requests counted.
+/// A client of the API server whose requests are counted.
 async fn client(count: &CountRequests) -> anyhow::Result<Client> {
     let client =
-        ClientBuilder::try_from(tuned(find_cluster().await?)).context("the way to the cluster cannot be used")?;
+        ClientBuilder::try_from(tuned(find_cluster().await?)).context("the client configuration cannot be used")?;
     Ok(client.with_layer(count).build())
 }
 
-/// A lifetime of a minute at least: `lastSeen` is in whole seconds, and written once per third.
+/// A lifetime of at least a minute, because `lastSeen` is in whole seconds and written once per third of it.
 fn peer_lifetime(text: &str) -> Result<Lifetime, String> {
     at_least(Lifetime::minutes(1), text)
 }
@@ -92,16 +100,18 @@ fn at_least(least: Lifetime, text: &str) -> Result<Lifetime, String> {
     if lifetime < least { Err(format!("{lifetime} is shorter than {least}")) } else { Ok(lifetime) }
 }
 
-/// The handlers are in place when this returns; the future waits for a signal.
-fn cancel_on_signal(
-    shutdown: CancellationToken,
-    what_happens: &'static str,
-) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let mut terminate = signal(SignalKind::terminate()).context("no handler for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no handler for SIGINT")?;
+/// Listens on the address that this flag gives.
+async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| anyhow!("{flag} {address} cannot be listened on: {error}"))
+}
+
+/// Installs handlers for SIGTERM and SIGINT. The returned future waits for the first signal.
+fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     Ok(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("shutting down: {what_happens}");
+        tracing::info!("received a signal; finishing the work in progress");
         shutdown.cancel();
     })
 }

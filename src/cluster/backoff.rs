@@ -2,14 +2,15 @@ use std::time::Duration;
 
 use kube::runtime::watcher::ExponentialBackoff;
 
-/// Pauses without end, each twice as long as the one before, with jitter: from `shortest` to `longest`.
+/// An endless exponential backoff with jitter, which doubles from `shortest` up to at most `longest`.
 pub fn backoff(shortest: Duration, longest: Duration) -> ExponentialBackoff {
-    // backon's jitter adds up to as much again.
+    // backon's jitter adds up to the same pause again, so half of the longest is the limit without it.
     let builder = backon::ExponentialBuilder::new().with_min_delay(shortest).with_max_delay(longest / 2);
     builder.with_jitter().without_max_times().into()
 }
 
-/// The pauses of a watch. A watch is one request per process, and nothing works without it, so it is retried soon.
+/// The backoff of a watch: from 200 ms to 3 s. It is short, because nothing works without the watch, and a process has
+/// only a few.
 pub fn watch_backoff() -> ExponentialBackoff {
     backoff(Duration::from_millis(200), Duration::from_secs(3))
 }

@@ -1,14 +1,14 @@
-//! Calls to the API server: each has a time limit, and each error says what was attempted on which object.
+//! Calls to the API server: each has a time limit, and its error says what was attempted on which object.
 
 use std::{fmt, time::Duration};
 
-/// The longest that one call may take, unless it is told otherwise. kube sets no limit of its own on reading an answer.
+/// The time limit of [`call`]. kube itself sets no limit on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// The client configuration that every part counts on.
+/// The client configuration that every part of the product uses.
 ///
-/// kube would try a call again by itself, up to 15 times and faster than is fair to a server that is in trouble. What
-/// failed is tried again as a whole instead, for what was true before the call may no longer be.
+/// It turns off kube's own retries: up to 15 per call, and too fast for an API server in trouble. Callers retry the whole
+/// operation instead, because what they decided on may have changed since.
 pub fn tuned(mut config: kube::Config) -> kube::Config {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
@@ -18,12 +18,12 @@ pub fn tuned(mut config: kube::Config) -> kube::Config {
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server said no, or could not be reached.
+    /// The API server answered with an error, or could not be reached.
     #[error("could not {attempt}: {source}")]
     Api {
         /// What was attempted, and on which object.
         attempt: Attempt,
-        /// The answer.
+        /// The error of the client.
         source: Box<kube::Error>,
     },
     /// There was no answer in time.
@@ -31,10 +31,10 @@ pub enum Error {
     Timeout {
         /// What was attempted, and on which object.
         attempt: Attempt,
-        /// How long that was waited for.
+        /// The time limit that passed.
         limit: Duration,
     },
-    /// The answer was not what the API server sends. It is not quoted, for it may hold a key.
+    /// The answer could not be decoded. It is not quoted, because it may hold a key.
     #[error("could not {0}: the answer could not be read")]
     Unreadable(Attempt),
 }
@@ -44,6 +44,11 @@ pub enum Error {
 pub struct Attempt(String);
 
 impl Attempt {
+    /// An attempt that is about no single object, as in "list SetupKeys of namespace network".
+    pub fn to(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+
     /// An attempt to do something, as in "read Secret", on an object.
     pub fn on(what: &str, namespace: &str, name: &str) -> Self {
         Self(format!("{what} {namespace}/{name}"))
@@ -68,8 +73,8 @@ impl Error {
         }
     }
 
-    /// How long the API server asks to be left alone, if it does. It answers 429 without a figure when it is overloaded;
-    /// its header says one second then.
+    /// The pause that the API server asks for, if it does. A 429 without a figure, from an overloaded server, means one
+    /// second, as its header says.
     pub fn pause(&self) -> Option<Duration> {
         let Error::Api { source, .. } = self else { return None };
         match source.as_ref() {
@@ -94,8 +99,8 @@ impl Error {
         }
     }
 
-    /// The API server's sentence, if this is an answer that trying again does not change: a right that is missing, a
-    /// quota, an admission policy, an object it does not accept.
+    /// The API server's message, if a retry does not change the answer: a missing right, a quota, an admission policy, or an
+    /// invalid object.
     pub fn refusal(&self) -> Option<&str> {
         let Error::Api { source, .. } = self else { return None };
         match source.as_ref() {
@@ -106,25 +111,25 @@ impl Error {
 }
 
 impl Error {
-    /// The error with something masked out of what the API server said.
+    /// The error with the API server's message passed through `redact`.
     pub fn redacted(mut self, redact: impl Fn(&str) -> String) -> Self {
         if let Error::Api { source, .. } = &mut self
             && let kube::Error::Api(status) = source.as_mut()
         {
             status.message = redact(&status.message);
-            // The causes quote too; the pause that the server asks for stays.
+            // The causes can quote the object too. The rest of the details, such as the pause, is kept.
             status.details.iter_mut().for_each(|details| details.causes.clear());
         }
         self
     }
 }
 
-/// Waits for an answer, for as long as a call may take.
+/// Waits for an answer, for at most 10 s.
 pub async fn call<T>(attempt: Attempt, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     call_within(TIME_LIMIT, attempt, answer).await
 }
 
-/// Waits for an answer, for so long.
+/// Waits for an answer, for at most `limit`.
 pub async fn call_within<T>(
     limit: Duration,
     attempt: Attempt,

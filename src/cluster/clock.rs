@@ -1,4 +1,4 @@
-//! The wall clock, and noticing when somebody sets it.
+//! The wall clock, and a stream of its jumps.
 
 use std::{
     sync::Arc,
@@ -8,18 +8,18 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::{Stream, stream};
 
-/// How often the wall clock is compared with the machine's steady one.
+/// How often the wall clock is compared with the monotonic clock.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
-/// A smaller difference is the clock being disciplined.
+/// Smaller differences are NTP adjusting the clock.
 const STEP: chrono::Duration = chrono::Duration::milliseconds(500);
 
-/// The wall clock. The one thing that tests replace: a key cannot be made to live less than a day.
+/// The wall clock. Tests replace it, because a key lives at least a day.
 pub trait Clock: Send + Sync {
-    /// The moment.
+    /// The current time.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The clock of the machine.
+/// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -29,8 +29,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// An item each time the wall clock has jumped: it was set, or the machine slept. Timers do not follow such jumps, so
-/// whatever waits for a moment must look again.
+/// An item after each jump of the wall clock: it was set, or the machine was suspended. Timers do not follow such jumps, so
+/// code that waits for a point in time must compute its wait again.
 pub fn steps(clock: Arc<dyn Clock>) -> impl Stream<Item = ()> + Send {
     stream::unfold(Reading::take(&*clock), move |mut last| {
         let clock = Arc::clone(&clock);

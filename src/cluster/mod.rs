@@ -1,5 +1,4 @@
-//! The way to the API server, for every part that talks to it: calls with a time limit, the wall clock beside which they
-//! are made, and the requests counted.
+//! What every part needs to call the API server: time limits, errors, Secrets, backoff, metrics of requests, and the clock.
 
 mod backoff;
 pub mod call;
@@ -24,17 +23,17 @@ pub use requests::{CountRequests, Requests};
 
 use crate::api::metadata::MANAGER;
 
-/// Where a process works.
+/// The namespaces in which a process works.
 #[derive(Clone, Debug)]
 pub enum Scope {
     /// Every namespace.
     Cluster,
-    /// These namespaces, each with watches of its own, so that no right on the whole cluster is needed.
+    /// These namespaces. Each has its own watches, so no cluster-wide right is needed.
     Namespaces(Vec<String>),
 }
 
 impl Scope {
-    /// What each watch is about: a namespace, or all of them.
+    /// One item per watch: its namespace, or `None` for all namespaces.
     pub fn watched(self) -> Vec<Option<String>> {
         match self {
             Scope::Cluster => vec![None],
@@ -43,7 +42,7 @@ impl Scope {
     }
 }
 
-/// The objects of one namespace, or of all.
+/// The objects of one namespace, or of all namespaces.
 pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -58,18 +57,18 @@ where
 /// 6 MiB more.
 pub const PAGE: u32 = 100;
 
-/// The version of an object as a number. They grow, and Kubernetes 1.35 made that a promise; a server whose versions are
-/// no numbers has none.
+/// A resource version as a number, by which two versions can be ordered. Kubernetes guarantees the order since 1.35. `None`
+/// if the API server uses something other than numbers.
 pub fn version(resource_version: &str) -> Option<u64> {
     resource_version.parse().ok()
 }
 
-/// Writes under our name, by which a later pass knows what is ours.
+/// Parameters of a patch with the operator as field manager, which tells its fields from those of others.
 pub fn patch_params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-/// The same for creating and replacing.
+/// The same for a creation or an update.
 pub fn post_params() -> PostParams {
     PostParams { field_manager: patch_params().field_manager, ..PostParams::default() }
 }

@@ -1,8 +1,8 @@
-//! Whether a process is ready.
+//! Whether the caches of a process are filled.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Whether the caches are filled. Not ready until every scope that is expected has been reached.
+/// Not ready until the caches of all expected scopes are filled.
 #[derive(Debug)]
 pub struct Readiness {
     missing: AtomicUsize,
@@ -15,12 +15,12 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Says how many scopes there are.
+    /// Sets the number of scopes.
     pub(crate) fn expect(&self, scopes: usize) {
         self.missing.store(scopes, Ordering::Release);
     }
 
-    /// Says that the caches of one more scope are filled.
+    /// Counts one more scope whose caches are filled.
     pub(crate) fn reached(&self) {
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
             tracing::info!("the caches are filled");
@@ -32,7 +32,7 @@ impl Readiness {
         self.missing.load(Ordering::Acquire) == 0
     }
 
-    /// Why the process is not ready, as `/readyz` says it.
+    /// Why the process is not ready, for `/readyz`.
     pub fn missing(&self) -> Option<&'static str> {
         (!self.is_ready()).then_some("the caches are not filled yet")
     }

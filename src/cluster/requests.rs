@@ -1,4 +1,4 @@
-//! Requests to the API server, counted under the client.
+//! Metrics of the requests to the API server, counted by a layer of the client.
 
 use std::{
     task::{Context, Poll},
@@ -18,7 +18,7 @@ use prometheus_client::{
 };
 use tower::{Layer, Service};
 
-/// The counters.
+/// Counters and latencies of requests to the API server. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
 pub struct Requests {
     total: Family<RequestLabels, Counter>,
@@ -47,7 +47,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// Shows the counters.
+    /// Adds the metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "setupkey_api_requests",
@@ -61,13 +61,13 @@ impl Requests {
         );
     }
 
-    /// Counts what passes through it.
+    /// The layer that counts the requests of a client.
     pub fn layer(&self) -> CountRequests {
         CountRequests(self.clone())
     }
 }
 
-/// Counts the requests of the client that it is put under.
+/// The layer that counts the requests of a client.
 #[derive(Clone, Debug)]
 pub struct CountRequests(Requests);
 
@@ -79,7 +79,7 @@ impl<S> Layer<S> for CountRequests {
     }
 }
 
-/// A client that is counted.
+/// A client whose requests are counted.
 pub struct Counted<S> {
     inner: S,
     requests: Requests,
@@ -115,7 +115,7 @@ where
     }
 }
 
-/// The resource that a path is about, and whether it names an object.
+/// The resource in a path, and whether the path names one object.
 fn resource(path: &str) -> (&'static str, bool) {
     const KNOWN: [&str; 5] = ["setupkeys", "peers", "secrets", "events", "leases"];
     let mut parts = path.split('/');
@@ -129,7 +129,7 @@ fn resource(path: &str) -> (&'static str, bool) {
     }
 }
 
-/// The verb as RBAC calls it.
+/// RBAC's verb for a request.
 fn verb(method: &Method, named: bool, query: &str) -> &'static str {
     match *method {
         Method::GET if query.contains("watch=true") => "watch",

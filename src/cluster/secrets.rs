@@ -1,9 +1,8 @@
-//! Reading and sending Secrets with their data: the one place that does.
+//! The one place that reads and writes Secrets with their data.
 //!
-//! kube logs the whole of an answer that it cannot parse, and its typed objects print their data. So requests that carry a
-//! key go through [`Client::request_text`], and what they return is a [`SecretData`], which can neither be printed nor
-//! cloned and wipes its memory when it is dropped. The bodies that are sent are wiped too, but for the copy that is handed
-//! to the HTTP client.
+//! kube logs an answer that it cannot parse, and its typed objects print their data. So requests that carry a key go through
+//! [`Client::request_text`] and return a [`SecretData`]. That type can be neither printed nor cloned, and wipes its memory
+//! when it is dropped. The bodies of requests are wiped too, except for the copy that the HTTP client takes.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +20,7 @@ use super::{
     call::{Attempt, Error, call},
 };
 
-/// A Secret as it was read, with its data.
+/// A Secret with its data.
 #[derive(Deserialize)]
 pub struct SecretData {
     /// Its metadata.
@@ -34,7 +33,7 @@ pub struct SecretData {
 }
 
 impl SecretData {
-    /// What stands under this data key.
+    /// The value of this data key.
     pub fn get(&self, data_key: &str) -> Option<&[u8]> {
         Some(&self.data.as_ref()?.get(data_key)?.0)
     }
@@ -50,7 +49,7 @@ impl Drop for SecretData {
 pub async fn read(client: &Client, name: &ObjectName) -> Result<Option<SecretData>, Error> {
     let attempt = Attempt::on("read Secret", &name.namespace, &name.name);
     let request = Request::new(Secret::url_path(&(), Some(&name.namespace))).get(&name.name, &Default::default());
-    // Only a name that no object can have makes no path.
+    // An error here means that the name is invalid, so no such Secret can exist.
     let Ok(request) = request else { return Ok(None) };
     match exchange(client, attempt, request).await {
         Err(error) if error.code() == Some(404) => Ok(None),

@@ -1,8 +1,10 @@
 //! Leader election by a Lease: of several processes, one works and the others stand by with warm caches.
 //!
-//! The protocol is that of client-go. A holder renews the Lease; whoever sees it unrenewed for its whole duration takes
-//! it. That duration is measured on this process's own clock, from the moment it last saw the Lease change, so that
-//! clocks need not agree. A holder that could not renew in time stops at once: it ends before anybody else may begin.
+//! The protocol is that of client-go. A holder renews the Lease; a candidate that sees it unrenewed for its whole duration
+//! takes it. That duration is measured on this process's own clock, from the moment it last saw the Lease change, so that
+//! clocks need not agree. A holder that could not renew in time stops at once: it ends before another may begin.
+//!
+//! kube-coordinate speaks the same protocol. It is not used because its releases are for older versions of kube.
 //!
 //! Two leaders at a time are possible all the same, where a process is stopped in the middle of a write and goes on
 //! later. They do no harm: each write carries the version it was decided on.

@@ -1,14 +1,20 @@
-//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them, and looks after the
+//! The controller: it keeps the Secret and the status of every `SetupKey` as the planner wants them, and reconciles the
 //! peers that joined ([`peers`]).
 //!
-//! Watches fill caches: the `SetupKey`s, the metadata of the Secrets that carry our label, and what is decided from of the
-//! peers. Any change of a key or its Secret, and any moment that a key waits for, leads to one pass over one key
-//! ([`reconcile`]). A pass asks [`plan`](crate::key::plan) what to do, does it, and asks again, until there is nothing to
-//! do but wait. A settled key costs no request: the caches tell that it is settled.
+//! # Flow
 //!
-//! A cache may be behind. Three things make that harmless: a pass waits until the caches show this process's own last
-//! writes ([`own_writes`]); every write but a creation carries the version it was decided on, so that a decision made from
-//! an old object fails instead of doing harm; and a key's value is replaced only after the `SetupKey` was read afresh.
+//! Watches fill caches: the `SetupKey`s, the metadata of the Secrets with our label, and the few fields of each Peer that
+//! decisions depend on. A change of a key or its Secret leads to one pass over that key ([`reconcile`]), and so does a moment
+//! that the key waits for. A pass asks [`plan`](crate::key::plan) for the next step, takes it, and asks again, until the
+//! answer is to wait. A settled key costs no request, because the caches show that it is settled.
+//!
+//! # Caveats
+//!
+//! A cache may be behind. Three rules make that harmless:
+//!
+//! - A pass waits until the caches show this process's own last writes ([`own_writes`]).
+//! - Every write but a creation has the version that it was decided on as its precondition.
+//! - The value of a key is replaced only after the `SetupKey` was read from the API server.
 
 pub mod election;
 mod error;
@@ -46,26 +52,26 @@ use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
 
-/// Keys worked on at the same time, per watched scope. Each has at most one request in flight.
+/// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
 const CONCURRENCY: u16 = 32;
 
-/// How long the end may be held up by events that are still to be sent.
+/// Upper bound for sending the last events at shutdown.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// What the controller runs with.
 #[derive(Clone)]
 pub struct Environment {
-    /// The way to the API server.
+    /// The client of the API server.
     pub client: Client,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// Whether this process may work. Until it may, it fills its caches and does nothing else.
+    /// Whether this process leads. Until it does, it fills its caches and does nothing else.
     pub leadership: Leadership,
     /// Turns ready once all caches are filled.
     pub readiness: Arc<Readiness>,
-    /// What is counted and shown.
+    /// The metrics of this process.
     pub metrics: Metrics,
-    /// How long a peer may not be seen.
+    /// How long a peer may go unseen before it counts as gone.
     pub peer_lifetime: Duration,
     /// How long a pending entry is left to the replica that committed it: [`ORPHAN_AGE`](crate::key::ledger::ORPHAN_AGE),
     /// unless replicas work to other times too.
@@ -87,7 +93,7 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(%error, "the event publisher ended early"),
-        Err(_) => tracing::debug!("events that could not be sent in time are lost"),
+        Err(_) => tracing::debug!("some events could not be sent before the end and are lost"),
     }
 }
 
@@ -106,7 +112,7 @@ async fn watch_and_reconcile(
             }
         }
     });
-    // Each of these is a reason to look at every key again. A look at a settled key costs no request.
+    // Each of these causes a pass over every key. A pass over a settled key costs no request.
     let metrics = environment.metrics.clone();
     metrics.watch(watched.keys.clone());
     let taken_up = stream::once(environment.leadership.clone().taken_up()).filter_map(move |leads| {
@@ -136,18 +142,18 @@ async fn watch_and_reconcile(
     filled.abort();
 }
 
-/// Has a controller make its passes until it ends, and lets go of what is remembered of objects that are gone.
+/// Runs the passes of a controller until it ends, and drops what is remembered about objects that are gone.
 async fn passes<T>(
     passes: impl Stream<Item = Result<T, controller::Error<Infallible, watcher::Error>>>,
     forget: impl Fn(&ObjectName),
 ) {
     passes
         .for_each(|result| {
-            // The usual case, and no error: an object was deleted while it waited for its next pass.
+            // Normal, and no error: an object was deleted while it waited for its next pass.
             if let Err(controller::Error::ObjectNotFound(gone)) = &result {
                 forget(&ObjectName::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name));
             } else if let Err(error) = &result {
-                tracing::debug!(%error, "pass not made");
+                tracing::debug!(%error, "the pass was not made");
             }
             future::ready(())
         })

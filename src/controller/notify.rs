@@ -1,7 +1,7 @@
-//! Telling people: one line in the log and one event per notice.
+//! Publishing notices: each becomes one line in the log and one event.
 //!
-//! Events are best effort. A pass hands them over and goes on; when the API server is slow, those that do not fit into
-//! the queue are dropped rather than held.
+//! Events are best effort. A pass puts them into a queue and goes on. When the API server is slow and the queue is full, they
+//! are dropped.
 
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use crate::{
     key::transition::{Notice, Severity},
 };
 
-/// Events that may wait to be sent. Where more keys change together, some go untold but for the log; an event that comes
-/// minutes late helps nobody.
+/// Events that may wait to be sent. When more keys change together, some are only in the log. An event that comes minutes
+/// late is of no use.
 const QUEUE: usize = 256;
-/// Events sent at once after a quiet time, so that a person who does one thing sees it told at once.
+/// Events sent without a pause after a quiet time, so that a person who changes one thing sees the event at once.
 const BURST: u32 = 100;
 /// After a burst, one event in this time: when thousands of keys change together, their Secrets and statuses come first.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// Where notices are handed over. Cheap to clone.
+/// The queue of notices. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
     queue: mpsc::Sender<(ObjectReference, Notice)>,
 }
 
-/// Sends what was handed over, until every notifier is gone.
+/// Sends what is queued, until every notifier is gone.
 pub struct Publisher {
     queue: mpsc::Receiver<(ObjectReference, Notice)>,
     recorder: Recorder,
@@ -47,7 +47,7 @@ impl Notifier {
         (Self { queue: sender }, Publisher { queue: receiver, recorder })
     }
 
-    /// Logs the notice and hands it over.
+    /// Logs the notice and queues its event.
     pub fn notify(&self, key: &SetupKey, notice: Notice) {
         let (namespace, name, uid) =
             (key.namespace().unwrap_or_default(), key.name_any(), key.uid().unwrap_or_default());
@@ -62,7 +62,7 @@ impl Notifier {
 }
 
 impl Publisher {
-    /// Runs until every notifier is gone and all is sent.
+    /// Runs until every notifier is gone and the queue is empty.
     pub async fn run(mut self) {
         let mut pace = Pace::new(Instant::now());
         while let Some((object, notice)) = self.queue.recv().await {
@@ -103,7 +103,7 @@ impl Pace {
         Self { full: now }
     }
 
-    /// Takes one out, and tells when it may be used.
+    /// Takes one event out of the bucket and returns when it may be sent.
     fn next(&mut self, now: Instant) -> Instant {
         self.full = self.full.max(now) + PERIOD;
         (self.full - PERIOD * BURST).max(now)

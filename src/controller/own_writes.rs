@@ -1,7 +1,7 @@
-//! Our own writes that the caches do not show yet.
+//! The process's own writes that its caches do not show yet. client-go calls these expectations.
 //!
-//! A pass that starts from a cache older than its own last write would decide from the past: it would take the key it
-//! has just put into the Secret for one that somebody altered. So a pass waits until the watch has brought its writes.
+//! A pass that starts from a cache older than its own last write would decide from the past: it would mistake the key that it
+//! has just put into the Secret for one that was tampered with. So a pass waits until the watch has delivered its writes.
 
 use std::{
     collections::HashMap,
@@ -14,8 +14,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::version;
 
-/// How long to wait for the watch to bring a write. A watch that is later than that is broken, and the preconditions
-/// on every write are what keeps decisions from an old cache harmless.
+/// How long to wait for the watch to deliver a write. A watch that is later than that is broken. Decisions from an old cache
+/// stay harmless then, because every write has a precondition.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// A kind of object that is watched.
@@ -25,7 +25,7 @@ pub enum Kind {
     SetupKey,
     /// What holds the key.
     Secret,
-    /// Who joined with it.
+    /// A machine that joined with it.
     Peer,
 }
 
@@ -66,7 +66,7 @@ impl OwnWrites {
         }
     }
 
-    /// Notes that the watch has brought this object.
+    /// Notes that the watch has delivered this object.
     pub fn seen<K: Resource<DynamicType = ()>>(&self, kind: Kind, object: &K) {
         let mut writes = self.writes();
         if writes.is_empty() {
@@ -79,7 +79,7 @@ impl OwnWrites {
         }
     }
 
-    /// Notes that the watch has brought all objects of this kind anew.
+    /// Notes that the watch has re-listed all objects of this kind.
     pub fn forget(&self, kind: Kind) {
         self.writes().retain(|(of, ..), _| *of != kind);
     }

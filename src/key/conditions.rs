@@ -1,14 +1,9 @@
-//! The conditions of a key: their types, reasons and messages.
+//! The conditions of a key: their types and reasons, and how they are read and set.
 
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{
-    plan::drift,
-    record::{Observed, Persistence, Subject, Trouble, holds_the_key, is_reported_altered},
-    secret::{OwnedSecret, SecretView},
-};
-use crate::api::{SetupKey, SetupKeyStatus, State, Timestamp};
+use crate::api::{SetupKey, SetupKeyStatus, Timestamp};
 
 /// The cluster matches the spec.
 pub const READY: &str = "Ready";
@@ -47,11 +42,11 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn ready(message: String) -> Self {
+    pub(super) fn ready(message: String) -> Self {
         Self { holds: true, reason: RECONCILED, message }
     }
 
-    fn not_ready(reason: &'static str, message: String) -> Self {
+    pub(super) fn not_ready(reason: &'static str, message: String) -> Self {
         Self { holds: false, reason, message }
     }
 }
@@ -70,104 +65,6 @@ pub fn reason_of<'a>(status: &'a SetupKeyStatus, type_: &str) -> Option<&'a str>
 pub fn is_ready(key: &SetupKey) -> bool {
     let ready = key.status.as_ref().and_then(|status| condition(status, READY));
     ready.is_some_and(|condition| condition.status == "True")
-}
-
-/// Whether the cluster matches the spec, from everything that this pass has seen. `None` where nothing new was seen.
-pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Finding> {
-    let (key, name) = (observed.key, observed.key.secret_name());
-    if let Some(trouble) = observed.trouble {
-        return Some(in_trouble(trouble, name));
-    }
-    Some(match observed.secret {
-        SecretView::Unchanged => return None,
-        SecretView::Foreign => Finding::not_ready(
-            SECRET_CONFLICT,
-            format!(
-                "Secret {name:?} exists and this SetupKey does not own it, so it is left alone. Delete that Secret, or create a SetupKey with another secret.name."
-            ),
-        ),
-        SecretView::Orphaned => Finding::not_ready(
-            SECRET_CONFLICT,
-            format!(
-                "Secret {name:?} holds a key and has lost its owner, as after a restore, so it is left alone. To keep its key, give it an owner reference to this SetupKey, uid {}; for a new key, delete it.",
-                key.metadata.uid.as_deref().unwrap_or_default()
-            ),
-        ),
-        SecretView::Owned(secret) if holds_the_key(key, secret) => kept(key, secret, now),
-        SecretView::Owned(secret) if secret.was_altered() || is_reported_altered(key) => Finding::not_ready(
-            SECRET_ALTERED,
-            format!(
-                "The API server stores another value in Secret {name:?} than the key that the operator sends, so an admission policy or webhook replaces it. Exempt the Secret from that policy. The operator keeps trying with dry runs."
-            ),
-        ),
-        // Nothing else keeps the planner from replacing the key.
-        SecretView::Owned(_) => Finding::not_ready(
-            SECRET_REFUSED,
-            format!(
-                "Secret {name:?} is immutable and does not hold the key on record, so the operator cannot put it right. Delete the Secret; the operator then creates it with a new key."
-            ),
-        ),
-        // Without trouble, an absent Secret is created and an unread one is read before anything is reported.
-        SecretView::Absent | SecretView::Unread => return None,
-    })
-}
-
-fn in_trouble(trouble: &Trouble, name: &str) -> Finding {
-    let why = trouble.why.trim_end_matches('.');
-    match (trouble.with, trouble.persistence) {
-        (Subject::Secret, Persistence::Refused) => Finding::not_ready(
-            SECRET_REFUSED,
-            format!("The API server refuses access to Secret {name:?}: {why}. The operator keeps retrying."),
-        ),
-        (Subject::Secret, Persistence::Lasting | Persistence::Passing) => Finding::not_ready(
-            SECRET_FAILED,
-            format!("Reading or writing Secret {name:?} keeps failing: {why}. The operator keeps retrying."),
-        ),
-        (Subject::Peers, _) => Finding::not_ready(
-            USES_UNKNOWN,
-            format!(
-                "The status was lost, and the Peers that joined with this key cannot be counted: {why}. The key admits no peers until they are. The operator keeps retrying."
-            ),
-        ),
-    }
-}
-
-/// The Secret holds the key. Its labels and annotations may still differ: what this pass has written was not stored.
-fn kept(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
-    let name = key.secret_name();
-    let holds = format!("Secret {name:?} holds the key under {:?}.", key.secret_key());
-    let Some(drift) = drift(key, secret, now) else { return Finding::ready(holds) };
-    let names = drift.names().join(", ");
-    if drift.is_cosmetic() {
-        return Finding::ready(format!("{holds} The API server does not store the operator's value of its {names}."));
-    }
-    Finding::not_ready(
-        METADATA_NOT_KEPT,
-        format!(
-            "{holds} The API server does not store these as they are sent, so an admission policy or webhook changes them: {names}. Change the policy, or secret.labels and secret.annotations."
-        ),
-    )
-}
-
-/// Whether the key admits peers, from the status that is about to be written.
-pub(super) fn valid(status: &SetupKeyStatus) -> Finding {
-    let expires = status.expires.map(|expires| expires.to_string()).unwrap_or_default();
-    let (reason, message) = match status.state {
-        None => (NOT_ISSUED, "No Secret of this SetupKey holds a key.".to_owned()),
-        Some(State::Valid) => ("Valid", format!("The key admits peers until {expires}.")),
-        Some(State::Expired) => ("Expired", format!("The key expired at {expires}.")),
-        Some(State::Revoked) => {
-            ("Revoked", "The key is revoked; set revoked to false to let it admit peers again.".to_owned())
-        }
-        Some(State::Overused) => {
-            let peers = match status.used_times {
-                1 => "1 peer has joined".to_owned(),
-                peers => format!("{peers} peers have joined"),
-            };
-            ("Overused", format!("The usage limit is reached: {peers}."))
-        }
-    };
-    Finding { holds: status.state == Some(State::Valid), reason, message }
 }
 
 /// Sets a condition, or removes it for `None`. Its transition time moves only when its status does.

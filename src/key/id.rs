@@ -3,7 +3,7 @@ use std::fmt;
 /// The alphabet of base32hex in lower case, as in the ids of NetBird (xid).
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 
-/// The public id of a key: 20 characters of `[0-9a-v]`. It names the key and its ledger, and admits nobody.
+/// The public id of a key: 20 characters of `[0-9a-v]`. It names the key and its ledger. It admits no peer.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyId(String);
 

@@ -6,6 +6,7 @@ pub mod conditions;
 mod digest;
 pub mod expected;
 mod facts;
+mod findings;
 mod id;
 pub mod ledger;
 pub mod peer;

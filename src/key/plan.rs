@@ -8,7 +8,7 @@ use chrono::{DateTime, Duration, Utc};
 use super::{
     KeyId, conditions,
     ledger::{self, Swap},
-    record::{Freshness, Issue, Rehearsal, holds_the_key, is_reported_altered, lost_ledger},
+    record::{Freshness, Issue, Rehearsal, drift, holds_the_key, is_reported_altered, lost_ledger},
     report::{partial_report, report},
     secret::{MetadataPatch, OwnedSecret, SecretView, Written},
 };
@@ -134,12 +134,6 @@ fn secret_metadata(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
         }
         _ => Some(Step::RestoreMetadata(patch)),
     }
-}
-
-/// The difference between the labels and annotations of our Secret and the wanted ones, if there is one.
-pub(super) fn drift(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
-    let wanted = Issue::of(key, secret, now).wanted_metadata(key)?;
-    Some(secret.drift_from(&wanted)).filter(|patch| !patch.is_empty())
 }
 
 /// The status must be true.

@@ -27,7 +27,7 @@ pub struct Presence {
 /// What to do next about a peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum PeerStep {
-    /// Delete it, unless it has changed since it was looked at.
+    /// Delete it, with its version as the precondition.
     Remove,
     /// Write that it is not connected.
     Disconnect,

@@ -8,7 +8,7 @@ use super::{
     KeyId,
     conditions::{READY, SECRET_ALTERED, reason_of},
     ledger::Use,
-    secret::{Metadata, OwnedSecret, SecretView, Written, wanted_metadata},
+    secret::{Metadata, MetadataPatch, OwnedSecret, SecretView, Written, wanted_metadata},
 };
 use crate::api::{SetupKey, Timestamp};
 
@@ -148,6 +148,12 @@ pub(super) fn holds_the_key(key: &SetupKey, secret: &OwnedSecret) -> bool {
 /// Whether the last report says that the API server stores something else than the key that is sent.
 pub(super) fn is_reported_altered(key: &SetupKey) -> bool {
     key.status.as_ref().is_some_and(|status| reason_of(status, READY) == Some(SECRET_ALTERED))
+}
+
+/// The difference between the labels and annotations of our Secret and the wanted ones, if there is one.
+pub(super) fn drift(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
+    let wanted = Issue::of(key, secret, now).wanted_metadata(key)?;
+    Some(secret.drift_from(&wanted)).filter(|patch| !patch.is_empty())
 }
 
 /// The id of a key that was issued, and that the status knows nothing about.

@@ -5,7 +5,8 @@ use chrono::{DateTime, Utc};
 
 use super::{
     Facts,
-    conditions::{Finding, READY, STALLED, VALID, ready, set_condition, valid},
+    conditions::{Finding, READY, STALLED, VALID, set_condition},
+    findings::{ready, valid},
     record::{Issue, Observed, Subject, holds_the_key},
     secret::SecretView,
 };
@@ -25,11 +26,14 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     status.used_times = status.used_times.max(counted.filter(|_| status.id.is_none()).unwrap_or_default());
     status.usage_limit = key.spec.effective_usage_limit();
     copy_secret(&mut status, observed, now);
-    set_state(&mut status, key, now);
 
-    if let Some(ready) = ready(observed, now) {
-        let stalled = (!ready.holds).then(|| Finding { holds: true, ..ready.clone() });
-        set_condition(&mut status.conditions, READY, Some(ready), generation, now);
+    let ready = ready(observed, now);
+    if let Some(ready) = &ready {
+        set_condition(&mut status.conditions, READY, Some(ready.clone()), generation, now);
+    }
+    set_state(&mut status, key, now);
+    if let Some(ready) = ready {
+        let stalled = (!ready.holds).then_some(Finding { holds: true, ..ready });
         set_condition(&mut status.conditions, STALLED, stalled, generation, now);
     }
     status

@@ -50,7 +50,7 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -
             reason: "KeyRegenerated",
             action: "ReplaceKey",
             message: format!(
-                "Secret {secret:?} was deleted or its key was altered; it holds a new key with the same id, uses and expiry, and the old one admits nobody"
+                "Secret {secret:?} was deleted or its key was altered; it holds a new key with the same id, uses and expiry, and the old key admits no peer"
             ),
         }),
         _ => None,

@@ -8,14 +8,14 @@ const SHOWN: usize = 5;
 
 /// The value of a setup key: an upper-case UUIDv4, which is what NetBird's clients parse.
 ///
-/// It cannot be printed or serialized, and its memory is wiped when it is dropped. Whoever needs the characters says
-/// so with [`expose`](KeyValue::expose), and only what writes the Secret does.
+/// It cannot be printed or serialized, and its memory is wiped when it is dropped. Its characters are read through
+/// [`expose`](KeyValue::expose), which only the code that writes or answers a key calls.
 pub struct KeyValue(SecretString);
 
-/// What may be known of a key by those who may not know the key.
+/// What may be shown of a key without showing the key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Fingerprint {
-    /// By which the key is recognised.
+    /// Recognises the key.
     pub digest: Digest,
     /// The first 5 characters and `****`.
     pub mask: String,
@@ -42,13 +42,13 @@ impl KeyValue {
         self.0.expose_secret()
     }
 
-    /// What may be known of this key.
+    /// The digest and the mask of this key.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint { digest: Digest::of(self.expose()), mask: format!("{}****", &self.expose()[..SHOWN]) }
     }
 
-    /// The text with this key, plain or in base64, masked out of it: for messages of others that may quote what we
-    /// sent them.
+    /// The text with this key masked in it, plain and in base64. For messages of the API server, which may quote what it was
+    /// sent.
     pub fn redact(&self, text: &str) -> String {
         let encoded = Zeroizing::new(BASE64_STANDARD.encode(self.expose()));
         let mask = self.fingerprint().mask;

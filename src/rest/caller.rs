@@ -1,8 +1,9 @@
-//! Who asks: the token that the client sent goes on to the Kubernetes API, and nothing else does.
+//! The caller of a request: its token goes on to the Kubernetes API, and no other credential does.
 
 use std::time::Duration;
 
 use axum::{
+    body::Bytes,
     extract::FromRequestParts,
     http::{
         HeaderValue,
@@ -14,28 +15,30 @@ use kube::{
     Client, Config,
     client::{Body, ClientBuilder},
 };
+use secrecy::zeroize::Zeroizing;
 use tower::service_fn;
 
 use super::refusal::Refusal;
+use crate::cluster::tuned;
 
-/// The way to the API server, for everybody and nobody: it carries no identity.
+/// The connection to the API server that all callers share. It carries no identity of its own.
 #[derive(Clone)]
 pub struct Cluster {
-    nobody: Client,
+    anonymous: Client,
     namespace: String,
 }
 
-/// The token of a client, as the header that carries it on. Never printed.
+/// The token of a client, as the header of requests to the API server. It is never printed, and wiped with its last copy.
 #[derive(Clone)]
 pub struct Caller {
     authorization: HeaderValue,
 }
 
 impl Cluster {
-    /// The way to the cluster of a configuration, and to one namespace in it.
+    /// Connects to the cluster of this configuration, to serve one namespace in it.
     ///
-    /// Only what it takes to find and to recognise the API server is taken over. Whatever else a configuration may hold
-    /// (a token, a client certificate, a user to act as) could lend a client rights that are not its own.
+    /// Of the configuration, only the address of the API server and what verifies its certificate are used. Anything else
+    /// in it (a token, a client certificate, a user to impersonate) could give a client rights that are not its own.
     pub fn without_identity(config: &Config, namespace: String) -> kube::Result<Self> {
         let mut anonymous = Config::new(config.cluster_url.clone());
         anonymous.root_cert = config.root_cert.clone();
@@ -43,10 +46,7 @@ impl Cluster {
         anonymous.accept_invalid_certs = config.accept_invalid_certs;
         anonymous.tls_server_name = config.tls_server_name.clone();
         anonymous.proxy_url = config.proxy_url.clone();
-        anonymous.connect_timeout = Some(Duration::from_secs(5));
-        // A client of ours tries again if it wants to.
-        anonymous.default_retry = false;
-        Ok(Self { nobody: ClientBuilder::try_from(anonymous)?.build(), namespace })
+        Ok(Self { anonymous: ClientBuilder::try_from(tuned(anonymous))?.build(), namespace })
     }
 
     /// The namespace whose keys are served.
@@ -54,38 +54,39 @@ impl Cluster {
         &self.namespace
     }
 
-    /// A client that is this caller. All of them share connections, for what identifies a caller is in each request.
+    /// A client with the identity of this caller. The identity is in each request, so all callers share connections.
     pub fn client_of(&self, caller: &Caller) -> Client {
-        let (nobody, authorization) = (self.nobody.clone(), caller.authorization.clone());
+        let (anonymous, authorization) = (self.anonymous.clone(), caller.authorization.clone());
         let as_caller = service_fn(move |mut request: http::Request<Body>| {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
-            let nobody = nobody.clone();
-            async move { nobody.send(request).await }
+            let anonymous = anonymous.clone();
+            async move { anonymous.send(request).await }
         });
         Client::new(as_caller, self.namespace.clone())
     }
 
-    /// Whether anything answers at the address of the API server.
+    /// Whether the API server answers within 5 s. An error is an answer too.
     pub async fn is_reached(&self) -> bool {
         let request = http::Request::get("/version").body(Body::empty());
         let Ok(request) = request else { return false };
-        let answer = tokio::time::timeout(Duration::from_secs(5), self.nobody.send(request)).await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), self.anonymous.send(request)).await;
         matches!(answer, Ok(Ok(_)))
     }
 }
 
 impl Caller {
-    /// The caller of a request: `Authorization: Bearer` or `Token`, as NetBird takes both.
+    /// The caller of a request. Like NetBird, this accepts `Authorization: Bearer …` and `Authorization: Token …`.
     fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let sent = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?.to_str().map_err(|_| Refusal::NoToken)?;
         let (scheme, token) = sent.split_once(' ').ok_or(Refusal::NoToken)?;
         let known = ["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
         let token = token.trim();
-        // A space inside would let a client choose what Kubernetes takes for the token.
+        // With a space inside, the API server could read a different token than this service.
         if !known || token.is_empty() || token.contains(' ') {
             return Err(Refusal::NoToken);
         }
-        let mut authorization = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| Refusal::NoToken)?;
+        let wiped = Bytes::from_owner(Zeroizing::new(format!("Bearer {token}")));
+        let mut authorization = HeaderValue::from_maybe_shared(wiped).map_err(|_| Refusal::NoToken)?;
         authorization.set_sensitive(true);
         Ok(Self { authorization })
     }

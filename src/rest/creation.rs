@@ -1,42 +1,39 @@
-//! Creating a key, and waiting until there is something to show.
+//! Creating a key, and waiting until its value can be shown.
 //!
-//! The answer to a creation is the one place where a key is shown, and a creation is not to be repeated. So whoever
-//! cannot be answered with the key is told where it is going to be.
+//! The answer to a creation is the only one that shows a key, and a client must not repeat a creation. So an answer
+//! without the key says which SetupKey was created and where its key will be.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
-use k8s_openapi::{
-    ByteString,
-    api::{
-        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
-        core::v1::Secret,
-    },
-};
-use kube::{Api, Resource, api::PostParams, core::Request};
-use secrecy::zeroize::{Zeroize, Zeroizing};
-use serde::Deserialize;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::{Api, api::PostParams};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    keys::{FIELD_MANAGER, Failure, Keys, limited, within_limit},
+    keys::{CallerKeys, FIELD_MANAGER},
     refusal::Refusal,
 };
 use crate::{
     api::SetupKey,
+    cluster::{
+        ObjectName,
+        call::{Attempt, call},
+        secrets,
+    },
     key::{
         Digest, KeyValue,
         conditions::{READY, STALLED},
     },
 };
 
-/// Between two looks at a key that is to be issued.
+/// The pause between two reads of a key that is not issued yet: doubled from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-impl Keys {
-    /// Creates a key and waits, for so long, until it is issued.
+impl CallerKeys {
+    /// Creates a key and waits until it is issued, for at most `patience`.
     ///
-    /// A caller who could not be shown it is refused before anything is created.
+    /// A caller without the right to read the new key is refused before anything is created.
     pub async fn create(&self, key: &SetupKey, patience: Duration) -> Result<(SetupKey, KeyValue), Refusal> {
         if !self.may_read_secrets().await? {
             return Err(Refusal::Forbidden(format!(
@@ -44,18 +41,22 @@ impl Keys {
                 self.namespace
             )));
         }
-        let attempt = format!("create a SetupKey in namespace {}", self.namespace);
+        let attempt = Attempt::to(format!("create a SetupKey in namespace {}", self.namespace));
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let created = limited(&attempt, self.keys.create(&params, key)).await.map_err(|failure| match failure {
-            Failure::Other(Refusal::Unavailable(sentence)) => Refusal::Unavailable(format!(
-                "{sentence}; whether it was created is not known, so list the keys before you try again"
-            )),
-            failure => failure.without_an_object(&attempt),
+        let created = call(attempt, self.keys.create(&params, key)).await;
+        let created = created.map_err(|error| {
+            let in_doubt = error.code() != Some(404);
+            match error.into() {
+                Refusal::Unavailable(sentence) if in_doubt => Refusal::Unavailable(format!(
+                    "{sentence}; whether it was created is not known, so list the keys before you try again"
+                )),
+                refusal => refusal,
+            }
         })?;
         self.when_issued(&created, patience).await
     }
 
-    /// Whether the caller may. Where nobody may ask this, the attempt will tell.
+    /// Whether the caller may get Secrets. If RBAC forbids even the question, the answer is yes: reading will tell.
     async fn may_read_secrets(&self) -> Result<bool, Refusal> {
         let attributes = ResourceAttributes {
             namespace: Some(self.namespace.clone()),
@@ -68,14 +69,15 @@ impl Keys {
             ..SelfSubjectAccessReview::default()
         };
         let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
-        match within_limit("ask what the caller may do", reviews.create(&PostParams::default(), &review)).await {
+        let attempt = Attempt::to("ask what the caller may do");
+        match call(attempt, reviews.create(&PostParams::default(), &review)).await {
             Ok(review) => Ok(review.status.is_some_and(|status| status.allowed)),
-            Err(Refusal::Forbidden(_)) => Ok(true),
-            Err(refusal) => Err(refusal),
+            Err(error) if error.code() == Some(403) => Ok(true),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Waits until the controller has issued the key. Whatever happens, the sentence says where the key is to be found.
+    /// Waits until the controller has issued the key. Every refusal says where the key will be.
     async fn when_issued(&self, created: &SetupKey, patience: Duration) -> Result<(SetupKey, KeyValue), Refusal> {
         let (deadline, mut pause) = (Instant::now() + patience, FIRST_PAUSE);
         let mut waiting_for = Place::of(created, &self.namespace).not_issued_yet();
@@ -97,44 +99,35 @@ impl Keys {
 
     async fn look(&self, created: &SetupKey) -> Look {
         let place = Place::of(created, &self.namespace);
-        let Place { namespace, name, .. } = place;
+        let Place { namespace, name, secret } = place;
         let hidden = |refusal| match refusal {
             Refusal::Forbidden(reason) => Look::Hidden(place.known_by(format!("permission denied: {reason}"))),
             refusal => Look::NotYet(place.known_by(refusal)),
         };
-        let key = match within_limit(&format!("read SetupKey {namespace}/{name}"), self.keys.get_opt(name)).await {
+        let attempt = Attempt::on("read SetupKey", namespace, name);
+        let key = match call(attempt, self.keys.get_opt(name)).await {
             Ok(Some(key)) if key.metadata.uid == created.metadata.uid => key,
             Ok(_) => return Look::Stuck(place.deleted()),
-            Err(refusal) => return hidden(refusal),
+            Err(error) => return hidden(error.into()),
         };
         if let Some(reason) = stalled(&key) {
             return Look::Stuck(place.not_to_be_issued(reason));
         }
         let digest = key.status.as_ref().and_then(|status| status.id.as_ref().and(status.digest.clone()));
         let Some(digest) = digest else { return Look::NotYet(place.not_issued_yet()) };
-        match self.value(&key).await {
-            Ok(Some(value)) if Digest::of(value.expose()).as_str() == digest => Look::Issued(Box::new((key, value))),
-            // The Secret was changed after the status was written; the controller is about to mend it.
-            Ok(_) => Look::NotYet(place.not_issued_yet()),
-            Err(refusal) => hidden(refusal),
+        let value = match secrets::read(&self.client, &ObjectName::new(namespace, secret)).await {
+            Ok(data) => data.and_then(|data| KeyValue::parse(data.get(key.secret_key())?)),
+            Err(error) => return hidden(error.into()),
+        };
+        match value {
+            Some(value) if Digest::of(value.expose()).as_str() == digest => Look::Issued(Box::new((key, value))),
+            // The Secret changed after the status was written. The controller is about to repair it.
+            _ => Look::NotYet(place.not_issued_yet()),
         }
-    }
-
-    /// The key in the Secret.
-    async fn value(&self, key: &SetupKey) -> Result<Option<KeyValue>, Refusal> {
-        let attempt = format!("read Secret {}/{}", self.namespace, key.secret_name());
-        let request = Request::new(Secret::url_path(&(), Some(&self.namespace)));
-        let request = request.get(key.secret_name(), &Default::default());
-        let request = request.map_err(|_| Refusal::Invalid(format!("could not {attempt}: the name is not valid")))?;
-        // Not `Api::get`: where an answer cannot be parsed, kube logs the whole of it.
-        let answer = Zeroizing::new(within_limit(&attempt, self.client.request_text(request)).await?);
-        let secret: SecretData = serde_json::from_str(&answer)
-            .map_err(|_| Refusal::Unavailable(format!("could not {attempt}: the answer could not be read")))?;
-        Ok(secret.data.get(key.secret_key()).and_then(|data| KeyValue::parse(&data.0)))
     }
 }
 
-/// Where a key that was created is to be found, in sentences for a caller who did not get it.
+/// Where the key of a creation will be, in sentences for a caller whose answer does not show it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     namespace: &'a str,
@@ -168,29 +161,19 @@ impl<'a> Place<'a> {
 
     fn deleted(self) -> String {
         let Self { namespace, name, .. } = self;
-        format!("the setup key was created as SetupKey {namespace}/{name} and deleted by somebody before it was issued")
+        format!("the setup key was created as SetupKey {namespace}/{name} and was deleted before it was issued")
     }
 }
 
-/// What a look at a new key shows. The sentences are for the caller.
+/// What one read of a new key shows. The sentences are for the caller.
 enum Look {
     Issued(Box<(SetupKey, KeyValue)>),
+    /// The controller needs more time.
     NotYet(String),
+    /// The caller may not read the key.
     Hidden(String),
+    /// Waiting longer does not help.
     Stuck(String),
-}
-
-/// What we read of a Secret, without the means to print it.
-#[derive(Deserialize)]
-struct SecretData {
-    #[serde(default)]
-    data: BTreeMap<String, ByteString>,
-}
-
-impl Drop for SecretData {
-    fn drop(&mut self) {
-        self.data.values_mut().for_each(|data| data.0.zeroize());
-    }
 }
 
 /// Why a person must act before the key can be issued.

@@ -1,11 +1,11 @@
-//! Who else decides about a key: a change that GitOps is going to put back should not look like one that stays.
+//! Whether a GitOps tool manages a key and will therefore revert a change made here.
 
 use kube::api::ObjectMeta;
 
-/// The GitOps tool that manages an object, by the marks it leaves.
+/// The GitOps tool that manages an object, recognised by its labels, annotations and field managers.
 ///
-/// `app.kubernetes.io/instance`, which Argo CD can be told to track by, is no mark: charts set it too. Argo CD's entry
-/// among the field managers shows those.
+/// Argo CD can also track by the label `app.kubernetes.io/instance`, but charts set that label too. Such an object is
+/// recognised by Argo CD's field manager.
 pub fn managed_by(metadata: &ObjectMeta) -> Option<&'static str> {
     let labels = metadata.labels.iter().flatten();
     let keys = || labels.clone().chain(metadata.annotations.iter().flatten()).map(|(key, _)| key.as_str());

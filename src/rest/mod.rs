@@ -1,9 +1,8 @@
 //! NetBird's REST API for setup keys, over the `SetupKey`s of one namespace.
 //!
-//! The service has no rights and no identity at the Kubernetes API. Each request is made with the token that the client
-//! sent ([`caller`]), so RBAC decides, and the audit log names who did it. What NetBird's clients send and expect is in
-//! [`wire`], what it means as a `SetupKey` in [`translate`]; both are pure. [`keys`] and
-//! [`creation`] talk to Kubernetes.
+//! The service has no rights and no identity at the Kubernetes API. It makes each request with the token that the client
+//! sent ([`caller`]), so RBAC decides, and the audit log names the client. [`wire`] has the JSON of NetBird's clients, and
+//! [`translate`] what it means as a `SetupKey`; both are pure. [`keys`] and [`creation`] call the API server.
 
 mod caller;
 mod creation;

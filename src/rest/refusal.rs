@@ -1,5 +1,7 @@
 //! Why a request was not granted, in NetBird's form: `{"message", "code"}`.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::rejection::BytesRejection,
@@ -12,46 +14,48 @@ use axum::{
 use kube::core::Status;
 use serde::Serialize;
 
-/// Why a request was not granted. The texts are NetBird's where it has one.
+use crate::cluster::call::{self, Attempt};
+
+/// Why a request was not granted. Where NetBird has a text, this uses it.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// No token, or a scheme that is neither `Bearer` nor `Token`.
     #[error("no valid authentication provided")]
     NoToken,
-    /// Kubernetes does not know the token: it is wrong, has expired or is for another audience.
+    /// The API server does not accept the token: it is wrong, has expired or is for another audience.
     #[error("token invalid")]
     TokenInvalid,
-    /// The caller lacks a right; Kubernetes' sentence says which.
+    /// The caller lacks a right. The API server's message names it.
     #[error("permission denied: {0}")]
     Forbidden(String),
     /// No key has this id.
     #[error("setup key: {} not found", .0.to_lowercase())]
     NotFound(String),
-    /// The body is not what it should be.
+    /// The body is not a JSON object with fields of the right types.
     #[error("couldn't parse JSON request")]
     NotJson,
-    /// The body is longer than anybody needs.
+    /// The body is longer than the limit.
     #[error("the request body is too large")]
     TooLarge,
     /// A value is not allowed.
     #[error("{0}")]
     Invalid(String),
-    /// The object is not in a state to be changed.
+    /// Another write came first, or the id is not unique.
     #[error("{0}")]
     Conflict(String),
-    /// Kubernetes asks for patience.
+    /// The API server asks for a pause.
     #[error("too many requests")]
     TooMany {
-        /// Seconds.
-        retry_after: u32,
+        /// How long the pause is, in whole seconds.
+        retry_after: Duration,
     },
-    /// The key was created, and what follows says why it is not in the answer and where it is.
+    /// The key was created, but the caller may not read it. The text says where it is.
     #[error("{0}")]
     CreatedButHidden(String),
-    /// The key was created and is not issued yet.
+    /// The key was created, but is not issued. The text says why, and where the key will be.
     #[error("{0}")]
     CreatedNotIssued(String),
-    /// Kubernetes cannot be reached, or fails.
+    /// The API server cannot be reached, or fails.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -72,38 +76,50 @@ impl Refusal {
             Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+}
 
-    /// What a failed call means to the caller. `attempt` says what was tried on which object.
-    pub fn from_kubernetes(attempt: &str, error: kube::Error) -> Self {
+/// What a failed call to the API server means to the caller.
+impl From<call::Error> for Refusal {
+    fn from(error: call::Error) -> Self {
+        let pause = error.pause();
         match error {
-            kube::Error::Api(status) => Self::from_answer(attempt, *status),
-            // The error of a connection names the server at most; that of an answer could quote it.
-            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
-                Self::Unavailable(format!("could not {attempt}: the answer of kubernetes could not be read"))
+            call::Error::Api { attempt, source } => match *source {
+                kube::Error::Api(status) => Self::from_status(&attempt, *status, pause),
+                // This error could quote the answer, and the answer could hold a key.
+                kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => {
+                    Self::Unavailable(format!("could not {attempt}: the answer of kubernetes could not be read"))
+                }
+                // These errors name at most the server.
+                error => {
+                    tracing::warn!(%error, "could not {attempt}");
+                    Self::Unavailable(format!("could not {attempt}: kubernetes cannot be reached"))
+                }
+            },
+            call::Error::Timeout { attempt, limit } => {
+                let seconds = limit.as_secs();
+                Self::Unavailable(format!("could not {attempt}: kubernetes did not answer within {seconds} s"))
             }
-            error => {
-                tracing::warn!(%error, "could not {attempt}");
-                Self::Unavailable(format!("could not {attempt}: kubernetes cannot be reached"))
-            }
+            error @ call::Error::Unreadable(_) => Self::Unavailable(error.to_string()),
         }
     }
+}
 
-    fn from_answer(attempt: &str, status: Status) -> Self {
+impl Refusal {
+    fn from_status(attempt: &Attempt, status: Status, pause: Option<Duration>) -> Self {
         match status.code {
             401 => Self::TokenInvalid,
             403 => Self::Forbidden(status.message),
+            // Where an object can be missing, the caller of this has handled that before.
+            404 => Self::Unavailable(format!("could not {attempt}: there is no such resource or namespace")),
             409 => Self::Conflict(format!("could not {attempt}: {}", status.message)),
             422 => Self::Invalid(sentence(&status)),
-            429 => {
-                let asked = status.details.map_or(0, |details| details.retry_after_seconds);
-                Self::TooMany { retry_after: asked.max(1) }
-            }
+            429 => Self::TooMany { retry_after: pause.unwrap_or(Duration::from_secs(1)) },
             _ => Self::Unavailable(format!("could not {attempt}: {}", status.message)),
         }
     }
 }
 
-/// What the rules of the CRD, or a policy, have against a value: each field as NetBird calls it.
+/// The violations that the CRD's rules or an admission policy report, with NetBird's name for each field.
 fn sentence(status: &Status) -> String {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     let sentences: Vec<_> = causes
@@ -157,7 +173,7 @@ impl IntoResponse for Refusal {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Refusal::TooMany { retry_after } => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
             }
             _ => {}
         }
@@ -171,12 +187,9 @@ mod tests {
 
     use super::*;
 
-    fn status(answer: serde_json::Value) -> Box<Status> {
-        serde_json::from_value(answer).unwrap()
-    }
-
     fn refusal(answer: serde_json::Value) -> Refusal {
-        Refusal::from_kubernetes("create SetupKey n/k", kube::Error::Api(status(answer)))
+        let source = Box::new(kube::Error::Api(serde_json::from_value(answer).unwrap()));
+        call::Error::Api { attempt: Attempt::on("create SetupKey", "n", "k"), source }.into()
     }
 
     #[test]
@@ -194,7 +207,7 @@ mod tests {
         for (code, becomes, text) in [
             (401, 401, "token invalid"),
             (403, 403, "permission denied: why"),
-            (404, 503, "could not create SetupKey n/k: why"),
+            (404, 503, "could not create SetupKey n/k: there is no such resource or namespace"),
             (409, 409, "could not create SetupKey n/k: why"),
             (422, 422, "why"),
             (429, 429, "too many requests"),

@@ -1,6 +1,6 @@
-//! The five calls, and what is said to any other.
+//! The five calls, and the answer to any other.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,32 +14,37 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use chrono::Utc;
+use secrecy::zeroize::Zeroizing;
 use serde_json::json;
 
 use super::{
     caller::{Caller, Cluster},
     gitops,
-    keys::Keys,
+    keys::CallerKeys,
     refusal::{self, Refusal},
-    translate, wire,
+    translate,
+    wire::{self, SetupKeyAnswer},
 };
 use crate::{
     api::SetupKey,
-    serve::{Limits, metrics::Requests},
+    cluster::Clock,
+    key::KeyValue,
+    serve::{Limits, metrics::HttpRequests},
 };
 
 const WARNING: HeaderName = HeaderName::from_static("warning");
 
-/// What the calls are answered from.
+/// What the handlers of the calls need.
 #[derive(Clone)]
 pub struct Service {
-    /// The way to the keys.
+    /// The connection to the API server, and the namespace that is served.
     pub cluster: Cluster,
-    /// How long a creation waits for the controller.
+    /// The clock that decides whether a key has expired.
+    pub clock: Arc<dyn Clock>,
+    /// How long a creation waits for the controller to issue the key.
     pub patience: Duration,
-    /// Where calls are counted.
-    pub requests: Requests,
+    /// The counters of the calls.
+    pub requests: HttpRequests,
 }
 
 /// The API, within these limits.
@@ -51,24 +56,30 @@ pub fn router(service: Service, limits: &Limits) -> Router {
         .method_not_allowed_fallback(page_not_found)
         .fallback(page_not_found)
         .with_state(service);
-    limits.apply(calls).layer(from_fn(in_netbirds_form)).layer(from_fn_with_state(requests, Requests::count))
+    limits.apply(calls).layer(from_fn(in_netbirds_form)).layer(from_fn_with_state(requests, HttpRequests::count))
 }
 
 impl Service {
-    fn keys_of(&self, caller: &Caller) -> Keys {
-        Keys::new(self.cluster.client_of(caller), self.cluster.namespace())
+    fn keys_of(&self, caller: &Caller) -> CallerKeys {
+        CallerKeys::new(self.cluster.client_of(caller), self.cluster.namespace())
+    }
+
+    /// The answer that shows this key, which the client knows by `id`.
+    fn answer(&self, key: &SetupKey, id: &str) -> Result<Response, Refusal> {
+        let answer = translate::answer(key, self.clock.now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
+        Ok(Json(answer).into_response())
     }
 }
 
 async fn list(State(service): State<Service>, caller: Caller) -> Result<Response, Refusal> {
-    let (keys, now) = (service.keys_of(&caller).list().await?, Utc::now());
+    let (keys, now) = (service.keys_of(&caller).list().await?, service.clock.now());
     let answers: Vec<_> = keys.iter().filter_map(|key| translate::answer(key, now)).collect();
     Ok(Json(answers).into_response())
 }
 
 async fn read(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
     let key = service.keys_of(&caller).find(&id).await?;
-    answer(&key, &id)
+    service.answer(&key, &id)
 }
 
 async fn create(
@@ -79,9 +90,18 @@ async fn create(
     let key = translate::created(wire::read(&body?)?)?;
     let (key, value) = service.keys_of(&caller).create(&key, service.patience).await?;
     let name = key.metadata.name.clone().unwrap_or_default();
-    let mut answer = translate::answer(&key, Utc::now()).ok_or(Refusal::NotFound(name))?;
-    value.expose().clone_into(&mut answer.key);
-    Ok(Json(answer).into_response())
+    let answer = translate::answer(&key, service.clock.now()).ok_or(Refusal::NotFound(name))?;
+    Ok(showing(&value, answer))
+}
+
+/// The answer to a creation, with the whole key. The memory of its body is wiped once it is sent.
+fn showing<'a>(value: &'a KeyValue, mut answer: SetupKeyAnswer<'a>) -> Response {
+    // Large enough from the start, because a buffer that grows leaves copies behind.
+    let without_key = serde_json::to_vec(&answer).expect("an answer is plain data");
+    let mut body = Zeroizing::new(Vec::with_capacity(without_key.len() + value.expose().len()));
+    answer.key = value.expose();
+    serde_json::to_writer(&mut *body, &answer).expect("an answer is plain data");
+    ([(CONTENT_TYPE, "application/json")], Bytes::from_owner(body)).into_response()
 }
 
 async fn update(
@@ -92,7 +112,11 @@ async fn update(
 ) -> Result<Response, Refusal> {
     let change = translate::changed(wire::read(&body?)?)?;
     let changed = service.keys_of(&caller).change(&id, &change).await?;
-    Ok(with_warning(answer(&changed, &id)?, &changed, "will put revoked and auto_groups back; change them in Git"))
+    Ok(with_warning(
+        service.answer(&changed, &id)?,
+        &changed,
+        "will put revoked and auto_groups back; change them in Git",
+    ))
 }
 
 async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
@@ -101,12 +125,7 @@ async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<S
     Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))
 }
 
-fn answer(key: &SetupKey, id: &str) -> Result<Response, Refusal> {
-    let answer = translate::answer(key, Utc::now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
-    Ok(Json(answer).into_response())
-}
-
-/// Says so if what was just done is going to be undone.
+/// Adds a warning if a GitOps tool is going to revert the change.
 fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response {
     if let Some(tool) = gitops::managed_by(&key.metadata) {
         let name = key.metadata.name.as_deref().unwrap_or_default();
@@ -118,13 +137,13 @@ fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response 
     response
 }
 
-/// As Go's router says it.
+/// The answer of Go's router, which NetBird uses.
 async fn page_not_found() -> Response {
     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }
 
-/// The last touch: no HEAD, as with NetBird; no answer in anybody's cache; every error in one form, those of the limits
-/// included.
+/// Applies to every answer: HEAD is not found, as with NetBird; no answer may be cached; and every error has NetBird's
+/// form, also those of the limits.
 async fn in_netbirds_form(request: Request, next: Next) -> Response {
     if request.method() == Method::HEAD {
         return page_not_found().await;

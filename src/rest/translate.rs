@@ -1,4 +1,4 @@
-//! A `SetupKey` as NetBird's clients see it, and what they ask for as a `SetupKey`: values in, values out.
+//! A `SetupKey` as NetBird's clients see it, and their requests as a `SetupKey`: values in, values out.
 
 use chrono::{DateTime, Utc};
 use kube::{Resource, api::ObjectMeta};
@@ -12,44 +12,58 @@ use crate::{
     key::Facts,
 };
 
-/// NetBird documents this range and does not enforce it; our CRD does.
+/// The range of `expires_in`. NetBird documents it but does not enforce it; the CRD does.
 const LIFETIME_SECONDS: std::ops::RangeInclusive<i64> = 86_400..=31_536_000;
 
-/// The longest name that the API server makes of a prefix is 63 characters, of which it draws 5.
+/// The API server makes a name of at most 63 characters from a prefix, and the last 5 are random.
 const PREFIX_LENGTH: usize = 58;
 
-/// What may change.
+/// The fields that an update sets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
     pub revoked: bool,
     pub auto_groups: Vec<String>,
 }
 
-/// The key as it is at this moment, or `None` while it has no id: nothing can be asked about it by id then.
-pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer> {
+/// The key as it is at this moment, or `None` while it has no id: clients know keys by their id.
+pub fn answer(key: &SetupKey, now: DateTime<Utc>) -> Option<SetupKeyAnswer<'_>> {
     let status = key.status.as_ref()?;
-    let id = status.id.clone()?;
-    let state = Facts::of(key).map(|facts| facts.state(now));
+    let id = status.id.as_deref()?;
+    let state = state(key, now);
     Some(SetupKeyAnswer {
         allow_extra_dns_labels: key.spec.allow_extra_dns_labels,
-        auto_groups: key.spec.auto_groups.clone(),
+        auto_groups: &key.spec.auto_groups,
         ephemeral: key.spec.ephemeral,
         expires: Moment(status.expires),
         id,
-        key: status.key.clone().unwrap_or_default(),
+        key: status.key.as_deref().unwrap_or_default(),
         last_used: Moment(status.last_used),
-        name: key.spec.name.clone().or_else(|| key.metadata.name.clone()).unwrap_or_default(),
+        name: key.spec.name.as_deref().or(key.metadata.name.as_deref()).unwrap_or_default(),
         revoked: key.spec.revoked,
-        state: state.unwrap_or(State::Revoked),
+        state,
         key_type: key.spec.key_type,
         updated_at: Moment(Some(updated_at(key, now))),
         usage_limit: key.spec.effective_usage_limit().unwrap_or(0),
         used_times: status.used_times,
-        valid: state == Some(State::Valid),
+        valid: state == State::Valid,
     })
 }
 
-/// When the spec last changed: now, if that is so fresh that the controller has not noted it yet.
+/// Which of NetBird's four states describes the key at this moment.
+///
+/// None of them fits a key that no Secret of its `SetupKey` holds (reason `SecretConflict`): it has an id, but admits no
+/// peer. Once its time is over it is expired like any other. Until then it reads `revoked`, the one state that says "admits
+/// no peer" and claims nothing about time or uses. The field `revoked` still shows the spec.
+fn state(key: &SetupKey, now: DateTime<Utc>) -> State {
+    let expires = key.status.as_ref().and_then(|status| status.expires);
+    match Facts::of(key) {
+        Some(facts) => facts.state(now),
+        None if expires.is_some_and(|expires| now > expires.moment()) => State::Expired,
+        None => State::Revoked,
+    }
+}
+
+/// When the spec last changed: now, if the controller has not observed the change yet.
 fn updated_at(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
     let status = key.status.as_ref();
     let noted = status.is_some_and(|status| status.observed_generation == key.metadata.generation);
@@ -57,9 +71,9 @@ fn updated_at(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
     if noted { status.and_then(|status| status.updated_at).or_else(created) } else { None }.unwrap_or(now.into())
 }
 
-/// The `SetupKey` that a request asks for. Its object gets a name that begins like the key's.
+/// The `SetupKey` that a request asks for. The name of the object begins with the name of the key.
 ///
-/// The order of the checks is NetBird's. What is not checked here, the API server does.
+/// The checks come in NetBird's order. The API server checks the rest.
 pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
     let refuse = |sentence: String| Err(Refusal::Invalid(sentence));
     let name = request.name.unwrap_or_default();
@@ -109,7 +123,7 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
     Ok(key)
 }
 
-/// What a request changes. A client that leaves `revoked` out has always meant false.
+/// The change that a request asks for. As with NetBird, `revoked` is false when it is left out.
 pub fn changed(request: UpdateRequest) -> Result<Change, Refusal> {
     let auto_groups = request.auto_groups;
     let auto_groups =
@@ -117,7 +131,7 @@ pub fn changed(request: UpdateRequest) -> Result<Change, Refusal> {
     Ok(Change { revoked: request.revoked.unwrap_or(false), auto_groups: without_repetition(auto_groups) })
 }
 
-/// NetBird keeps a group that is named twice, to no effect; our resource has a set.
+/// NetBird keeps a group that is named twice, to no effect. In the resource, groups are a set.
 fn without_repetition(groups: Vec<String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::with_capacity(groups.len());
     for group in groups {
@@ -128,7 +142,7 @@ fn without_repetition(groups: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// The beginning of an object's name, made of free text; the API server draws the end of it.
+/// The prefix of an object's name, made from free text. The API server adds the random end.
 fn prefix(text: &str) -> String {
     let mut prefix = String::new();
     for character in text.chars().map(|character| character.to_ascii_lowercase()) {

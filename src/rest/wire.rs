@@ -1,4 +1,4 @@
-//! What goes over the wire, field by field as NetBird has it. Nothing here knows what a field means.
+//! The JSON of requests and answers, field by field as NetBird has it. What a field means is up to `translate`.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -6,18 +6,20 @@ use serde_json::{Map, Value};
 use super::refusal::Refusal;
 use crate::api::{State, Timestamp};
 
-/// A setup key as it is answered. NetBird: openapi.yml, SetupKey and SetupKeyClear.
-#[derive(Debug, Serialize)]
-pub struct SetupKeyAnswer {
+/// A setup key in an answer. NetBird: openapi.yml, SetupKey and SetupKeyClear.
+///
+/// In the answer to a creation it holds the key. So it borrows the key instead of copying it, and has no Debug.
+#[derive(Serialize)]
+pub struct SetupKeyAnswer<'a> {
     pub allow_extra_dns_labels: bool,
-    pub auto_groups: Vec<String>,
+    pub auto_groups: &'a [String],
     pub ephemeral: bool,
     pub expires: Moment,
-    pub id: String,
-    /// Masked, but in the answer to a creation.
-    pub key: String,
+    pub id: &'a str,
+    /// The whole key in the answer to a creation, its mask in every other.
+    pub key: &'a str,
     pub last_used: Moment,
-    pub name: String,
+    pub name: &'a str,
     pub revoked: bool,
     pub state: State,
     #[serde(rename = "type")]
@@ -28,7 +30,7 @@ pub struct SetupKeyAnswer {
     pub valid: bool,
 }
 
-/// A moment, or never, which is written as the zero of Go's `time.Time`.
+/// A time, or never, which is written as the zero value of Go's `time.Time`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Moment(pub Option<Timestamp>);
 
@@ -41,7 +43,7 @@ impl Serialize for Moment {
     }
 }
 
-/// The body of a creation. A field that is absent or null has the zero of its type. NetBird: CreateSetupKeyRequest.
+/// The body of a creation. A field that is absent or null has the zero value of its type. NetBird: CreateSetupKeyRequest.
 #[derive(Debug, Default, Deserialize)]
 pub struct CreateRequest {
     #[serde(default)]
@@ -70,9 +72,9 @@ pub struct UpdateRequest {
     pub auto_groups: Option<Vec<String>>,
 }
 
-/// Reads a body. Unknown fields are ignored; anything but an object is no request, `null` included.
+/// Parses a body, which must be a JSON object. Unknown fields are ignored.
 pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    // By way of a map: serde would read an array as a struct, its items in the order of the fields.
+    // Through a map, because serde also accepts an array for a struct, with the fields in order.
     let fields: Map<String, Value> = serde_json::from_slice(body).map_err(|_| Refusal::NotJson)?;
     T::deserialize(Value::Object(fields)).map_err(|_| Refusal::NotJson)
 }
@@ -80,6 +82,8 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static_assertions::assert_not_impl_any!(SetupKeyAnswer<'_>: std::fmt::Debug, Clone);
 
     #[test]
     fn what_is_no_request_is_not_read() {

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, for the kubelet, and `/metrics`, for Prometheus.
+//! `/healthz` and `/readyz` for the kubelet, `/metrics` for Prometheus.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use crate::cluster::openmetrics::{CONTENT_TYPE as OPENMETRICS, text_of};
 
 /// Serves the probes and the metrics until `shutdown` is cancelled.
 ///
-/// `/healthz` answers as long as the process runs its tasks; `/readyz` once there is no sentence that says why not.
+/// `/healthz` answers as long as the runtime runs tasks. `/readyz` is a 503 with the reason while `not_ready` returns one.
 pub async fn serve(
     listener: TcpListener,
     not_ready: impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static,
@@ -40,8 +40,10 @@ pub async fn serve(
     axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
-/// Not ready until something that the process depends on was reached once. From then on, a dependency that is gone is told
-/// to clients: were all replicas to turn unready with it, clients would find nobody to tell them.
+/// Not ready until `attempt` has succeeded once; it is repeated every second. The result is for [`serve`].
+///
+/// Later outages do not make the process unready. If every replica became unready at once, clients would get connection
+/// errors instead of a 503 that says why.
 pub fn once_reached<F: Future<Output = bool> + Send>(
     attempt: impl Fn() -> F + Send + 'static,
 ) -> impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static {

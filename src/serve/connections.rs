@@ -1,4 +1,4 @@
-//! A socket that takes so many connections at a time and no more.
+//! A listener with a limit on concurrent connections.
 
 use std::{
     io,
@@ -20,55 +20,56 @@ use tokio_io_timeout::TimeoutStream;
 
 /// The address of a client of a [`BoundedListener`].
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(SocketAddr);
+pub struct ClientAddress(SocketAddr);
 
-impl Address for Peer {
+impl Address for ClientAddress {
     type Stream = Connection;
     type Listener = BoundedListener;
 }
 
-impl Connected<Peer> for SocketAddr {
-    fn connect_info(peer: Peer) -> Self {
-        peer.0
+impl Connected<ClientAddress> for SocketAddr {
+    fn connect_info(address: ClientAddress) -> Self {
+        address.0
     }
 }
 
-/// A listener that leaves a connection in the kernel's queue while there are as many as there may be.
+/// A listener that leaves further connections in the kernel's queue once the limit is reached.
 ///
-/// Nothing of this process is spent on a connection that waits, not even a file descriptor.
+/// A connection that waits there costs this process nothing, not even a file descriptor.
 pub struct BoundedListener {
     listener: TcpListener,
-    free: Arc<Semaphore>,
-    stalled: Duration,
+    places: Arc<Semaphore>,
+    write_timeout: Duration,
 }
 
 impl BoundedListener {
-    pub fn new(listener: TcpListener, most: usize, stalled: Duration) -> Self {
-        Self { listener, free: Arc::new(Semaphore::new(most)), stalled }
+    /// At most `limit` connections at a time. One whose client accepts no bytes for `write_timeout` is closed.
+    pub fn new(listener: TcpListener, limit: usize, write_timeout: Duration) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(limit)), write_timeout }
     }
 }
 
-impl AddrListener<Connection, Peer> for BoundedListener {
-    async fn bind_to(_: Peer) -> io::Result<Self> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "a bounded listener is made of one that listens"))
+impl AddrListener<Connection, ClientAddress> for BoundedListener {
+    async fn bind_to(_: ClientAddress) -> io::Result<Self> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a bounded listener is made from a TcpListener"))
     }
 
-    async fn accept_stream(&self) -> io::Result<(Connection, Peer)> {
-        let place = Arc::clone(&self.free).acquire_owned().await.map_err(io::Error::other)?;
+    async fn accept_stream(&self) -> io::Result<(Connection, ClientAddress)> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
         let (stream, address) = self.listener.accept().await?;
-        // Answers are small and written at once, so there is nothing to gather.
+        // Answers are small and written at once, so Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         let mut stream = Box::pin(TimeoutStream::new(stream));
-        stream.as_mut().set_write_timeout_pinned(Some(self.stalled));
-        Ok((Connection { stream, _place: place }, Peer(address)))
+        stream.as_mut().set_write_timeout_pinned(Some(self.write_timeout));
+        Ok((Connection { stream, _place: place }, ClientAddress(address)))
     }
 
-    fn get_local_addr(&self) -> io::Result<Peer> {
-        self.listener.local_addr().map(Peer)
+    fn get_local_addr(&self) -> io::Result<ClientAddress> {
+        self.listener.local_addr().map(ClientAddress)
     }
 }
 
-/// A connection; its place is free again when it is dropped.
+/// A connection. Dropping it makes room for the next one.
 pub struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
     _place: OwnedSemaphorePermit,

@@ -1,4 +1,4 @@
-//! What clients asked of a service, counted.
+//! Metrics of the requests that clients send to a service.
 
 use std::time::Instant;
 
@@ -17,9 +17,9 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// The counters. Cheap to clone.
+/// Counters and latencies of HTTP requests. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
-pub struct Requests {
+pub struct HttpRequests {
     total: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabels, Histogram>,
 }
@@ -27,7 +27,7 @@ pub struct Requests {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct RequestLabels {
     method: &'static str,
-    /// The route as it is declared, so that clients cannot make series.
+    /// The declared route, not the path of the request, so that clients cannot create series.
     path: String,
     code: u16,
 }
@@ -38,15 +38,18 @@ struct RouteLabels {
     path: String,
 }
 
-impl Default for Requests {
+/// The name that the enrollment service uses.
+pub type Requests = HttpRequests;
+
+impl Default for HttpRequests {
     fn default() -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
         Self { total: Family::default(), seconds: Family::new_with_constructor(histogram) }
     }
 }
 
-impl Requests {
-    /// Shows the counters.
+impl HttpRequests {
+    /// Adds the metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "setupkey_http_requests",
@@ -60,7 +63,7 @@ impl Requests {
         );
     }
 
-    /// Middleware that counts.
+    /// Middleware that counts each request and measures how long its answer takes.
     pub async fn count(State(requests): State<Self>, request: Request, next: Next) -> Response {
         let method = method(request.method().as_str());
         let path = request.extensions().get::<MatchedPath>();
@@ -76,7 +79,7 @@ impl Requests {
     }
 }
 
-/// A method as a label; clients may invent methods.
+/// A method as a label. Clients can invent methods, so unknown ones share a label.
 fn method(method: &str) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     KNOWN.into_iter().find(|known| *known == method).unwrap_or("other")

@@ -1,13 +1,12 @@
-//! Serving HTTP to people and machines that are not trusted: what is true of every service of this program.
+//! Serving HTTP to untrusted clients, in the same way for every service of this program.
 //!
-//! A service is an axum [`Router`]; this puts it on a socket. Nobody can hold the process up: connections, headers,
-//! bodies, handlers and slow readers all have a limit ([`Limits`]). Certificates are taken up anew when their files
-//! change ([`tls`]), and the end waits for requests under way. Probes and metrics have an address of their own
-//! ([`admin`]), so that they need no certificate and are not open to clients.
+//! A service is an axum [`Router`], and [`Server`] serves it on a socket. Connections, headers, bodies, handlers and slow
+//! readers all have a limit ([`Limits`]), so no client can block the process. A certificate is reloaded when its files
+//! change ([`tls`]). A shutdown waits for requests in progress. Probes and metrics have their own address ([`admin`]), so
+//! they need no certificate and are not exposed to clients.
 
 pub mod admin;
 mod connections;
-mod flags;
 pub mod metrics;
 mod tls;
 
@@ -19,28 +18,27 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::{limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
 
-use connections::{BoundedListener, Peer};
-pub use flags::{Error, Flags};
-pub use tls::Certificate;
+use connections::{BoundedListener, ClientAddress};
+pub use tls::{Certificate, CertificateError};
 
-/// What one client, and all of them together, may take.
+/// Limits on one client, and on all of them together.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections at the same time. Further ones wait in the queue of the kernel.
+    /// Concurrent connections. Further ones wait in the kernel's queue.
     pub connections: usize,
-    /// From the start of a connection, or the end of the last request on it, to the end of the next headers.
+    /// Time for the headers of a request, from the start of the connection or the end of the last request on it.
     pub headers: Duration,
-    /// The longest that the client may let us wait with an answer that it does not read.
+    /// How long a client may read nothing of an answer before its connection is closed.
     pub stalled_answer: Duration,
-    /// From the end of the headers to the answer: the body is read and the work is done within this.
+    /// Time for the rest of a request, from the end of its headers to the answer.
     pub request: Duration,
-    /// Bytes of a body.
+    /// Largest body, in bytes.
     pub body: usize,
-    /// How long the end waits for requests under way.
+    /// How long a shutdown waits for requests in progress.
     pub shutdown: Duration,
 }
 
-/// Bytes of all headers together. A token of a ServiceAccount has about a thousand.
+/// Largest headers of one request, in bytes. A ServiceAccount token has about a thousand.
 const HEADER_BYTES: usize = 32 * 1024;
 
 impl Default for Limits {
@@ -57,9 +55,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The router within the limits on bodies (413, before anything else is looked at) and time (503).
+    /// Adds the limits on bodies (413, checked first) and on time (503) to a router.
     ///
-    /// Both answers are empty or plain text; a service with a form of its own for errors maps them.
+    /// Both answers are empty or plain text. A service with its own form of errors maps them.
     pub fn apply(&self, router: Router) -> Router {
         router
             .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, self.request))
@@ -67,7 +65,7 @@ impl Limits {
     }
 }
 
-/// A socket that listens, and how it is served.
+/// A listening socket, and how it is served.
 pub struct Server {
     listener: TcpListener,
     certificate: Option<Certificate>,
@@ -75,19 +73,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on this socket: TLS with a certificate, plain HTTP without.
+    /// HTTPS on this socket with a certificate, plain HTTP without.
     pub fn new(listener: TcpListener, certificate: Option<Certificate>, limits: Limits) -> Self {
         Self { listener, certificate, limits }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until `shutdown` is cancelled, and then until the requests under way have their answers, or their time is up.
+    /// Serves until `shutdown` is cancelled and the requests in progress are answered or out of time.
     ///
-    /// Handlers find the address of the client in `ConnectInfo<SocketAddr>`. [`Limits::apply`] is up to the caller.
+    /// Handlers find the client's address in `ConnectInfo<SocketAddr>`. The caller adds [`Limits::apply`] to the router.
     pub async fn run(self, router: Router, shutdown: CancellationToken) -> io::Result<()> {
         let handle = Handle::new();
         let end = tokio::spawn({
@@ -98,7 +96,7 @@ impl Server {
             }
         });
         let listener = BoundedListener::new(self.listener, self.limits.connections, self.limits.stalled_answer);
-        let mut http = Http::<Peer>::from_listener(listener).handle(handle).http1_only();
+        let mut http = Http::<ClientAddress>::from_listener(listener).handle(handle).http1_only();
         http.http_builder().http1().header_read_timeout(self.limits.headers).max_buf_size(HEADER_BYTES);
         let router = router.into_make_service_with_connect_info::<SocketAddr>();
         let served = match self.certificate {

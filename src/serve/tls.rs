@@ -1,4 +1,4 @@
-//! The certificate of a service, from files that somebody else renews.
+//! The certificate of a service, reloaded when its files change.
 
 use std::{
     io,
@@ -14,11 +14,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-/// How often the files are looked at. A mounted Secret is a minute late anyway, and certificates are renewed days before
-/// they expire.
+/// How often the files are read. The kubelet updates a mounted Secret up to a minute late anyway, and certificates are
+/// renewed days before they expire.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// A certificate chain and its private key, PEM, and the files they come from.
+/// A certificate chain and its private key, and the PEM files they come from.
 pub struct Certificate {
     files: Files,
     config: RustlsConfig,
@@ -31,7 +31,7 @@ struct Files {
     key: PathBuf,
 }
 
-/// What the files held. Compared whole: the kubelet swaps a symlink, so the time of a file tells nothing.
+/// The content of the files. Modification times do not show a change, because the kubelet swaps a symlink.
 #[derive(Eq, PartialEq)]
 struct Found {
     certificate: Vec<u8>,
@@ -40,7 +40,7 @@ struct Found {
 
 /// Why a certificate cannot be used. The content of the files is not quoted.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CertificateError {
     /// A file cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Unreadable {
@@ -49,18 +49,18 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// The file of the certificate holds none.
+    /// The certificate file holds no certificate.
     #[error("{} holds no certificate in PEM", .0.display())]
     NoCertificate(PathBuf),
-    /// The file of the key holds none.
+    /// The key file holds no private key.
     #[error("{} holds no private key in PEM", .0.display())]
     NoKey(PathBuf),
-    /// They do not belong together, or are of a kind that is not known.
+    /// Certificate and key do not belong together, or are of an unsupported kind.
     #[error("the certificate of {} and the key of {} cannot be used: {source}", certificate.display(), key.display())]
     Unusable {
-        /// The file of the certificate.
+        /// The certificate file.
         certificate: PathBuf,
-        /// The file of the key.
+        /// The key file.
         key: PathBuf,
         /// Why.
         source: rustls::Error,
@@ -69,14 +69,14 @@ pub enum Error {
 
 impl Certificate {
     /// Reads both files.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, Error> {
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
         let found = files.read()?;
         let config = RustlsConfig::from_config(Arc::new(files.parse(&found)?));
         Ok(Self { files, config, found, period: PERIOD })
     }
 
-    /// Looks at the files this often.
+    /// Reads the files this often, instead of every 10 s.
     pub fn looking_every(self, period: Duration) -> Self {
         Self { period, ..self }
     }
@@ -85,34 +85,36 @@ impl Certificate {
         self.config.clone()
     }
 
-    /// Takes up whatever the files come to hold. What cannot be used is said once, and the last that could stays.
+    /// Reloads the files whenever they change. A change that cannot be used is logged once, and the last certificate stays
+    /// in use.
     pub(super) async fn follow(mut self) {
-        let mut complaint = String::new();
+        let mut reported = String::new();
         loop {
             tokio::time::sleep(self.period).await;
-            match self.take_up() {
-                Ok(false) => complaint.clear(),
-                Ok(true) => {
-                    tracing::info!("the certificate was renewed");
-                    complaint.clear();
+            match self.reload() {
+                Ok(changed) => {
+                    if changed {
+                        tracing::info!("reloaded the certificate");
+                    }
+                    reported.clear();
                 }
                 Err(error) => {
-                    let said = std::mem::replace(&mut complaint, error.to_string());
-                    if said != complaint {
-                        tracing::error!(%error, "the certificate changed and is not taken up; the last one stays in use");
+                    let before = std::mem::replace(&mut reported, error.to_string());
+                    if before != reported {
+                        tracing::error!(%error, "cannot reload the certificate; the last one stays in use");
                     }
                 }
             }
         }
     }
 
-    /// Whether there was something new.
-    fn take_up(&mut self) -> Result<bool, Error> {
+    /// Reads the files once. Returns whether they had changed.
+    fn reload(&mut self) -> Result<bool, CertificateError> {
         let found = self.files.read()?;
         if found == self.found {
             return Ok(false);
         }
-        // Between the two reads the files may have been swapped; then they do not fit, and do next time.
+        // If the files were swapped between the two reads, they do not fit together until the next reload.
         self.config.reload_from_config(Arc::new(self.files.parse(&found)?));
         self.found = found;
         Ok(true)
@@ -120,19 +122,23 @@ impl Certificate {
 }
 
 impl Files {
-    fn read(&self) -> Result<Found, Error> {
-        let read =
-            |path: &Path| std::fs::read(path).map_err(|source| Error::Unreadable { path: path.to_owned(), source });
+    fn read(&self) -> Result<Found, CertificateError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| CertificateError::Unreadable { path: path.to_owned(), source })
+        };
         Ok(Found { certificate: read(&self.certificate)?, key: read(&self.key)? })
     }
 
-    fn parse(&self, found: &Found) -> Result<ServerConfig, Error> {
+    fn parse(&self, found: &Found) -> Result<ServerConfig, CertificateError> {
         let chain = CertificateDer::pem_slice_iter(&found.certificate).collect::<Result<Vec<_>, _>>();
         let chain = chain.ok().filter(|chain| !chain.is_empty());
-        let chain = chain.ok_or_else(|| Error::NoCertificate(self.certificate.clone()))?;
-        let key = PrivateKeyDer::from_pem_slice(&found.key).map_err(|_| Error::NoKey(self.key.clone()))?;
-        let unusable =
-            |source| Error::Unusable { certificate: self.certificate.clone(), key: self.key.clone(), source };
+        let chain = chain.ok_or_else(|| CertificateError::NoCertificate(self.certificate.clone()))?;
+        let key = PrivateKeyDer::from_pem_slice(&found.key).map_err(|_| CertificateError::NoKey(self.key.clone()))?;
+        let unusable = |source| CertificateError::Unusable {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            source,
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(unusable)?

@@ -21,6 +21,7 @@ mod metrics;
 mod observability;
 mod operator_faults;
 mod peers;
+mod policies;
 mod process;
 mod requests;
 mod rest;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::harness::{Cluster, Operator, Setup, eventually, says};
+use crate::harness::{Cluster, Operator, Setup, condition, eventually, says};
 
 /// How long a repair may take to show.
 const REPAIR: Duration = Duration::from_secs(5);
@@ -71,6 +71,14 @@ async fn operator_faults_rights_on_secrets_are_taken_away_and_given_back() {
     cluster.patch_spec("before", json!({ "autoGroups": ["a"] })).await;
     let unread = cluster.status_when("before", "observed", |status| !says(status, "Stalled").is_empty()).await;
     assert_eq!((unread.digest, unread.valid), (before.digest, Some(true)));
+    // It stays like that for as long as it is so.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for name in ["before", "after"] {
+            let status = cluster.keys().get(name).await.unwrap().status.unwrap();
+            assert_eq!(says(&status, "Ready"), "False SecretRefused", "{name}");
+        }
+    }
 
     grant(&cluster, "secrets");
     let repaired = Instant::now();
@@ -161,7 +169,8 @@ async fn operator_faults_a_policy_refuses_the_secret_and_is_lifted() {
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" }, "immutable": true })).await;
     let stalled = cluster.status_when("office", "stalled", |status| !says(status, "Stalled").is_empty()).await;
     assert_eq!(says(&stalled, "Ready"), "False SecretRefused");
-    assert!(stalled.conditions[0].message.contains("immutable"), "{}", stalled.conditions[0].message);
+    let message = &condition(&stalled, "Ready").unwrap().message;
+    assert!(message.contains("immutable") && message.contains("Delete the Secret"), "{message}");
     assert_eq!((stalled.digest, stalled.valid), (None, Some(false)), "nobody may join with what is in that Secret");
     cluster.delete_secret("office").await;
     ready_within(&cluster, "office", Instant::now()).await;

@@ -1,5 +1,5 @@
-//! What is true of the keys, computed from the cache when it is asked for: a series is there exactly while its SetupKey
-//! is, and states follow the clock. Neither a key nor its digest is ever a label.
+//! Series about each key, computed from the cache at each scrape: a series exists exactly as long as its SetupKey, and
+//! states follow the clock. Neither a key nor its digest is ever a label.
 
 use std::{fmt, sync::Arc};
 
@@ -27,8 +27,8 @@ const STATES: [State; 4] = [State::Valid, State::Overused, State::Expired, State
 /// The caches to show.
 pub struct Keys {
     clock: Arc<dyn Clock>,
-    /// How many keys have series of their own. With more, those of the first in order are shown, so that a series does
-    /// not come and go between scrapes.
+    /// How many keys have series of their own. If there are more, the first ones by namespace and name are shown, so that a
+    /// series does not come and go between scrapes.
     most: usize,
     caches: Mutex<Vec<Store<WatchedKey>>>,
 }
@@ -67,7 +67,7 @@ impl Shown<'_> {
         [("namespace", self.namespace), ("name", self.name)]
     }
 
-    /// Asked of the clock, not read from the status: a report may be late.
+    /// Computed, not read from the status, which may lag behind the clock.
     fn state(&self, now: DateTime<Utc>) -> Option<State> {
         Facts::of(self.key).map(|facts| facts.state(now))
     }
@@ -117,13 +117,13 @@ impl Collector for Keys {
             &shown,
             now,
         )?;
-        let mut unseen = encoder.encode_descriptor(
+        let mut omitted_family = encoder.encode_descriptor(
             "setupkey_series_omitted",
-            "Keys without series of their own, for there are more than --metrics-max-keys",
+            "Keys without series of their own, because there are more than --metrics-max-keys",
             None,
             MetricType::Gauge,
         )?;
-        unseen.encode_gauge(&(omitted as i64))
+        omitted_family.encode_gauge(&(omitted as i64))
     }
 }
 

@@ -44,9 +44,9 @@ pub enum PassResult {
     Settled,
     /// A person must act.
     Stalled,
-    /// Somebody was faster; it is tried again.
+    /// Another writer was faster; it is retried.
     Conflict,
-    /// It failed; it is tried again.
+    /// It failed; it is retried.
     Error,
 }
 

@@ -1,7 +1,6 @@
-//! The peers: those that are not seen any more, and those that are held back from leaving.
+//! Reconciling Peers: ephemeral ones that went quiet are removed, and finalizers that a dead replica left are taken off.
 //!
-//! A peer costs no request while nothing is due about it: when it was last seen and whether it is held stands in the
-//! cache, which keeps of each object only that.
+//! A peer costs no request while nothing is due: the cache shows when it was last seen and whether it has the finalizer.
 
 mod reconcile;
 
@@ -15,10 +14,10 @@ use super::{Environment, passes, watch::WatchedPeers};
 use crate::cluster::clock;
 use reconcile::Context;
 
-/// Peers worked on at the same time, per watched scope.
+/// Peers in progress at the same time, per watched scope.
 const CONCURRENCY: u16 = 8;
 
-/// Looks after the peers of one scope until `shutdown` is cancelled.
+/// Reconciles the peers of one scope until `shutdown` is cancelled.
 pub async fn run(environment: Environment, watched: WatchedPeers, shutdown: CancellationToken) {
     let taken_up = stream::once(environment.leadership.clone().taken_up());
     let taken_up = taken_up.filter_map(|leads| future::ready(leads.then_some(())));

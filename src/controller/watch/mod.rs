@@ -1,4 +1,4 @@
-//! The watches, the caches they fill, and what they set off.
+//! The watches, the caches that they fill, and the events that they pass on.
 
 mod peer;
 
@@ -34,7 +34,7 @@ pub use peer::WatchedPeer;
 /// cost 6 MiB more.
 pub const PAGE: u32 = 100;
 
-/// A `SetupKey`, or what is left of one that cannot be read, so that it stops nobody else.
+/// A `SetupKey`, or the metadata of one that cannot be decoded. One such object must not stop the others.
 pub type WatchedKey = DeserializeGuard<SetupKey>;
 
 /// A Secret without its data.
@@ -42,7 +42,7 @@ pub type SecretMetadata = PartialObjectMeta<Secret>;
 
 /// Which caches have been filled once.
 ///
-/// Not the caches' own `wait_until_ready`: of several that wait for one cache, it wakes only the last.
+/// The caches' own `wait_until_ready` does not do: when several tasks wait for one cache, it wakes only the last.
 #[derive(Clone)]
 pub struct Filled {
     filled: tokio::sync::watch::Receiver<HashSet<Kind>>,
@@ -50,13 +50,13 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// Waits until the caches that are needed are filled; false when they never will be, because the watches have ended.
+    /// Waits until the caches that are needed are filled. False if the watches have ended before that.
     pub async fn wait(&self) -> bool {
         self.filled.clone().wait_for(|filled| self.is_enough(filled)).await.is_ok()
     }
 
-    /// Waits for a shutdown that comes before the caches are filled. A controller that has not begun for want of its cache
-    /// would not end by itself.
+    /// Resolves if a shutdown is requested before the caches are filled. kube's `Controller` does not react to a graceful
+    /// shutdown before its store is ready.
     pub async fn shut_down_before(&self, shutdown: &CancellationToken) {
         shutdown.cancelled().await;
         if self.is_enough(&self.filled.borrow()) {
@@ -69,7 +69,7 @@ impl Filled {
     }
 }
 
-/// What the watches tell to the rest of the controller, other than the changes themselves.
+/// The signals of the watches to the rest of the controller, besides the changes themselves.
 #[derive(Clone)]
 struct Signals {
     own_writes: Arc<OwnWrites>,
@@ -91,7 +91,7 @@ pub struct Watched {
     pub key_changes: BoxStream<'static, Result<WatchedKey, watcher::Error>>,
     /// Each Secret that changed or went.
     pub secret_changes: BoxStream<'static, Result<SecretMetadata, watcher::Error>>,
-    /// One item when a cache was filled anew.
+    /// One item for each re-list of a cache.
     pub relists: BoxStream<'static, ()>,
     /// What is to be known for looking after peers.
     pub peers: WatchedPeers,
@@ -107,7 +107,7 @@ pub struct WatchedPeers {
     pub filled: Filled,
     /// Each peer that changed.
     pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
-    /// One item when the cache of peers was filled anew: until then, a pass sees what was there before.
+    /// One item for each re-list of the peers. Until then, a pass sees the old cache.
     pub relists: BoxStream<'static, ()>,
 }
 
@@ -145,8 +145,8 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     }
 }
 
-/// The keys that a change of a Secret may matter to: the one that it names, and the one that owns it. They differ only
-/// when somebody has changed one of the two.
+/// The keys that a change of a Secret may concern: the one in its label, and the one that owns it. They differ only if the
+/// label or the owner reference was edited.
 pub fn keys_of_secret(secret: SecretMetadata) -> Vec<ObjectRef<WatchedKey>> {
     let namespace = secret.namespace().unwrap_or_default();
     let labelled = secret.labels().get(KEY_LABEL).cloned();
@@ -184,12 +184,12 @@ where
         })
         .inspect(move |event| match event {
             watcher::Event::Apply(object) | watcher::Event::Delete(object) => signals.own_writes.seen(K::KIND, object),
-            // The cache has just been replaced as a whole. A change that the old watch missed, a deletion above all,
-            // shows in no event, so every key is looked at once more.
+            // The cache has just been replaced as a whole. A change that the old watch missed, above all a deletion,
+            // causes no event, so every key is reconciled again.
             watcher::Event::InitDone => {
                 signals.own_writes.forget(K::KIND);
                 signals.filled.send_if_modified(|filled| filled.insert(K::KIND));
-                // A full channel already holds a signal that nobody has taken up.
+                // A full channel already holds a signal.
                 let _ = signals.relisted.try_send(());
             }
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
@@ -202,7 +202,7 @@ pub trait Watchable {
     /// Which one.
     const KIND: Kind;
 
-    /// Drops what no decision is made from, which is most of an object's size.
+    /// Drops the fields that no decision depends on, which are most of the object.
     fn strip(&mut self);
 }
 
@@ -223,13 +223,13 @@ impl Watchable for WatchedKey {
 impl Watchable for SecretMetadata {
     const KIND: Kind = Kind::Secret;
 
-    /// What is left says whose the Secret is, and in which version.
+    /// Keeps the name, the version and the owners.
     fn strip(&mut self) {
         let metadata = std::mem::take(&mut self.metadata);
         let owners = metadata.owner_references.into_iter().flatten();
         let owners = owners.map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
         let owners: Vec<_> = owners.collect();
-        // The label says the same as the owner, unless somebody has changed one of them; a map of one costs as much as
+        // The label repeats the owner's name unless one of them was edited. A map with one entry costs as much memory as
         // all the rest.
         let label = metadata.labels.unwrap_or_default().remove_entry(KEY_LABEL);
         let label = label.filter(|(_, name)| owners.iter().all(|owner| owner.name != *name));

@@ -9,7 +9,7 @@ use crate::{
     key::presence::Presence,
 };
 
-/// A Peer as far as the controller decides from it. Nothing in a Peer makes it unreadable.
+/// The fields of a Peer that the controller decides from. No value in a Peer makes it undecodable.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = Peer)]
 pub struct WatchedPeer {
@@ -53,7 +53,7 @@ impl WatchedPeer {
         &self.spec.setup_key_ref
     }
 
-    /// Whether it is held until its entry is no longer pending.
+    /// Whether it has the finalizer that holds it until its entry is no longer pending.
     pub fn is_held(&self) -> bool {
         self.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
     }
@@ -90,7 +90,7 @@ impl Watchable for WatchedPeer {
             ..ObjectMeta::default()
         };
         if !self.is_held() {
-            // Only of a peer that is held it is asked which key may hold it.
+            // The key matters only while the peer is held.
             self.spec.setup_key_ref = KeyReference::default();
         }
     }

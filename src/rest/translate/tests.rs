@@ -9,7 +9,7 @@ fn key(object: Value) -> SetupKey {
     serde_json::from_value(object).unwrap()
 }
 
-/// An issued key of which nothing was ever used.
+/// An issued key that was never used.
 fn office() -> SetupKey {
     key(json!({
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
@@ -60,8 +60,9 @@ fn the_state_is_that_of_the_moment_whatever_the_status_reports() {
 #[test]
 fn never_is_written_as_netbird_writes_it() {
     let mut key = office();
+    assert_eq!(seen(&key)["last_used"], "0001-01-01T00:00:00Z");
     key.status.as_mut().unwrap().expires = None;
-    assert_eq!((&seen(&key)["expires"], &seen(&key)["state"]), (&json!("0001-01-01T00:00:00Z"), &json!("valid")));
+    assert_eq!(seen(&key)["expires"], "0001-01-01T00:00:00Z");
 }
 
 #[test]
@@ -80,12 +81,28 @@ fn the_limit_is_the_one_that_holds() {
     assert_eq!(seen(&key)["usage_limit"], 1);
 }
 
-#[test]
-fn a_key_that_no_secret_holds_is_not_valid() {
+/// A key whose Secret belongs to another owner: the controller has taken the digest and the mask out of the status.
+fn without_a_secret() -> SetupKey {
     let mut key = office();
-    key.status.as_mut().unwrap().digest = None;
-    key.status.as_mut().unwrap().key = None;
-    assert_eq!((&seen(&key)["valid"], &seen(&key)["key"]), (&json!(false), &json!("")));
+    let status = key.status.as_mut().unwrap();
+    (status.digest, status.key) = (None, None);
+    key
+}
+
+#[test]
+fn a_key_that_no_secret_holds_reads_revoked_though_nothing_revoked_it() {
+    let seen = seen(&without_a_secret());
+    assert_eq!((&seen["state"], &seen["valid"], &seen["key"]), (&json!("revoked"), &json!(false), &json!("")));
+    assert_eq!(seen["revoked"], false);
+}
+
+#[test]
+fn a_key_that_no_secret_holds_reads_expired_once_it_has() {
+    let mut key = without_a_secret();
+    key.status.as_mut().unwrap().expires = Some(now().into());
+    assert_eq!(seen(&key)["state"], "revoked");
+    key.status.as_mut().unwrap().expires = Some("2026-11-24T05:59:59Z".parse().unwrap());
+    assert_eq!((&seen(&key)["state"], &seen(&key)["valid"]), (&json!("expired"), &json!(false)));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{
     Answer, Rest, a_change, a_key, path,
     tokens::{EVERYTHING, token_of},
 };
-use crate::harness::{Cluster, digest, eventually};
+use crate::harness::{Cluster, TestClock, digest, eventually, says};
 
 struct Client {
     rest: Rest,
@@ -98,6 +98,57 @@ async fn the_state_in_the_answer_waits_for_nobody() {
     let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
     assert_eq!((&changed["state"], &changed["auto_groups"]), (&json!("expired"), &json!(["a"])));
     assert_eq!(cluster.keys().get("office").await.unwrap().status.unwrap().state.unwrap().as_str(), "valid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_reads_expired_from_its_moment_on_by_the_clock_of_the_service() {
+    let cluster = Cluster::for_test("rest_clock").await;
+    let id = json!(cluster.issued("expiresIn: 24h").await.status.unwrap().id);
+    let clock = TestClock::default();
+    let rest = Rest::with_clock(&cluster, clock.clone()).await;
+    let client = Client { rest, token: token_of(&cluster, "user", EVERYTHING) };
+    let seen = client.get(&id).await;
+    assert_eq!((&seen["state"], &seen["valid"]), (&json!("valid"), &json!(true)));
+
+    clock.step(chrono::Duration::hours(25));
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
+    for seen in [client.get(&id).await, client.list().await.remove(0), changed] {
+        assert_eq!((&seen["state"], &seen["valid"]), (&json!("expired"), &json!(false)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_secret_was_replaced_never_reads_valid() {
+    let cluster = Cluster::for_test("rest_foreign_secret").await;
+    let operator = cluster.start_operator().await;
+    let clock = TestClock::default();
+    let rest = Rest::with_clock(&cluster, clock.clone()).await;
+    let client = Client { rest, token: token_of(&cluster, "user", EVERYTHING) };
+    cluster.apply("office", "expiresIn: 24h");
+    let id = json!(cluster.ready("office").await.id);
+    assert_eq!(client.get(&id).await["state"], "valid");
+
+    // Without a controller, a Secret of somebody else takes the name.
+    operator.stop().await;
+    cluster.delete_secret("office").await;
+    cluster.kubectl_ok(&["create", "secret", "generic", "office", "--from-literal=password=theirs"], "");
+    let operator = cluster.start_operator().await;
+    cluster.status_when("office", "in conflict", |status| says(status, "Ready") == "False SecretConflict").await;
+    let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
+    for seen in [client.get(&id).await, client.list().await.remove(0), changed] {
+        assert_eq!((&seen["state"], &seen["valid"], &seen["key"]), (&json!("revoked"), &json!(false), &json!("")));
+        assert_eq!(seen["revoked"], false, "nothing revoked the key");
+    }
+    clock.step(chrono::Duration::hours(25));
+    assert_eq!(client.get(&id).await["state"], "expired");
+
+    // The conflict ends with that Secret, and the same key admits peers again.
+    clock.step(chrono::Duration::hours(-25));
+    cluster.delete_secret("office").await;
+    cluster.ready("office").await;
+    let seen = client.get(&id).await;
+    assert_eq!((&seen["state"], &seen["valid"]), (&json!("valid"), &json!(true)));
+    operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ mod netbird_client;
 mod outages;
 mod tokens;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -22,7 +22,7 @@ use setupkey_operator::{
 };
 use tower::ServiceExt;
 
-use crate::harness::{Cluster, admin_config};
+use crate::harness::{Cluster, TestClock, admin_config};
 
 /// Longer than a creation takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,15 +48,24 @@ impl Rest {
     }
 
     async fn with_patience(cluster: &Cluster, patience: Duration) -> Self {
-        let config = admin_config().await;
-        assert!(config.auth_info.token.is_some(), "there is nothing that could be lent");
-        Self::at(&config, &cluster.namespace, patience)
+        Self::with(cluster, patience, TestClock::default()).await
     }
 
-    fn at(config: &kube::Config, namespace: &str, patience: Duration) -> Self {
+    async fn with_clock(cluster: &Cluster, clock: TestClock) -> Self {
+        Self::with(cluster, PATIENCE, clock).await
+    }
+
+    async fn with(cluster: &Cluster, patience: Duration, clock: TestClock) -> Self {
+        let config = admin_config().await;
+        assert!(config.auth_info.token.is_some(), "there is nothing that could be lent");
+        Self::at(&config, &cluster.namespace, patience, clock)
+    }
+
+    fn at(config: &kube::Config, namespace: &str, patience: Duration, clock: TestClock) -> Self {
         let cluster = rest::Cluster::without_identity(config, namespace.to_owned()).unwrap();
+        let service = Service { cluster, clock: Arc::new(clock), patience, requests: Default::default() };
         let limits = Limits { request: PATIENCE * 2, ..Limits::default() };
-        Self { router: rest::router(Service { cluster, patience, requests: Default::default() }, &limits) }
+        Self { router: rest::router(service, &limits) }
     }
 
     /// Asks as the owner of a token.

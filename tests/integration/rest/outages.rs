@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::{PATIENCE, Rest, a_key};
+use crate::harness::TestClock;
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const KEYS: &str = "/apis/setupkey.dev/v1alpha1/namespaces/default/setupkeys";
@@ -34,14 +35,16 @@ fn reviews() -> Router {
 async fn on(api_server: Router, patience: Duration) -> Rest {
     let (listener, config) = listener().await;
     tokio::spawn(async { axum::serve(listener, api_server).await });
-    Rest::at(&config, "default", patience)
+    Rest::at(&config, "default", patience, TestClock::default())
 }
 
 #[tokio::test]
 async fn an_api_server_that_is_away_is_told_to_the_client() {
     let (listener, config) = listener().await;
     drop(listener);
-    let answer = Rest::at(&config, "default", PATIENCE).ask("any", "GET /api/setup-keys", Value::Null).await;
+    let answer = Rest::at(&config, "default", PATIENCE, TestClock::default())
+        .ask("any", "GET /api/setup-keys", Value::Null)
+        .await;
     assert_eq!(answer.refused(503), "could not list SetupKeys of namespace default: kubernetes cannot be reached");
 }
 
@@ -123,7 +126,7 @@ async fn a_creation_whose_answer_is_lost_is_told_to_be_in_doubt() {
             }
         }
     });
-    let rest = Rest::at(&config, "default", PATIENCE);
+    let rest = Rest::at(&config, "default", PATIENCE, TestClock::default());
     let answer = rest.ask("any", "POST /api/setup-keys", a_key("office")).await;
     let said = answer.refused(503);
     assert!(said.ends_with("whether it was created is not known, so list the keys before you try again"), "{said}");

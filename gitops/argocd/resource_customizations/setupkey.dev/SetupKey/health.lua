@@ -1,5 +1,5 @@
 -- Health of a SetupKey: whether it does what its author expects.
-local health = { status = "Progressing", message = "Waiting for the operator to take up the latest change" }
+local health = { status = "Progressing", message = "Waiting for the operator to apply the latest change" }
 local status = obj.status
 if status == nil or status.observedGeneration ~= obj.metadata.generation then
   return health

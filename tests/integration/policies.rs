@@ -1,0 +1,336 @@
+//! Policies and webhooks that stand between the operator and its Secrets, as administrators of a cluster install them: the
+//! status says what is wrong for as long as it is wrong, and all is well soon after the repair.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt;
+use serde_json::json;
+use setupkey_operator::api::{SetupKeyStatus, State};
+
+use crate::harness::{Cluster, condition, digest, eventually, says};
+
+/// How long a repair may take to show.
+const REPAIR: Duration = Duration::from_secs(5);
+
+/// Longer than the pauses between the operator's tries.
+const WHILE: Duration = Duration::from_secs(6);
+
+/// A policy for the Secrets of one namespace. It is deleted with this value.
+struct Policy<'a> {
+    cluster: &'a Cluster,
+    kind: &'static str,
+}
+
+impl<'a> Policy<'a> {
+    /// Refuses Secrets that this CEL expression does not hold for.
+    fn refuses_unless(cluster: &'a Cluster, expression: &str) -> Self {
+        let spec = format!(r#"validations: [{{ expression: "{expression}", message: "the platform team says no" }}]"#);
+        Self::install(cluster, "ValidatingAdmissionPolicy", "validationActions: [Deny]", &spec)
+    }
+
+    /// Changes Secrets by a JSON patch, written in CEL.
+    fn changes(cluster: &'a Cluster, patch: &str) -> Self {
+        let spec = format!(
+            r#"reinvocationPolicy: Never
+  mutations: [{{ patchType: JSONPatch, jsonPatch: {{ expression: '{patch}' }} }}]"#
+        );
+        Self::install(cluster, "MutatingAdmissionPolicy", "", &spec)
+    }
+
+    fn install(cluster: &'a Cluster, kind: &'static str, binding: &str, spec: &str) -> Self {
+        let name = &cluster.namespace;
+        let manifest = format!(
+            r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: {kind}
+metadata: {{ name: {name} }}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    namespaceSelector: {{ matchLabels: {{ kubernetes.io/metadata.name: {name} }} }}
+    resourceRules:
+      - {{ apiGroups: [""], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [secrets] }}
+  {spec}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: {kind}Binding
+metadata: {{ name: {name} }}
+spec:
+  policyName: {name}
+  {binding}
+"#
+        );
+        cluster.kubectl_ok(&["apply", "-f", "-"], &manifest);
+        Self { cluster, kind }
+    }
+
+    /// Waits until the API server has taken the policy up: until a Secret like this, tried with a dry run, ends as expected.
+    async fn in_force(self, secret: &str, in_force: impl Fn(bool, &str) -> bool) -> Self {
+        let manifest = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: probe}}, {secret}}}");
+        probe(self.cluster, &manifest, in_force).await;
+        self
+    }
+
+    fn lift(self) -> Instant {
+        drop(self);
+        Instant::now()
+    }
+}
+
+impl Drop for Policy<'_> {
+    fn drop(&mut self) {
+        let name = self.cluster.namespace.as_str();
+        for kind in [format!("{}Binding", self.kind), self.kind.to_owned()] {
+            self.cluster.kubectl(&["delete", &kind, name, "--ignore-not-found"], "");
+        }
+    }
+}
+
+/// Waits until an attempt to create this Secret, by a dry run, ends as expected.
+async fn probe(cluster: &Cluster, manifest: &str, expected: impl Fn(bool, &str) -> bool) {
+    eventually("the API server to follow its policies", || async {
+        let output = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", "-"], manifest);
+        let text = [output.stdout, output.stderr].concat();
+        expected(output.status.success(), &String::from_utf8_lossy(&text)).then_some(())
+    })
+    .await;
+}
+
+/// Watches for a while that the key is stalled for this reason, and for no other.
+async fn stays(cluster: &Cluster, name: &str, reason: &str) {
+    let started = Instant::now();
+    let mut looks = 0;
+    while started.elapsed() < WHILE {
+        let status = cluster.keys().get(name).await.unwrap().status.unwrap();
+        let at = started.elapsed();
+        assert_eq!(says(&status, "Ready"), format!("False {reason}"), "after {at:?}");
+        assert_eq!(says(&status, "Stalled"), format!("True {reason}"), "after {at:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        looks += 1;
+    }
+    assert!(looks > 10, "it was looked at {looks} times");
+}
+
+async fn stalled(cluster: &Cluster, name: &str, reason: &str) -> SetupKeyStatus {
+    let wanted = format!("False {reason}");
+    cluster.status_when(name, reason, |status| says(status, "Ready") == wanted).await
+}
+
+fn message(status: &SetupKeyStatus) -> &str {
+    condition(status, "Ready").map_or("", |ready| ready.message.as_str())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_label_is_reported_until_it_is_stored() {
+    let cluster = Cluster::for_test("refused_label").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "secret: {labels: {team: a}}");
+    cluster.ready("office").await;
+    let unless =
+        "!has(object.metadata.labels) || !('team' in object.metadata.labels) || object.metadata.labels.team != 'c'";
+    let policy = Policy::refuses_unless(&cluster, unless);
+    let policy = policy.in_force("metadata: {name: probe, labels: {team: c}}", |ok, _| !ok).await;
+    cluster.patch_spec("office", json!({ "secret": { "labels": { "team": "c" } } })).await;
+    let refused = stalled(&cluster, "office", "SecretRefused").await;
+    assert!(message(&refused).contains("the platform team says no"), "{}", message(&refused));
+    assert_eq!(refused.valid, Some(true), "its key is untouched");
+    stays(&cluster, "office", "SecretRefused").await;
+    let (busiest, object) = operator.attempts.busiest_second();
+    assert!(busiest <= 10, "{busiest} requests within a second on {object}");
+    operator.stop().await;
+
+    // A controller that has just started says the same, and puts it right.
+    let operator = cluster.start_operator().await;
+    stays(&cluster, "office", "SecretRefused").await;
+    let repaired = policy.lift();
+    cluster.ready("office").await;
+    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    assert_eq!(cluster.secrets().get("office").await.unwrap().labels()["team"], "c");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_annotation_that_does_not_fit_is_reported_until_it_does() {
+    let cluster = Cluster::for_test("long_annotation").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    cluster.ready("office").await;
+    let long = "x".repeat(300 * 1024);
+    cluster.patch_spec("office", json!({ "secret": { "annotations": { "note": long } } })).await;
+    let refused = stalled(&cluster, "office", "SecretRefused").await;
+    assert!(message(&refused).len() < 2000, "the message is {} characters long", message(&refused).len());
+    stays(&cluster, "office", "SecretRefused").await;
+    cluster.patch_spec("office", json!({ "secret": { "annotations": { "note": "short" } } })).await;
+    cluster.ready("office").await;
+    assert_eq!(cluster.secrets().get("office").await.unwrap().annotations()["note"], "short");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_says_who_manages_secrets_stops_no_key() {
+    let cluster = Cluster::for_test("managed_by").await;
+    let patch = r#"[JSONPatch{op: "add", path: "/metadata/labels/" + jsonpatch.escapeKey("app.kubernetes.io/managed-by"), value: "platform"}]"#;
+    let policy = Policy::changes(&cluster, patch);
+    let policy = policy.in_force("metadata: {name: probe, labels: {a: b}}", |_, text| text.contains("platform")).await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    let ready = cluster.ready("office").await;
+    assert!(message(&ready).contains("label app.kubernetes.io/managed-by"), "{}", message(&ready));
+    assert_eq!(ready.digest, Some(digest(&cluster.value("office", "setup-key").await)));
+    assert_eq!(operator.requests.writes().len(), 2, "{:?}", operator.requests);
+    tokio::time::sleep(WHILE).await;
+    assert_eq!(operator.requests.writes().len(), 2, "{:?}", operator.requests);
+
+    operator.requests.clear();
+    cluster.patch_spec("office", json!({ "revoked": true })).await;
+    let revoked = cluster.ready("office").await;
+    assert_eq!(revoked.state, Some(State::Revoked));
+    tokio::time::sleep(WHILE).await;
+    assert!(operator.requests.writes().len() <= 3, "{:?}", operator.requests);
+    drop(policy);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_label_of_the_spec_that_is_not_stored_is_named_and_not_fought_over() {
+    let cluster = Cluster::for_test("not_kept").await;
+    let patch = r#"[JSONPatch{op: "add", path: "/metadata/labels/team", value: "platform"}]"#;
+    let policy = Policy::changes(&cluster, patch);
+    let policy = policy.in_force("metadata: {name: probe, labels: {a: b}}", |_, text| text.contains("platform")).await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "secret: {labels: {team: a}}");
+    let not_kept = stalled(&cluster, "office", "MetadataNotKept").await;
+    assert!(message(&not_kept).contains("label team"), "{}", message(&not_kept));
+    assert_eq!((not_kept.valid, not_kept.state), (Some(true), Some(State::Valid)), "its key is what the Secret holds");
+    cluster.event("office", "MetadataNotKept").await;
+    stays(&cluster, "office", "MetadataNotKept").await;
+    assert!(operator.requests.writes().len() <= 4, "{:?}", operator.requests);
+    // With the policy gone, the next change puts it right.
+    policy.lift();
+    let secret = "{apiVersion: v1, kind: Secret, metadata: {name: probe, labels: {a: b}}}";
+    probe(&cluster, secret, |_, text| !text.contains("platform")).await;
+    cluster.patch_spec("office", json!({ "autoGroups": ["a"] })).await;
+    cluster.ready("office").await;
+    assert_eq!(cluster.secrets().get("office").await.unwrap().labels()["team"], "a");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_policy_replaces_is_never_called_valid() {
+    let cluster = Cluster::for_test("replaced_data").await;
+    // A key of our own format, so that nothing but a comparison tells it from ours.
+    let theirs = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+    let encoded = "NTYzQTFGNDEtREI0OC00M0U2LUI4NzEtMEVGNkI5MzA0Mzkw";
+    let patch = format!(
+        r#"has(object.data) && "setup-key" in object.data ? [JSONPatch{{op: "replace", path: "/data/setup-key", value: "{encoded}"}}] : []"#
+    );
+    let policy = Policy::changes(&cluster, &patch);
+    let policy = policy.in_force("data: {setup-key: YQ==}", |_, text| text.contains(encoded)).await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    let altered = stalled(&cluster, "office", "SecretAltered").await;
+    assert_eq!(cluster.value("office", "setup-key").await, theirs);
+    assert_eq!((altered.digest, altered.valid, altered.state), (None, Some(false), None));
+    cluster.event("office", "SecretAltered").await;
+    let version = cluster.secret_version("office").await;
+    stays(&cluster, "office", "SecretAltered").await;
+    assert_eq!(cluster.secret_version("office").await, version, "the Secret was written again");
+
+    let repaired = policy.lift();
+    let ready = cluster.ready("office").await;
+    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    let value = cluster.value("office", "setup-key").await;
+    assert_ne!(value, theirs);
+    assert_eq!((ready.digest, ready.valid), (Some(digest(&value)), Some(true)));
+    operator.stop().await;
+}
+
+/// A webhook for Secrets with nothing behind it, which the API server reports as an error of its own.
+fn dead_webhook(cluster: &Cluster) {
+    let name = &cluster.namespace;
+    let manifest = format!(
+        r#"
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {{ name: {name} }}
+webhooks:
+  - name: nothing.example.com
+    failurePolicy: Fail
+    sideEffects: None
+    admissionReviewVersions: [v1]
+    timeoutSeconds: 2
+    clientConfig: {{ url: "https://127.0.0.1:1/" }}
+    namespaceSelector: {{ matchLabels: {{ kubernetes.io/metadata.name: {name} }} }}
+    rules: [{{ apiGroups: [""], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [secrets] }}]
+"#
+    );
+    cluster.kubectl_ok(&["apply", "-f", "-"], &manifest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_lasts_is_reported_and_hides_no_revocation() {
+    let cluster = Cluster::for_test("dead_webhook").await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("before", "");
+    cluster.ready("before").await;
+    dead_webhook(&cluster);
+    eventually("the webhook to be in force", || async {
+        let secret = "{apiVersion: v1, kind: Secret, metadata: {name: probe}}";
+        let output = cluster.kubectl(&["create", "--dry-run=server", "-f", "-"], secret);
+        (!output.status.success()).then_some(())
+    })
+    .await;
+    cluster.apply("after", "");
+    cluster.patch_spec("before", json!({ "revoked": true, "secret": { "labels": { "team": "c" } } })).await;
+
+    let changed = Instant::now();
+    eventually("the revocation to show", || async {
+        let status = cluster.keys().get("before").await.ok()?.status?;
+        (status.state == Some(State::Revoked) && says(&status, "Valid") == "False Revoked").then_some(())
+    })
+    .await;
+    assert!(changed.elapsed() < Duration::from_secs(2), "the revocation showed after {:?}", changed.elapsed());
+    for name in ["before", "after"] {
+        let failed = stalled(&cluster, name, "SecretFailed").await;
+        assert!(message(&failed).contains("nothing.example.com"), "{}", message(&failed));
+        cluster.event(name, "SecretFailed").await;
+    }
+    assert!(changed.elapsed() < Duration::from_secs(10), "it was reported after {:?}", changed.elapsed());
+    stays(&cluster, "after", "SecretFailed").await;
+
+    cluster.kubectl_ok(&["delete", "validatingwebhookconfiguration", &cluster.namespace], "");
+    let repaired = Instant::now();
+    cluster.ready("after").await;
+    let ready = cluster.ready("before").await;
+    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    assert_eq!(ready.state, Some(State::Revoked));
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_of_other_controllers_leave_room_for_ours() {
+    let cluster = Cluster::for_test("foreign_conditions").await;
+    let foreign = |count: usize| {
+        let one = |number: usize| {
+            json!({
+                "type": format!("example.com/C{number}"), "status": "True", "reason": "Theirs", "message": "",
+                "lastTransitionTime": "2026-11-24T06:00:00Z",
+            })
+        };
+        json!({ "conditions": (0..count).map(one).collect::<Vec<_>>() })
+    };
+    cluster.apply("office", "");
+    cluster.patch_status("office", foreign(16)).await;
+    let operator = cluster.start_operator().await;
+    cluster.ready("office").await;
+    cluster.patch_spec("office", json!({ "revoked": true })).await;
+    let revoked = cluster.ready("office").await;
+    assert_eq!(revoked.conditions.len(), 18, "one of the conditions is gone");
+    operator.stop().await;
+
+    // What would leave no room is refused where it is written, with the reason.
+    let patch = json!({ "status": foreign(17) }).to_string();
+    let refused = cluster.kubectl(&["patch", "sk", "office", "--subresource=status", "--type=merge", "-p", &patch], "");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("at most 16 conditions"), "{told}");
+}
