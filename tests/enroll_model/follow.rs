@@ -12,7 +12,10 @@ use std::{
     time::Instant,
 };
 
-use setupkey_operator::key::expected::{self, Expected};
+use setupkey_operator::{
+    api::SetupKey,
+    key::expected::{self, Expected},
+};
 
 use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, name_of, used};
 
@@ -119,7 +122,7 @@ impl Following {
     }
 
     /// A version of the key is written, with these new entries.
-    pub fn key_written(&mut self, key: &Key, new: &[Entry]) {
+    pub fn key_written(&mut self, key: &SetupKey, new: &[Entry]) {
         match self.keys {
             Keys::Followed => self.note(key),
             Keys::Behind => self.unheard.extend(new),
@@ -127,9 +130,9 @@ impl Following {
         }
     }
 
-    fn note(&mut self, key: &Key) {
+    fn note(&mut self, key: &SetupKey) {
         let machines = &self.machines;
-        let _ = Arc::make_mut(&mut self.expected).note(&key.object(0), *NOW, |entry| {
+        let _ = Arc::make_mut(&mut self.expected).note(key, *NOW, |entry| {
             let machine = machines.iter().find(|(machine, _)| name_of(**machine) == entry.name);
             machine.and_then(|(_, known)| known.shown).is_some_and(|number| meets(number)(entry))
         });
@@ -207,13 +210,13 @@ impl Following {
     pub fn catch_up(&mut self, key: Option<&Key>) {
         let mut entries = std::mem::take(&mut self.unheard);
         entries.extend(key.iter().flat_map(|key| &key.pending));
-        self.note(&Key::with_pending(entries.into_iter().collect()));
+        self.note(&Key::with_pending(entries.into_iter().collect()).object(0));
         self.caught_up(key);
     }
 
     fn caught_up(&mut self, key: Option<&Key>) {
         match key {
-            Some(key) => self.note(key),
+            Some(key) => self.note(&key.object(0)),
             None => self.expected_mut().key_gone(UID, *NOW),
         }
         self.keys = Keys::Followed;
@@ -267,13 +270,13 @@ impl Following {
         Some(())
     }
 
-    /// Forgets all other machines.
-    pub fn keep(&mut self, machines: &BTreeSet<u8>) {
+    /// Forgets all other machines of the world, which has so many.
+    pub fn keep(&mut self, machines: &BTreeSet<u8>, all: u8) {
         if machines.is_empty() {
             *self = Self::up_to_date();
             return;
         }
-        let forgotten = (0..MACHINES).filter(|machine| !machines.contains(machine));
+        let forgotten = (0..all).filter(|machine| !machines.contains(machine));
         forgotten.for_each(|machine| self.meet(machine, |_| true));
         self.machines.retain(|machine, known| machines.contains(machine) && *known != Machine::default());
         self.unheard.retain(|entry| machines.contains(&entry.machine));

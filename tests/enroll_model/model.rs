@@ -5,7 +5,7 @@
 //! process lives, that the key is not revoked or deleted meanwhile, that a machine does not ask again, and which process is
 //! faster.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{cell::LazyCell, collections::BTreeSet, sync::LazyLock};
 
 use chrono::{DateTime, Utc};
 use setupkey_operator::{
@@ -386,8 +386,9 @@ impl World {
         let key = self.key.as_mut().expect("a key to write");
         key.used = u8::try_from(swap.used_times).expect("few uses");
         key.pending = pending;
+        let object = LazyCell::new(|| key.object(0));
         let replicas = self.replicas.iter_mut().flat_map(|replica| &mut replica.following);
-        replicas.for_each(|known| known.key_written(key, &new));
+        replicas.for_each(|known| known.key_written(&object, &new));
         self.key_changed();
     }
 
@@ -458,11 +459,11 @@ impl World {
 
     /// What a replica knows of machines that do not come to it any more does not matter.
     fn forget(&mut self) {
+        let all = u8::try_from(self.asks.len()).expect("few machines");
         for at in 0..self.replicas.len() {
-            let machines = (0..).zip(&self.asks).map(|(machine, _)| machine);
-            let kept = machines.filter(|machine| self.may_come(*machine, &self.replicas[at])).collect();
+            let kept = (0..all).filter(|machine| self.may_come(*machine, &self.replicas[at])).collect();
             if let Some(known) = &mut self.replicas[at].following {
-                known.keep(&kept);
+                known.keep(&kept, all);
             }
         }
     }
