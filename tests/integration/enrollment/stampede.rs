@@ -26,7 +26,7 @@ const KILL_EVERY: Duration = Duration::from_millis(200);
 /// Replicas leave what they committed to the controller after 1 s instead of 8, and it begins after 7 s instead of 15: later
 /// than the 5 s that the last call of a replica may take.
 const OWNER_TIME: &str = "1";
-const ORPHAN_AGE: Duration = Duration::from_secs(7);
+const HANDOVER: Duration = Duration::from_secs(7);
 
 /// Replicas as processes, each at an address of its own for good.
 struct Replicas {
@@ -102,7 +102,7 @@ async fn insist(machine: Machine, addresses: Vec<SocketAddr>, key: String) -> u1
 #[tokio::test(flavor = "multi_thread")]
 async fn stampede() {
     let cluster = Cluster::for_test("stampede").await;
-    let operator = cluster.start_operator_with(Setup { handover: ORPHAN_AGE, ..Setup::default() }).await;
+    let operator = cluster.start_operator_with(Setup { handover: HANDOVER, ..Setup::default() }).await;
     let folder = tempfile::tempdir().unwrap();
     let mut replicas = Replicas::start(&cluster, folder.path());
     for round in 0..from_environment("STAMPEDE_ROUNDS", ROUNDS) {
