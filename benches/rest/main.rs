@@ -103,7 +103,7 @@ async fn issue(client: &Client) -> anyhow::Result<()> {
         readiness: Arc::new(Readiness::default()),
         metrics: Metrics::new(Arc::new(SystemClock), KEYS),
         peer_lifetime: Duration::from_secs(600),
-        handover: ledger::ORPHAN_AGE,
+        handover: ledger::HANDOVER,
     };
     let controller = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     let begun = Instant::now();

@@ -69,7 +69,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "starting the controller");
-    let (peer_lifetime, handover) = (flags.peer_lifetime.as_duration(), ledger::ORPHAN_AGE);
+    let (peer_lifetime, handover) = (flags.peer_lifetime.as_duration(), ledger::HANDOVER);
     let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover };
     let mut election = pin!(election);
     tokio::select! {

@@ -73,7 +73,7 @@ pub struct Environment {
     pub metrics: Metrics,
     /// How long a peer may go unseen before it counts as gone.
     pub peer_lifetime: Duration,
-    /// How long a pending entry is left to the replica that committed it: [`ORPHAN_AGE`](crate::key::ledger::ORPHAN_AGE),
+    /// How long a pending entry is left to the replica that committed it: [`HANDOVER`](crate::key::ledger::HANDOVER),
     /// unless replicas work to other times too.
     pub handover: Duration,
 }

@@ -85,7 +85,7 @@ impl Service {
         let requests = self.metrics.http.clone();
         let router = router.route("/openapi.json", get(async move || Json(document))).with_state(Arc::clone(self));
         let router = limits().apply(router).layer(middleware::map_response(add_retry_after));
-        router.layer(middleware::from_fn_with_state(requests, serve::metrics::Requests::count))
+        router.layer(middleware::from_fn_with_state(requests, serve::metrics::HttpRequests::count))
     }
 }
 

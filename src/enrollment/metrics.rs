@@ -29,7 +29,7 @@ pub struct Metrics {
     limited: Counter,
     requests: Requests,
     /// Requests of clients.
-    pub http: serve::metrics::Requests,
+    pub http: serve::metrics::HttpRequests,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -48,7 +48,7 @@ impl Default for Metrics {
             heartbeats: Family::default(),
             limited: Counter::default(),
             requests: Requests::default(),
-            http: serve::metrics::Requests::default(),
+            http: serve::metrics::HttpRequests::default(),
         };
         registry.register(
             "setupkey_enrollments",

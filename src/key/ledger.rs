@@ -31,9 +31,6 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// entry pending. Two processes that complete one entry at the same time could bring back a Peer that was deleted.
 pub const HANDOVER: Duration = Duration::from_secs(15);
 
-/// The former name of [`HANDOVER`].
-pub const ORPHAN_AGE: Duration = HANDOVER;
-
 // The replica's last request is over before the controller begins.
 const _: () = assert!(OWNER_TIME.as_secs() + REQUEST_TIME.as_secs() < HANDOVER.as_secs());
 

@@ -38,9 +38,6 @@ struct RouteLabels {
     path: String,
 }
 
-/// The name that the enrollment service uses.
-pub type Requests = HttpRequests;
-
 impl Default for HttpRequests {
     fn default() -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));

@@ -341,7 +341,7 @@ async fn upgrade_and_removal_with(by: Helm) {
         readiness: std::sync::Arc::new(Readiness::default()),
         metrics: Metrics::new(std::sync::Arc::new(SystemClock), 100),
         peer_lifetime: Duration::from_secs(600),
-        handover: ledger::ORPHAN_AGE,
+        handover: ledger::HANDOVER,
     };
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment.clone(), Scope::Cluster, shutdown.clone()));

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long an enrollment is left to the replica that began it.
-const ORPHAN_AGE: Duration = Duration::from_millis(500);
+const HANDOVER: Duration = Duration::from_millis(500);
 
 /// Points tried at the same time.
 const AT_ONCE: usize = 6;
@@ -164,7 +164,7 @@ impl Story {
         let cluster = Cluster::for_test(&format!("crash-{self:?}").to_lowercase()).await;
         let before = self.happen(&cluster).await;
         let faults = fault.map_or_else(Faults::default, |(n, fault)| Faults::at_write(n, fault));
-        let setup = || Setup { clock: before.clock.clone(), handover: ORPHAN_AGE, ..Setup::default() };
+        let setup = || Setup { clock: before.clock.clone(), handover: HANDOVER, ..Setup::default() };
         let first = Setup { faults, wait_until_ready: false, ..setup() };
         let first = cluster.start_operator_with(first).await;
         let story = async {

@@ -26,10 +26,10 @@ use crate::{
 };
 
 /// Short, so that tests need not wait.
-const ORPHAN_AGE: Duration = Duration::from_millis(800);
+const HANDOVER: Duration = Duration::from_millis(800);
 
 fn impatient() -> Setup {
-    Setup { handover: ORPHAN_AGE, ..Setup::default() }
+    Setup { handover: HANDOVER, ..Setup::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +105,7 @@ async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
     // Its replica records, clears and frees it, and the machine leaves, all of which the controller does not see.
     operator.faults.set_key_watch(Watches::Held);
     cluster.commit("office", &[]).await;
-    no_write_for(&operator.requests, ORPHAN_AGE * 3).await;
+    no_write_for(&operator.requests, HANDOVER * 3).await;
     assert_eq!(cluster.peers().list(&Default::default()).await.unwrap().items, []);
     operator.stop().await;
 }

@@ -61,7 +61,7 @@ async fn an_undecodable_object_stops_nobody() {
         readiness: Arc::new(Readiness::default()),
         metrics: Metrics::new(Arc::new(SystemClock), 100),
         peer_lifetime: Duration::from_secs(600),
-        handover: ledger::ORPHAN_AGE,
+        handover: ledger::HANDOVER,
     };
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");

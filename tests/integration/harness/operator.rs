@@ -39,7 +39,7 @@ impl Default for Setup {
             wait_until_ready: true,
             metrics_max_keys: 100,
             peer_lifetime: Duration::from_secs(600),
-            handover: ledger::ORPHAN_AGE,
+            handover: ledger::HANDOVER,
         }
     }
 }
