@@ -5,11 +5,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
 
-use super::watch::{PAGE, SecretMetadata};
+use super::watch::SecretMetadata;
 use crate::{
     api::{Peer, SetupKey, metadata::KEY_ID_LABEL},
     cluster::{
-        ObjectName,
+        ObjectName, PAGE,
         call::{Attempt, Error, call},
         secrets::{self, SecretData},
     },

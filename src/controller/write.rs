@@ -22,7 +22,6 @@ use crate::{
     },
     key::{
         ledger::Swap,
-        peer::peer_of,
         secret::{MetadataPatch, OwnedSecret, Written},
     },
 };
@@ -158,7 +157,7 @@ pub async fn create_peers(
 ) -> Result<(), Error> {
     let namespace = key.namespace().unwrap_or_default();
     let peers: Api<Peer> = Api::namespaced(client.clone(), &namespace);
-    let wanted: Vec<_> = entries.map(|entry| peer_of(key, entry)).collect();
+    let wanted: Vec<_> = entries.map(|entry| Peer::from_entry(key, entry)).collect();
     stream::iter(wanted)
         .map(Ok)
         .try_for_each_concurrent(PEERS_AT_ONCE, |peer| {

@@ -99,11 +99,6 @@ impl Peer {
     }
 }
 
-/// The former name of [`Peer::from_entry`].
-pub fn peer_of(key: &SetupKey, entry: &PendingPeer) -> Peer {
-    Peer::from_entry(key, entry)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,10 +13,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
-use setupkey_operator::{
-    api::{State, Timestamp},
-    key::peer::peer_of,
-};
+use setupkey_operator::api::{Peer, State, Timestamp};
 
 use crate::{
     faults::{Fault, Faults, Watches},
@@ -47,7 +44,7 @@ async fn pending_is_rolled_forward_never_refunded() {
 
     let key = cluster.keys().get("office").await.unwrap();
     for number in [1, 2] {
-        let expected = peer_of(&key, &entry(number));
+        let expected = Peer::from_entry(&key, &entry(number));
         let peer = eventually("the Peer to be let go", || async {
             cluster.peers().get(&expected.name_any()).await.ok().filter(|peer| !is_held(peer))
         })
@@ -123,7 +120,7 @@ async fn a_peer_that_nobody_frees_is_let_go() {
 
     // After a while when nobody waits for it, and what others hold it by stays.
     let operator = cluster.start_operator_with(impatient()).await;
-    let mut peer = peer_of(&key, &entry(2));
+    let mut peer = Peer::from_entry(&key, &entry(2));
     peer.finalizers_mut().push("example.com/theirs".to_owned());
     let name = cluster.peers().create(&PostParams::default(), &peer).await.unwrap().name_any();
     let peer = eventually("the Peer to be let go", || async {

@@ -25,14 +25,10 @@ use tokio_util::sync::CancellationToken;
 use super::own_writes::{Kind, OwnWrites};
 use crate::{
     api::{SetupKey, metadata::KEY_LABEL},
-    cluster::{scoped, watch_backoff},
+    cluster::{PAGE, scoped, watch_backoff},
 };
 
 pub use peer::WatchedPeer;
-
-/// Objects in one answer to a list. What an answer takes while it is read, the process keeps: at 10,000 keys, pages of 500
-/// cost 6 MiB more.
-pub const PAGE: u32 = 100;
 
 /// A `SetupKey`, or the metadata of one that cannot be decoded. One such object must not stop the others.
 pub type WatchedKey = DeserializeGuard<SetupKey>;

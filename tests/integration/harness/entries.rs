@@ -7,7 +7,7 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::{Peer, PendingPeer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
-    key::{Digest, PeerName, PublicKey, peer::peer_of},
+    key::{Digest, PeerName, PublicKey},
 };
 
 use super::{Cluster, eventually};
@@ -41,12 +41,12 @@ impl Cluster {
 
     /// A replica creates the Peer of an entry, which is held.
     pub async fn create_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
-        self.peers().create(&PostParams::default(), &peer_of(key, entry)).await.expect("a Peer")
+        self.peers().create(&PostParams::default(), &Peer::from_entry(key, entry)).await.expect("a Peer")
     }
 
     /// The same, and releases it.
     pub async fn create_released_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
-        let mut peer = peer_of(key, entry);
+        let mut peer = Peer::from_entry(key, entry);
         peer.metadata.finalizers = None;
         self.peers().create(&PostParams::default(), &peer).await.expect("a Peer")
     }
