@@ -64,7 +64,7 @@ node: control-plane $(NODE_BINS) ## install and build what a node needs: contain
 tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool kstatus netbird-client actionlint) ## build everything that the tests need
 
 .PHONY: mutants
-mutants: control-plane ## break the code in one place at a time and see the test that must notice fail (half an hour)
+mutants: control-plane ## break the code in one place at a time and see the right test fail (an hour)
 	@hack/mutants.sh
 
 # What is found goes to fuzz/artifacts; what was tried stays in target/fuzz, for the next time to go on from.
@@ -79,7 +79,7 @@ image: ## build the image without a container engine, as target/image/image.tar
 	@hack/image.sh
 
 .PHONY: crds
-crds: $(TOOLS)/helm ## write crds/ anew from the code, and deploy/ from the chart
+crds: $(TOOLS)/helm ## generate crds/ from the code, and deploy/ from the chart
 	cargo run --quiet -- crds --folder crds
 	cp crds/*.yaml charts/setupkey-operator/files/crds/
 	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.' \
@@ -142,7 +142,7 @@ $(CARGO_FUZZ):
 	cargo install --quiet --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
 
 .PHONY: demo
-demo: $(if $(filter 1,$(NODE)),node,control-plane) ## tell the product's story on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
+demo: $(if $(filter 1,$(NODE)),node,control-plane) ## show the product on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
 	@cargo build --workspace --bins --target-dir target
 ifeq ($(NODE),1)
 	@hack/node-image.sh target/image/shell.tar

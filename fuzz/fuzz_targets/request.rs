@@ -1,4 +1,4 @@
-//! What anybody may send to `POST /v1/enroll`: it is never a panic, and what is accepted fits into a Peer.
+//! Any body that is sent to `POST /v1/enroll`: parsing it never panics, and what is accepted fits into a Peer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,12 +13,12 @@ fuzz_target!(|body: &[u8]| {
             assert!(labels.len() <= 32 && labels.iter().all(|label| (1..=63).contains(&label.len())));
             is_read_as_it_was_meant(body, &applicant.public_key.to_string());
         }
-        // It goes back to whoever asked, and must not hold what he sent.
+        // The complaint goes back to the client, and must not quote what it sent.
         Err(complaint) => assert!(complaint.to_string().len() < 200),
     }
 });
 
-/// One machine has one spelling, or it could have two Peers. Keys of any case are one key.
+/// A public key has one spelling, so that a machine has one Peer. A setup key is accepted in any case.
 fn is_read_as_it_was_meant(body: &[u8], public_key: &str) {
     let mut sent: Value = serde_json::from_slice(body).expect("JSON, since it was accepted");
     assert_eq!(sent["publicKey"], json!(public_key));

@@ -58,7 +58,7 @@ impl Place<'_> {
     pub async fn replace_secret(&self, name: &str, before: &SetupKeyStatus) -> SetupKeyStatus {
         let secret = before.secret.as_ref().expect("a Secret").name.clone();
         self.api::<Secret>().delete(&secret, &DeleteParams::default()).await.expect("a deleted Secret");
-        self.status_when(name, "issued anew", |status| status.digest != before.digest).await
+        self.status_when(name, "issued again", |status| status.digest != before.digest).await
     }
 }
 

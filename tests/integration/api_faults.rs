@@ -50,7 +50,7 @@ async fn live_through(seed: u64) -> usize {
     cluster.apply_quickly("office", json!({ "usageLimit": 3 })).await;
     let issued = cluster.ready("office").await;
     cluster.delete_secret("office").await;
-    let again = cluster.status_when("office", "issued anew", |status| status.digest != issued.digest).await;
+    let again = cluster.status_when("office", "issued again", |status| status.digest != issued.digest).await;
     assert_eq!((&again.id, again.expires), (&issued.id, issued.expires), "{context}");
     cluster.patch_spec("office", json!({ "revoked": true })).await;
     cluster.status_when("office", "revoked", |status| status.state == Some(State::Revoked)).await;

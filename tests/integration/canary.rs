@@ -28,11 +28,11 @@ async fn canary_leak() {
 
     // Every way to a new value, and every state.
     cluster.delete_secret("office").await;
-    let again = cluster.status_when("office", "issued anew", |status| status.digest != issued.digest).await;
+    let again = cluster.status_when("office", "issued again", |status| status.digest != issued.digest).await;
     values.push(cluster.value("office", "setup-key").await);
     let planted = "563A1F41-DB48-43E6-B871-0EF6B9304390";
     cluster.patch_secret("office", json!({ "stringData": { "setup-key": planted } })).await;
-    cluster.status_when("office", "issued anew", |status| status.digest != again.digest).await;
+    cluster.status_when("office", "issued again", |status| status.digest != again.digest).await;
     values.push(cluster.value("office", "setup-key").await);
     values.push(planted.to_owned());
     // A write is refused, with a value in the request.

@@ -42,7 +42,7 @@ async fn two_leaders() {
     let took = paused.elapsed();
     assert!(took > Duration::from_secs(10) && took < Duration::from_secs(20), "taken over after {took:?}");
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
-    let again = cluster.status_when("office", "issued anew", |status| status.digest != issued.digest).await;
+    let again = cluster.status_when("office", "issued again", |status| status.digest != issued.digest).await;
     cluster.apply("later", "");
     cluster.ready("later").await;
     let (value, version) = (cluster.value("office", "setup-key").await, cluster.secret_version("later").await);

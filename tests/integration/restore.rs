@@ -134,7 +134,7 @@ async fn a_restored_backup_whose_setup_key_comes_first_gets_a_new_key() {
     // Velero's --existing-resource-policy=update puts the old key into the new Secret: the same as tampering.
     let metadata = json!({ "labels": secret["metadata"]["labels"], "annotations": secret["metadata"]["annotations"] });
     cluster.patch_secret("office", json!({ "metadata": metadata, "data": secret["data"] })).await;
-    let again = cluster.status_when("office", "issued anew", |status| status.digest != issued.digest).await;
+    let again = cluster.status_when("office", "issued again", |status| status.digest != issued.digest).await;
     cluster.event("office", "KeyRegenerated").await;
     assert_eq!((&again.id, again.expires), (&issued.id, issued.expires));
     let replaced = cluster.value("office", "setup-key").await;

@@ -70,7 +70,7 @@ async fn deleted_secret_comes_back_with_a_new_value_and_the_same_budget() {
     let value = cluster.value("office", "setup-key").await;
 
     cluster.delete_secret("office").await;
-    let after = cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    let after = cluster.status_when("office", "issued again", |status| status.digest != before.digest).await;
     assert_ne!(cluster.value("office", "setup-key").await, value);
     assert_eq!(after.id, before.id);
     assert_eq!(after.expires, before.expires);
@@ -94,7 +94,7 @@ async fn tampered_secret_is_replaced() {
         let value = cluster.value(name, "setup-key").await;
         operator.requests.clear();
         cluster.patch_secret(name, data).await;
-        let after = cluster.status_when(name, "issued anew", |status| status.digest != before.digest).await;
+        let after = cluster.status_when(name, "issued again", |status| status.digest != before.digest).await;
         let replaced = cluster.value(name, "setup-key").await;
         assert!(replaced != value && replaced != known, "{name}: the key is not new");
         assert_eq!((after.id, after.expires), (before.id, before.expires), "{name}");
@@ -115,7 +115,7 @@ async fn tampering_while_the_operator_was_down_is_noticed() {
         .patch_secret("office", json!({ "stringData": { "setup-key": "563A1F41-DB48-43E6-B871-0EF6B9304390" } }))
         .await;
     let operator = cluster.start_operator().await;
-    let after = cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    let after = cluster.status_when("office", "issued again", |status| status.digest != before.digest).await;
     assert_eq!(after.id, before.id);
     operator.stop().await;
 }

@@ -21,7 +21,7 @@ async fn stale_cache_never_replaces_a_key_twice() {
     operator.faults.set_key_watch(Watches::Held);
     operator.requests.clear();
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
-    cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    cluster.status_when("office", "issued again", |status| status.digest != before.digest).await;
     let value = cluster.value("office", "setup-key").await;
     // Each of these makes it look again, with the old status in its cache: at once, and when it has given up waiting
     // for its own write to show.
@@ -105,9 +105,9 @@ async fn unobserved_changes_are_made_up_for() {
         quiet_for(&operator.requests, QUIET).await;
         operator.faults.set_watches(watches);
 
-        let after = cluster.status_when("deleted", "issued anew", |status| status.digest != before.digest).await;
+        let after = cluster.status_when("deleted", "issued again", |status| status.digest != before.digest).await;
         assert_eq!(after.id, before.id, "{watches:?}");
-        let after = cluster.status_when("replaced", "issued anew", |status| status.digest != replaced.digest).await;
+        let after = cluster.status_when("replaced", "issued again", |status| status.digest != replaced.digest).await;
         assert_eq!(after.id, replaced.id, "{watches:?}");
         let recreated = cluster.ready("recreated").await;
         let uid = cluster.keys().get("recreated").await.unwrap().uid().unwrap();
@@ -132,7 +132,7 @@ async fn unobserved_deletion_of_a_secret_is_made_up_for_when_its_watch_starts_an
     quiet_for(&operator.requests, QUIET).await;
     assert!(cluster.secrets().get_opt("office").await.unwrap().is_none(), "it saw the deletion");
     operator.faults.set_secret_watch(Watches::Lost);
-    let after = cluster.status_when("office", "issued anew", |status| status.digest != before.digest).await;
+    let after = cluster.status_when("office", "issued again", |status| status.digest != before.digest).await;
     assert_eq!(after.id, before.id);
     operator.stop().await;
 }
