@@ -1,11 +1,12 @@
-//! Changes drawn from the CRD's own schema, each judged by a small model of the README's table.
+//! Random changes drawn from the CRD's own schema, each judged by a small model of the README's table.
 //!
-//! A sequence creates a `SetupKey` of random spec and changes one field per step: sets, unsets or spoils it. The model
-//! says whether the API server accepts the step, and what the cluster looks like then. Going back must give the earlier
-//! state, a fresh object of the same spec the same state; a refused step must move nothing, and no step the key. The
-//! idea is that of Acto (Gu et al., SOSP 2023), a tester for operators.
+//! Each sequence creates a `SetupKey` with a random spec. Each step then sets, unsets or spoils one field. The model
+//! says whether the API server accepts the step, and what the cluster looks like afterwards. Undoing a step must
+//! restore the earlier state. A fresh object with the same spec must reach the same state. A refused step must change
+//! nothing, and no step may change the key itself. The idea comes from Acto (Gu et al., SOSP 2023), a tester for
+//! operators.
 //!
-//! A field that is new in the schema, or is bounded in a new way, fails the test until it is told of here.
+//! A field that is new in the schema, or has a new bound, fails the test until the model covers it.
 
 use std::{
     collections::BTreeMap,
@@ -25,17 +26,17 @@ use setupkey_operator::api::{SetupKey, Timestamp};
 
 use crate::harness::{Cluster, digest, eventually, setup_key_crd};
 
-/// At most 26, for each sequence names its key by a letter.
+/// At most 26: each sequence names its key by a letter.
 const SEQUENCES: u64 = 20;
 const STEPS: usize = 30;
-/// Specs that each sequence tries to create; it goes on with the last one that is accepted.
+/// The random specs that each sequence tries to create. It continues with the last accepted one.
 const CREATIONS: usize = 6;
 
 type Tally = BTreeMap<String, usize>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_is_taken_up_or_refused_as_the_readme_says() {
-    // Fresh objects bear the names of the first ones, so they have a namespace of their own.
+    // The fresh objects have the same names as the first ones, so they need a namespace of their own.
     let (cluster, fresh) = (Cluster::for_test("acto").await, Cluster::for_test("acto_fresh").await);
     let operators = [cluster.start_operator().await, fresh.start_operator().await];
     let replayed = std::env::var("ACTO_SEED").ok().map(|seed| seed.parse().expect("ACTO_SEED is a number"));
@@ -76,7 +77,7 @@ const TABLE: [(&str, &str, bool); 12] = [
     ("secret.annotations", "{}", true),
 ];
 
-/// What the spec says about a field: what is written there, or else the default.
+/// The value of a field in the spec, or its default.
 fn said(spec: &Value, path: &str, name: &str) -> Value {
     let written = spec.pointer(&pointer(path)).filter(|value| !value.is_null());
     written.cloned().unwrap_or_else(|| {
@@ -85,7 +86,7 @@ fn said(spec: &Value, path: &str, name: &str) -> Value {
     })
 }
 
-/// The fields for which the API server must refuse a spec of valid values; none if it must accept it.
+/// The fields that make the API server refuse a spec of valid values. Empty if it must accept the spec.
 fn objections(before: Option<&Value>, after: &Value, name: &str) -> Vec<String> {
     let fixed = TABLE.iter().filter(|(.., may_change)| !may_change).map(|(path, ..)| *path);
     let changed = fixed.filter(|path| before.is_some_and(|before| said(before, path, name) != said(after, path, name)));
@@ -96,7 +97,7 @@ fn objections(before: Option<&Value>, after: &Value, name: &str) -> Vec<String> 
     objections
 }
 
-/// What the cluster must look like under a spec.
+/// What the cluster must look like for a spec.
 fn promised(spec: &Value, name: &str) -> Value {
     let said = |path| said(spec, path, name);
     let revoked = said("revoked") == true;
@@ -122,7 +123,7 @@ fn promised(spec: &Value, name: &str) -> Value {
     })
 }
 
-/// The seconds from issue to expiry. The samples that are not listed are ways to write the default.
+/// The seconds from issue to expiry. Every sample that is not listed is another way to write the default.
 fn lifetime(spec: &Value) -> i64 {
     match spec["expiresIn"].as_str() {
         Some("24h" | "86400s") => 86_400,
@@ -135,8 +136,8 @@ fn lifetime(spec: &Value) -> i64 {
 
 // The generator.
 
-/// What the rules in CEL admit and what they refuse, for that cannot be drawn from the schema. NAME is `metadata.name`,
-/// by which the Secrets of the sequences differ.
+/// Values that the CEL rules accept and refuse, which cannot be derived from the schema. NAME is `metadata.name`: it
+/// makes the Secrets of the sequences differ.
 static SAMPLES: LazyLock<BTreeMap<String, [Vec<String>; 2]>> = LazyLock::new(|| {
     let samples = "
 expiresIn:
@@ -156,7 +157,7 @@ secret.annotations keys: *keys
     serde_yaml::from_str(samples).expect("YAML")
 });
 
-/// A field of the spec, and values to be tried in it.
+/// A field of the spec, with values to try in it.
 struct Field {
     path: String,
     valid: Vec<Value>,
@@ -166,7 +167,7 @@ struct Field {
 /// Every field below a node of the schema, an object before its own fields.
 fn fields(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Vec<Field> {
     let mut fields = vec![field(path, schema, name, rng)];
-    // Kubernetes takes null for a field that is not there.
+    // Kubernetes treats null as an absent field.
     fields[0].valid.push(Value::Null);
     for (property, schema) in schema["properties"].as_object().into_iter().flatten() {
         let path = if path.is_empty() { property.clone() } else { format!("{path}.{property}") };
@@ -177,7 +178,7 @@ fn fields(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Vec<Fie
     fields
 }
 
-/// One field, or what a list or map holds.
+/// One field, or the elements of a list or map.
 fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
     let type_ = schema["type"].as_str().unwrap_or_default();
     let bound = |keyword: &str| schema[keyword].as_i64().unwrap_or_else(|| panic!("spec.{path} has no {keyword}"));
@@ -205,7 +206,7 @@ fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
                 samples.is_some() || rules.all(|rule| rule["rule"] == "self == oldSelf"),
                 "no samples of spec.{path}"
             );
-            // Characters are counted, not bytes; where a rule wants ASCII, the key's own letter will do.
+            // The limit counts characters, not bytes. Where a rule requires ASCII, the key's own letter serves.
             let letter = if samples.is_some() { name } else { "ü" };
             let of_length = |length: i64| match usize::try_from(length).expect("a length") {
                 length if path == "expiresIn" => "0h".repeat(length.div_ceil(2) - 2) + "720h",
@@ -259,7 +260,7 @@ fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
     Field { path: path.to_owned(), valid, invalid }
 }
 
-/// A value of each JSON type but this one.
+/// A value of every JSON type except this one.
 fn wrong_types(type_: &str) -> Vec<Value> {
     let types = ["boolean", "integer", "string", "array", "object"];
     let values = types.into_iter().zip([json!(true), json!(7), json!("true"), json!([]), json!({})]);
@@ -270,7 +271,7 @@ fn pointer(path: &str) -> String {
     format!("/{}", path.replace('.', "/"))
 }
 
-/// The spec with another value in one field, or with none.
+/// The spec with another value in one field, or without the field.
 fn with(spec: &Value, path: &str, value: Option<Value>) -> Value {
     let mut spec = spec.clone();
     let (parent, leaf) = path.rsplit_once('.').unwrap_or(("", path));
@@ -284,13 +285,13 @@ fn with(spec: &Value, path: &str, value: Option<Value>) -> Value {
 
 // The sequences.
 
-/// What there is to see of a key.
+/// Everything that the test observes of a key.
 struct Seen {
-    /// What the spec alone decides; the wording of messages too, of which the README tells nothing.
+    /// What the spec alone decides. This includes the wording of messages, which the README does not specify.
     state: Value,
     /// The key itself, which no change of the spec may touch.
     issue: Value,
-    /// The versions of `SetupKey` and Secret.
+    /// The resource versions of the `SetupKey` and the Secret.
     versions: [String; 2],
 }
 
@@ -345,7 +346,7 @@ impl<'a> Sequence<'a> {
                 seen = self.there_and_back(&spec, &after, seen).await;
                 spec = after;
             } else {
-                // What is sent is based on the version last seen, so a later write by anybody fails the next step.
+                // The update is based on the version last seen, so any later write in between fails the next step.
                 assert_refused(self.send(self.cluster, &after, Some(&seen)).await, &objections);
                 assert_eq!(self.look(self.cluster, &spec).await.versions, seen.versions, "something moved");
                 self.count("refused");
@@ -358,8 +359,8 @@ impl<'a> Sequence<'a> {
         let seen = self.change(after, &seen_before).await;
         self.count("accepted");
         if seen.versions[0] == seen_before.versions[0] {
-            // To the API server it was no change, so there is nothing to take back.
-            assert_eq!(seen.versions, seen_before.versions, "something moved without a change");
+            // The API server saw no change, so there is nothing to take back.
+            assert_eq!(seen.versions, seen_before.versions, "an object was written without a change");
             return seen;
         }
         let back = self.change(before, &seen).await;
@@ -388,7 +389,7 @@ impl<'a> Sequence<'a> {
         self.send(self.fresh, spec, None).await.expect("an accepted creation");
         let state = self.look(self.fresh, spec).await.state;
         self.fresh.keys().delete(&self.name, &DeleteParams::default()).await.expect("a deletion");
-        // The next one needs the name of the Secret.
+        // The next fresh object needs the name of this Secret.
         let collected = || async { self.secrets_of_key(self.fresh).await.is_empty().then_some(()) };
         eventually("the Secret to be collected", collected).await;
         self.count("fresh");
@@ -400,7 +401,7 @@ impl<'a> Sequence<'a> {
         cluster.secrets().list(&of_key).await.expect("the Secrets").items
     }
 
-    /// Creates the `SetupKey`, or replaces what was seen of it.
+    /// Creates the `SetupKey`, or replaces the version that was seen.
     async fn send(&self, cluster: &Cluster, spec: &Value, seen: Option<&Seen>) -> kube::Result<DynamicObject> {
         let resource = ApiResource::erase::<SetupKey>(&());
         let keys: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource);
@@ -412,9 +413,10 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Looks once the status is about the present spec: by then all that the spec promises must be there.
+    /// Observes the key once its status reports the present spec. By then everything that the spec promises must be
+    /// true.
     async fn look(&self, cluster: &Cluster, spec: &Value) -> Seen {
-        let key = eventually(&format!("SetupKey {} to be taken up", self.name), || async {
+        let key = eventually(&format!("SetupKey {} to be reconciled", self.name), || async {
             let key = cluster.keys().get(&self.name).await.ok()?;
             (key.status.as_ref()?.observed_generation == key.metadata.generation).then_some(key)
         })
@@ -461,7 +463,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// A spec of which one field may be spoilt, and why it must be refused.
+    /// A spec, perhaps with one spoilt field, and the fields that the API server must object to.
     fn draw_spec(&mut self) -> (Value, Vec<String>) {
         let mut spec = json!({});
         for field in &self.fields {
@@ -480,9 +482,9 @@ impl<'a> Sequence<'a> {
         (spec, objections)
     }
 
-    /// The spec with one field changed, and why it must be refused.
+    /// The spec with one changed field, and the fields that the API server must object to.
     fn draw_change(&mut self, spec: &Value) -> (Value, Vec<String>) {
-        // What may not change is mostly refused, so it is tried less often.
+        // The API server refuses most changes of an immutable field, so these are tried less often.
         let may_change = |field: &Field| TABLE.iter().any(|(path, _, may)| *may && *path == field.path);
         let weight = |field: &Field| if may_change(field) { 3 } else { 1 };
         let field = self.fields.choose_weighted(&mut self.rng, weight).expect("a field");
@@ -507,7 +509,7 @@ impl<'a> Sequence<'a> {
     }
 }
 
-/// The API server must say no, and name each field that it objects to.
+/// The API server must refuse the request and name every field that it objects to.
 fn assert_refused(answer: kube::Result<DynamicObject>, objections: &[String]) {
     let Some(kube::Error::Api(refusal)) = answer.err() else { panic!("not refused because of {objections:?}") };
     assert!((400..500).contains(&refusal.code) && refusal.code != 409, "{refusal:?}");

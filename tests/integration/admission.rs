@@ -1,4 +1,4 @@
-//! What the API server refuses by the CRD's own rules, and what it says.
+//! What the API server refuses by the CRD's own rules, and the messages that it gives.
 
 use std::process::Output;
 
@@ -107,12 +107,12 @@ async fn what_a_key_promised_cannot_be_changed() {
         let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest("bare", spec)));
         assert!(error.contains(&format!("{field} cannot be changed")), "{spec}: {error}");
     }
-    // To write a default down is no change.
+    // Writing a default explicitly is not a change.
     cluster.apply(
         "bare",
         "name: bare, type: reusable, expiresIn: 720h, usageLimit: 0, secret: {name: bare, key: setup-key}",
     );
-    // What may be changed.
+    // Fields that may be changed.
     cluster.apply(
         "office",
         &format!("{whole}, revoked: true, autoGroups: [a]").replace("key: KEY", "key: KEY, labels: {a: b}"),
@@ -146,7 +146,7 @@ async fn unusual_but_right_manifests_are_accepted() {
     }
 }
 
-/// A Peer as the enrollment service makes it, changed by a JSON merge patch.
+/// A Peer as the enrollment service creates it, changed by a JSON merge patch.
 fn peer(change: Value) -> String {
     let digest = format!("{}A=", "A".repeat(42));
     let mut peer = json!({
@@ -168,7 +168,7 @@ async fn a_peer_is_what_was_agreed_and_stays_it() {
     for (change, message) in [
         (key("abc"), "spec.publicKey: Invalid value: \"abc\""),
         (key(&"A".repeat(44)), "spec.publicKey in body should match"),
-        // Another spelling of the same 32 bytes would be another name for the same machine.
+        // Another spelling of the same 32 bytes would be a second name for the same machine.
         (key(&format!("{}B=", "A".repeat(42))), "spec.publicKey in body should match"),
         (json!({ "spec": { "tokenDigest": "abc" } }), "spec.tokenDigest"),
         (json!({ "spec": { "hostname": "" } }), "spec.hostname in body should be at least 1 chars long"),
@@ -195,7 +195,7 @@ async fn a_peer_is_what_was_agreed_and_stays_it() {
         let error = refusal(&cluster.kubectl(&["patch", "peer", "peer-a", "--type=merge", "-p", &patch], ""));
         assert!(error.contains("the spec of a Peer cannot be changed; delete the Peer"), "{change}: {error}");
     }
-    // What is found out about a peer, and what people hang onto it, may change.
+    // The status of a Peer may change, and so may the metadata that users add.
     cluster.kubectl_ok(&["label", "peer", "peer-a", "team=a"], "");
     let status = r#"{"status":{"connected":true,"lastSeen":"2026-11-24T06:00:00Z"}}"#;
     cluster.kubectl_ok(&["patch", "peer", "peer-a", "--subresource=status", "--type=merge", "-p", status], "");

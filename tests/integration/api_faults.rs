@@ -1,4 +1,4 @@
-//! One request in five goes wrong.
+//! One request in five fails, or loses its answer.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 const SEEDS: u64 = 200;
 const AT_ONCE: usize = 20;
-/// How often a request goes wrong.
+/// The probability that a request gets a fault.
 const PROBABILITY: f64 = 0.2;
 
 fn faults(seed: u64) -> Faults {
@@ -59,7 +59,7 @@ async fn live_through(seed: u64) -> usize {
     assert!(busiest <= 10, "{context}: {busiest} requests within a second on {object}");
     operator.stop().await;
 
-    // What was left is right: a controller without faults has nothing to do.
+    // The result is right: a controller without faults has nothing to do.
     let healthy = cluster.start_operator().await;
     let status = cluster.ready("office").await;
     assert_eq!(status.digest, Some(digest(&cluster.value("office", "setup-key").await)), "{context}");
@@ -113,7 +113,7 @@ async fn a_refusal_in_ever_new_words_is_no_hot_loop() {
     let operator = cluster.start_operator_among(faults).await;
     cluster.apply("office", "");
     cluster.status_when("office", "refused", |status| says(status, "Ready") == "False SecretRefused").await;
-    // Each report of a refusal differs from the one before, is written, and comes back through the watch.
+    // Each refusal has a new message. Each report of one is written and comes back through the watch.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let (busiest, object) = operator.attempts.busiest_second();
     assert!(busiest <= 10, "{busiest} requests within a second on {object}");

@@ -1,4 +1,4 @@
-//! A known key is found nowhere but in the data of its Secret.
+//! A known key appears nowhere except in the data of its Secret.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     process::Process,
 };
 
-/// Runs the real program, as it is run in production, with everything logged.
+/// Runs the real program as in production, with everything logged.
 #[tokio::test(flavor = "multi_thread")]
 async fn canary_leak() {
     let cluster = Cluster::for_test("canary").await;
@@ -35,7 +35,7 @@ async fn canary_leak() {
     cluster.status_when("office", "issued again", |status| status.digest != again.digest).await;
     values.push(cluster.value("office", "setup-key").await);
     values.push(planted.to_owned());
-    // A write is refused, with a value in the request.
+    // The API server refuses a write that carries a key.
     cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
     eventually("the quota to be enforced", || async {
         let hard = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.hard.secrets}"], "");
@@ -49,7 +49,7 @@ async fn canary_leak() {
     cluster.event("office", "Revoked").await;
     assert!(condition(&cluster.ready("office").await, "Stalled").is_none());
 
-    // The probes tell nothing, and answer.
+    // The probes answer, and reveal nothing.
     let probe = |path: &str| {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
@@ -81,7 +81,7 @@ async fn canary_leak() {
     for value in &values {
         assert_eq!(value.len(), 36);
         let encoded = BASE64_STANDARD.encode(value);
-        // Half a key is enough to find a key that was broken up.
+        // Half a key is enough to find a key that was split.
         for form in [value.as_str(), &value.to_lowercase(), &value[9..], encoded.as_str(), &encoded[..24]] {
             for (place, text) in &everything {
                 assert!(!text.contains(form), "a key is in the {place}");

@@ -1,4 +1,4 @@
-//! The Helm chart, by the real helm on the real API server: Helm 4, and Helm 3 where it may differ.
+//! The Helm chart, with the real helm on the real API server: Helm 4, and Helm 3 where it may differ.
 
 use std::{
     collections::BTreeMap,
@@ -45,8 +45,8 @@ impl Helm {
         command
     }
 
-    /// What an upgrade needs that changes objects which were there before the release. Helm 4 applies on the server,
-    /// where fields have owners; Helm 3 takes them over without being told to.
+    /// The flags for an upgrade that changes objects from before the release. Helm 4 uses server-side apply, where
+    /// fields have owners. Helm 3 takes the fields over without a flag.
     fn upgrade(self) -> &'static [&'static str] {
         match self {
             Self::Three => &["upgrade"],
@@ -68,7 +68,7 @@ pub fn template_ok(arguments: &[&str]) -> String {
 fn template(helm: Helm, arguments: &[&str]) -> Output {
     let mut command = helm.command();
     command.args(["template", "setupkey-operator"]).arg(chart()).args(["--namespace", "setupkey-system"]);
-    // The oldest Kubernetes that the chart is for; without it, Helm takes the one that was stamped in when it was built.
+    // The oldest Kubernetes that the chart supports. Without this flag, Helm uses the version that it was built with.
     command.args(["--kube-version", "1.33.0"]);
     command.args(arguments).output().unwrap()
 }
@@ -97,7 +97,7 @@ fn deploy_holds_the_rights_of_the_chart() {
         let rendered = template_ok(&["--set", "enrollment.enabled=true", "--show-only", &template]);
         let kept = std::fs::read_to_string(repository().join("deploy").join(name)).unwrap();
         assert!(rendered.contains("rules:"), "{rendered}");
-        assert!(kept.ends_with(&rendered), "deploy/{name} is not what the chart says: run `make crds`");
+        assert!(kept.ends_with(&rendered), "deploy/{name} is not what the chart renders: run `make crds`");
     }
 }
 
@@ -129,7 +129,7 @@ fn a_wrong_value_is_refused_with_its_path() {
     }
 }
 
-/// Whoever removes peers that are not seen has to agree with who writes down when they were seen.
+/// The enrollment service writes when peers were seen, and the controller removes peers that were not.
 #[test]
 fn controller_and_enrollment_service_get_the_same_lifetime_of_peers() {
     let lifetime = "peers.lifetime=1h30m";
@@ -141,7 +141,7 @@ fn controller_and_enrollment_service_get_the_same_lifetime_of_peers() {
     assert!(args.iter().all(|args| args.contains(&"--peer-lifetime=1h30m".into())), "{args:?}");
 }
 
-/// Each value that can be set, by its path. An empty map is one: users fill it.
+/// Each value that can be set, by its path. An empty map counts as a value, because users fill it.
 fn leaves(value: &Value, path: &str) -> BTreeMap<String, Value> {
     match value.as_object().filter(|fields| !fields.is_empty()) {
         None => [(path.to_owned(), value.clone())].into(),
@@ -204,7 +204,7 @@ fn the_chart_renders_as_it_did() {
     });
 }
 
-/// The same objects in the same order: the two differ in empty lines.
+/// Both have the same objects in the same order, and differ only in empty lines.
 #[test]
 fn helm_3_renders_what_helm_4_renders() {
     for (name, arguments) in VALUES {
@@ -221,7 +221,7 @@ fn documents(text: &str) -> Vec<Value> {
 /// The REST API, with all that belongs to it.
 const API: &str = "api.enabled=true,api.namespace=keys,api.tls.secretName=api-tls,networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true";
 
-/// The one who could be asked to do something for somebody has nothing to do it with.
+/// The REST API acts only for its callers, so its pods must have no rights that a caller could borrow.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pods_of_the_rest_api_are_restricted_and_hold_no_credential() {
     let cluster = Cluster::for_test("restricted_api").await;
@@ -251,7 +251,7 @@ async fn the_pods_of_the_rest_api_are_restricted_and_hold_no_credential() {
     );
 }
 
-/// What the chart says of its pods holds where Pod Security *restricted* is enforced, and no role gives Secrets away.
+/// The chart's pods are accepted where Pod Security *restricted* is enforced, and no role shows Secrets to others.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pods_are_accepted_under_pod_security_restricted() {
     let cluster = Cluster::for_test("restricted").await;
@@ -295,10 +295,10 @@ async fn upgrade_and_removal_with_helm_3_change_no_key() {
     upgrade_and_removal_with(Helm::Three).await;
 }
 
-/// Install, make a key, upgrade with a changed CRD, uninstall, install again: no key changes, no Secret is written.
+/// Install, create a key, upgrade with a changed CRD, uninstall, install again. No key changes, no Secret is written.
 async fn upgrade_and_removal_with(by: Helm) {
-    // A release owns its CRDs, so this one has a control plane of its own. The garbage collector must know the CRDs
-    // from its start, so they are there before it, with the marks by which Helm takes them over.
+    // A release owns its CRDs, so this test has a control plane of its own. The garbage collector must know the CRDs
+    // when it starts. So they are installed first, with the metadata that lets Helm adopt them.
     let folder = tempfile::tempdir().unwrap();
     let marked = template_ok(&["--show-only", "templates/crds.yaml"])
         .split("\n---\n")
@@ -391,7 +391,7 @@ async fn upgrade_and_removal_with(by: Helm) {
 /// The optional policies, each with its message.
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_refuse_with_a_message() {
-    // A policy holds for the whole cluster, so this one has a control plane of its own.
+    // A policy applies to the whole cluster, so this test has a control plane of its own.
     let mut own = ControlPlane::start(Options { crds: vec![crds()], ..Options::default() }).unwrap();
     let run = |arguments: &[&str], input: &str| {
         let file = own.dir().join("manifest.yaml");
@@ -434,7 +434,7 @@ async fn policies_refuse_with_a_message() {
             manifest["metadata"]["namespace"] = "default".into();
             manifest.to_string()
         };
-        // A policy takes a moment to be in force, and the one before takes a moment to go.
+        // A new policy takes a moment to be enforced, and the previous one takes a moment to disappear.
         eventually(&format!("{setting} to refuse {refused} with {message:?}"), || async {
             let output = run(&["create", "--dry-run=server"], &manifest(refused));
             let said = String::from_utf8_lossy(&output.stderr).contains(message);

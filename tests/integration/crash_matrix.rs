@@ -1,5 +1,6 @@
-//! The controller dies at every write of every story, before it or after it, or loses the answer, or is paused before it
-//! and goes on when another one has taken over. It must end where it would have ended anyway.
+//! The controller fails at every write of every story. It dies before or after the write, or loses the answer, or is
+//! paused before the write and continues after another controller has taken over. The end state must be the same as
+//! without a fault.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,13 +17,13 @@ use crate::{
     harness::{Cluster, Operator, QUIET, Setup, TestClock, entry, eventually, says},
 };
 
-/// How long an enrollment is left to the replica that began it.
+/// How long the controller leaves an enrollment to the replica that began it.
 const HANDOVER: Duration = Duration::from_millis(500);
 
-/// Points tried at the same time.
+/// Fault points that are tested at the same time.
 const AT_ONCE: usize = 6;
 
-/// What happens to a key while no controller is at work.
+/// What happens to a key while no controller runs.
 #[derive(Clone, Copy, Debug)]
 enum Story {
     Create,
@@ -37,7 +38,7 @@ enum Story {
     Recreate,
     /// A replica of the enrollment service has died between the two writes of an enrollment.
     Orphan,
-    /// An ephemeral peer is not seen any more.
+    /// An ephemeral peer stops sending heartbeats.
     Vanish,
 }
 
@@ -59,21 +60,21 @@ const STORIES: [Story; 12] = [
 /// What a run is judged by.
 #[derive(Debug)]
 struct Outcome {
-    /// Everything that another run must show too: no values, versions and times.
+    /// Everything that every other run must reproduce, which excludes key values, versions and times.
     end: Value,
-    /// Writes that were sent, and those of them that made a change.
+    /// Writes that were sent, and how many of them made a change.
     sent: usize,
     applied: Vec<String>,
 }
 
-/// A key as the story found it.
+/// A key as it was before the story.
 struct Before {
     status: Option<SetupKeyStatus>,
     clock: TestClock,
 }
 
 impl Story {
-    /// Brings a key to where the story begins, and lets it happen.
+    /// Brings a key to the beginning of the story, and makes the story happen.
     async fn happen(self, cluster: &Cluster) -> Before {
         if let Story::Create = self {
             cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
@@ -113,7 +114,7 @@ impl Story {
                 cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
             }
             Story::Recreate => {
-                // Somebody's finalizer keeps the old Secret until the new key has met it.
+                // A foreign finalizer keeps the old Secret until the new key has run into it.
                 cluster.patch_secret("office", json!({ "metadata": { "finalizers": ["example.com/hold"] } })).await;
                 cluster.keys().delete("office", &DeleteParams::default()).await.expect("a deleted key");
                 cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
@@ -129,7 +130,7 @@ impl Story {
         Before { status: Some(status), clock }
     }
 
-    /// Whether the status shows that the story has been taken up.
+    /// Whether the status shows that the controller has handled the story.
     fn is_over(self, before: &Before, now: &SetupKeyStatus) -> bool {
         let old = before.status.as_ref();
         let ready = says(now, "Ready") == "True Reconciled";
@@ -149,7 +150,7 @@ impl Story {
             }
     }
 
-    /// What else happens meanwhile.
+    /// What else happens during the story.
     async fn meanwhile(self, cluster: &Cluster) {
         if let Story::Recreate = self {
             cluster
@@ -186,7 +187,7 @@ impl Story {
             self.settled(&cluster, &before).await;
             if let Some((_, Fault::Late)) = fault {
                 first.faults.let_late_ones_go();
-                // Long enough for it to have come through, and to have done whatever it does next.
+                // Long enough for the late request to arrive, and for the first controller to do whatever it does next.
                 tokio::time::sleep(QUIET).await;
                 self.settled(&cluster, &before).await;
             }
@@ -203,10 +204,10 @@ impl Story {
         Outcome { end: self.end(&cluster, &before).await, sent, applied }
     }
 
-    /// Waits until the story is over and nothing more is done.
+    /// Waits until the story is over and no more requests are made.
     async fn settled(self, cluster: &Cluster, before: &Before) {
         cluster.status_when("office", &format!("done with {self:?}"), |now| self.is_over(before, now)).await;
-        // Where peers are in the story, it ends with what becomes of them.
+        // A story with peers ends only when the peers are as expected.
         eventually("the peers to be settled", || async {
             let peers = cluster.peers().list(&Default::default()).await.ok()?.items;
             let held = peers.iter().any(|peer| !peer.finalizers().is_empty());
@@ -246,7 +247,8 @@ impl Story {
             "labels": secret.labels(),
             "annotations": secret.annotations().keys().collect::<BTreeSet<_>>(),
             "same id": same(|status| status.id.clone()),
-            // Of another key, whether the second is the same is chance.
+            // Another key may expire in the same second or in another one, so only the expiry of the same key is
+            // compared.
             "same expiry": same(|status| status.id.clone())
                 .is_some_and(|same| same)
                 .then(|| same(|status| status.expires.map(|expires| expires.to_string()))),

@@ -30,7 +30,7 @@ async fn a_key_that_is_being_deleted_gets_no_new_secret() {
     let operator = cluster.start_operator().await;
     cluster.apply("office", "");
     cluster.ready("office").await;
-    // Somebody's finalizer keeps the object while it is being deleted.
+    // A foreign finalizer keeps the object while it is being deleted.
     cluster.kubectl_ok(
         &["patch", "sk", "office", "--type=merge", "-p", r#"{"metadata":{"finalizers":["example.com/hold"]}}"#],
         "",

@@ -8,7 +8,7 @@ use crate::harness::{Cluster, crds, repository};
 fn the_crds_are_generated_from_the_code() {
     for crd in api::crd_manifests() {
         let kept = std::fs::read_to_string(crds().join(&crd.file)).unwrap_or_default();
-        assert!(kept == crd.text, "crds/{} is not what the code says: run `make crds`", crd.file);
+        assert!(kept == crd.text, "crds/{} is not what the code generates: run `make crds`", crd.file);
     }
     let kept = std::fs::read_dir(crds()).expect("crds/").count();
     assert_eq!(kept, api::crd_manifests().len(), "crds/ holds what the code does not know");
@@ -34,7 +34,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     for name in names {
         cluster.ready(name).await;
     }
-    // The pods of the examples name Secrets and keys that exist.
+    // The pods of the examples refer to Secrets and keys that exist.
     assert_eq!(cluster.value("workers", "setup-key").await.len(), 36);
     assert_eq!(cluster.value("batch-netbird", "NB_SETUP_KEY").await.len(), 36);
     operator.stop().await;

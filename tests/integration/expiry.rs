@@ -22,7 +22,7 @@ async fn expiry_is_shown_within_a_second() {
 
     let clock = TestClock::reading(expires.moment() - chrono::Duration::milliseconds(2500));
     let operator = cluster.start_operator_at(clock.clone()).await;
-    // Anything that happens to the key takes the timer away; it must come back.
+    // Any change of the key cancels its timer, so the timer must be set again.
     cluster.kubectl_ok(&["annotate", "sk", "office", "note=x"], "");
     assert_eq!(cluster.ready("office").await.state, Some(State::Valid), "it expired before its moment");
     let expired = cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;
@@ -57,7 +57,7 @@ async fn expiry_while_the_operator_was_down() {
 async fn expiry_counts_from_the_moment_of_issue() {
     let cluster = Cluster::for_test("issued_late").await;
     cluster.apply("office", "expiresIn: 24h");
-    // The operator comes to it a day after it was created.
+    // The operator first reconciles the key a day after its creation.
     let later = TestClock::reading(chrono::Utc::now() + chrono::Duration::hours(24));
     let operator = cluster.start_operator_at(later.clone()).await;
     let issued = cluster.ready("office").await;
@@ -72,18 +72,19 @@ async fn expiry_clock_follows_steps_of_the_wall_clock() {
     let cluster = Cluster::for_test("clock_steps").await;
     let clock = TestClock::default();
     let operator = cluster.start_operator_at(clock.clone()).await;
-    cluster.apply("office", "expiresIn: 8760h"); // far beyond what any timer is set to
+    cluster.apply("office", "expiresIn: 8760h"); // far beyond the longest timer
     cluster.apply("near", "expiresIn: 24h");
     let issued = cluster.ready("office").await;
     let near = cluster.ready("near").await;
 
-    // Half an hour before the moment, asleep for that long. Then the clock goes back, and nothing may happen.
+    // The clock steps to half an hour before the expiry, and the controller sleeps until then. The clock goes back
+    // meanwhile, and nothing may happen.
     clock.step(near.expires.unwrap().moment() - clock.now() - chrono::Duration::minutes(30));
     tokio::time::sleep(Duration::from_secs(1)).await;
     clock.step(-chrono::Duration::hours(1));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(cluster.ready("near").await.state, Some(State::Valid), "the clock went back");
-    // Two steps of an hour forward pass the moment.
+    // Two steps of an hour pass the expiry.
     clock.step(chrono::Duration::hours(1));
     clock.step(chrono::Duration::hours(1));
     let stepped = std::time::Instant::now();
@@ -91,7 +92,7 @@ async fn expiry_clock_follows_steps_of_the_wall_clock() {
     assert!(stepped.elapsed() < Duration::from_secs(2), "noticed after {:?}", stepped.elapsed());
     assert_eq!(cluster.ready("office").await.state, Some(State::Valid));
 
-    // A year later, by way of a step while asleep.
+    // A year later, the clock steps while the controller sleeps.
     clock.step(issued.expires.unwrap().moment() - clock.now() - chrono::Duration::milliseconds(1500));
     let waiting = std::time::Instant::now();
     cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;

@@ -1,4 +1,4 @@
-//! What goes wrong between a controller and the API server, on demand: a layer under its client.
+//! Faults between a controller and the API server, on demand: a layer under its client.
 
 use std::{
     collections::HashMap,
@@ -25,41 +25,41 @@ use crate::requests::Sent;
 /// What happens to a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
-    /// The controller dies before it is sent.
+    /// The controller dies before the request is sent.
     DieBefore,
-    /// The controller dies after it took effect and before it hears of it.
+    /// The controller dies after the request took effect and before the answer arrives.
     DieAfter,
-    /// It takes effect, and the connection breaks before the answer.
+    /// The request takes effect, and the connection breaks before the answer.
     LoseReply,
-    /// The controller is paused just before it is sent, and goes on when [`Faults::let_late_ones_go`] says so.
+    /// The controller is paused just before the request is sent. It continues after [`Faults::let_late_ones_go`].
     Late,
     /// The API server answers with this status and does nothing.
     Answer(u16),
-    /// The API server answers that there are too many requests, and when to come back.
+    /// The API server answers 429 and says when to retry.
     TooManyRequests {
         /// Seconds.
         retry_after: u32,
     },
-    /// The API server refuses for good, in words that are never the same.
+    /// The API server refuses permanently, with a new message each time.
     Refusal,
-    /// Nothing is heard for so long; then a gateway answers that it has heard nothing either.
+    /// No answer arrives for this long. Then a gateway reports that it got none either.
     TimeOut(Duration),
 }
 
-/// How the watches run.
+/// How the watches deliver events.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Watches {
-    /// Events come as they happen.
+    /// Events arrive as they happen.
     Flow,
-    /// No event comes.
+    /// No event arrives.
     Held,
-    /// What was held comes now, but of each object the last event only.
+    /// The held events arrive now, but only the last one of each object.
     Coalesced,
-    /// What was held never comes: the API server says that it is too long ago.
+    /// The held events never arrive: the API server answers that the resource version is too old.
     Lost,
 }
 
-/// The body of an answer, real or made up.
+/// The body of an answer, real or invented.
 type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
 type Script = Box<dyn FnMut(&Sent, Option<usize>) -> Option<Fault> + Send>;
@@ -72,13 +72,13 @@ struct State {
     script: Mutex<Script>,
     writes: AtomicUsize,
     died: CancellationToken,
-    /// Set when a request is late, and when it may go.
+    /// `late` is set when a request is held back, and `go` when it may continue.
     late: CancellationToken,
     go: CancellationToken,
     key_watch: watch::Sender<Watches>,
     secret_watch: watch::Sender<Watches>,
     peer_watch: watch::Sender<Watches>,
-    /// Lists as they were answered last, and whether they are answered so again.
+    /// The last answer to each list, and whether lists are answered with it again.
     lists: Mutex<HashMap<String, Bytes>>,
     in_the_past: watch::Sender<bool>,
 }
@@ -90,7 +90,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Faults by a script that sees each request, and its number if it is a write.
+    /// Faults by a script. The script gets each request, and its number if the request is a write.
     pub fn by(script: impl FnMut(&Sent, Option<usize>) -> Option<Fault> + Send + 'static) -> Self {
         Self(Arc::new(State {
             script: Mutex::new(Box::new(script)),
@@ -106,12 +106,12 @@ impl Faults {
         }))
     }
 
-    /// One fault, at the n-th write (from 0).
+    /// One fault, at the n-th write (counted from 0).
     pub fn at_write(n: usize, fault: Fault) -> Self {
         Self::by(move |_, number| (number == Some(n)).then_some(fault))
     }
 
-    /// No fault, but the watch of SetupKeys brings nothing from the n-th write on.
+    /// No fault, but the SetupKey watch delivers nothing from the n-th write on.
     pub fn holding_the_key_watch_from_write(n: usize) -> Self {
         let faults = Self::default();
         let key_watch = faults.0.key_watch.clone();
@@ -124,12 +124,12 @@ impl Faults {
         faults
     }
 
-    /// Waits until the controller was made to die.
+    /// Waits until a fault has killed the controller.
     pub async fn died(&self) {
         self.0.died.cancelled().await;
     }
 
-    /// Waits until a request is late.
+    /// Waits until a request is held back.
     pub async fn late(&self) {
         self.0.late.cancelled().await;
     }
@@ -159,7 +159,7 @@ impl Faults {
         self.0.peer_watch.send_replace(watches);
     }
 
-    /// For a client that sees the lists as they were when another one saw them, and then nothing.
+    /// For a client that gets the same lists as an earlier client, and no events after them.
     pub fn in_the_past_of(other: &Self) -> Self {
         let faults = Self::default();
         *faults.0.lists.lock().unwrap() = other.0.lists.lock().unwrap().clone();
@@ -168,7 +168,7 @@ impl Faults {
         faults
     }
 
-    /// Back to the present, where the watches cannot follow.
+    /// Returns to the present. The watches cannot resume, so everything is re-listed.
     pub fn return_to_the_present(&self) {
         self.0.in_the_past.send_replace(false);
         self.set_watches(Watches::Lost);
@@ -282,7 +282,7 @@ impl Faults {
         Ok(Response::from_parts(head, whole(body)))
     }
 
-    /// Passes the events of a watch on as the present mode says.
+    /// Delivers the events of a watch as the present mode says.
     fn rule_over(&self, body: AnyBody, sent: &Sent) -> AnyBody {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
         let mode = match () {
@@ -337,7 +337,7 @@ impl Faults {
     }
 }
 
-/// Of each object the last event only, in the order of those.
+/// Only the last event of each object, in the order of these events.
 fn last_of_each(lines: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let name = |line: &[u8]| {
         let event: Value = serde_json::from_slice(line).unwrap_or_default();
@@ -388,7 +388,7 @@ fn failure_saying(code: u16, message: &str, retry_after: Option<u32>) -> Respons
     response
 }
 
-/// The event by which the API server says that a watch cannot go on from where it was.
+/// The event with which the API server ends a watch that cannot resume.
 fn gone() -> Bytes {
     let event = json!({ "type": "ERROR", "object": status(410, "too old resource version", None) });
     format!("{event}\n").into_bytes().into()

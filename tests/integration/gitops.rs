@@ -1,4 +1,4 @@
-//! Living with Argo CD, Flux and kubectl apply.
+//! The operator next to Argo CD, Flux and kubectl apply.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::ResourceExt;
@@ -24,7 +24,8 @@ async fn kubectl_diff_is_empty_after_reconcile() {
         assert_eq!(diff.status.code(), Some(0), "{}", String::from_utf8_lossy(&diff.stderr));
         let diff =
             cluster.kubectl(&["diff", "--server-side", "--field-manager=kustomize-controller", "-f", "-"], manifest);
-        // 1 is that there are differences, such as in managedFields; more is that kubectl could not tell.
+        // Exit code 1 means that there are differences, such as in managedFields. A higher code means that kubectl
+        // failed.
         assert!(matches!(diff.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&diff.stderr));
         assert_eq!(String::from_utf8_lossy(&diff.stdout).matches("\n+  ").count(), 0, "{name}: server-side");
     }
@@ -67,7 +68,7 @@ async fn gitops_labels_never_reach_the_secret() {
     operator.stop().await;
 }
 
-/// Flux applies again and again, as another field manager and with force.
+/// Flux applies again and again, with a field manager of its own and with force.
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_forced_apply_by_another_manager_changes_nothing() {
     let cluster = Cluster::for_test("forced_apply").await;

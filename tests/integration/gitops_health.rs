@@ -1,5 +1,5 @@
-//! What Argo CD and Flux make of a SetupKey, by their own means: Argo CD's Lua scripts in a real interpreter, and kstatus
-//! itself, both over objects from the API server.
+//! How Argo CD and Flux judge a SetupKey, with their own code: Argo CD's Lua scripts in a real interpreter, and kstatus
+//! itself. Both judge objects from the API server.
 
 use std::{
     io::Write,
@@ -21,7 +21,7 @@ fn yaml(path: &PathBuf) -> Value {
     serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Runs one of the scripts as Argo CD does: with the object in the variable `obj`.
+/// Runs one of the scripts as Argo CD does, with the object in the variable `obj`.
 fn run_script(script: &str, object: &Value) -> Value {
     let lua = Lua::new();
     lua.globals().set("obj", lua.to_value(object).unwrap()).unwrap();
@@ -71,7 +71,7 @@ fn argo_cd_actions_are_as_their_test_file_says() {
     }
 }
 
-/// What kstatus says of an object.
+/// The verdict of kstatus on an object.
 fn kstatus(object: &Value) -> String {
     let mut command = Command::new(tool("kstatus"));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -82,7 +82,7 @@ fn kstatus(object: &Value) -> String {
     said.split('\t').next().unwrap().to_owned()
 }
 
-/// Every state, from the live operator: what each tool makes of it.
+/// Every state, from a running operator, and the verdict of each tool.
 #[tokio::test(flavor = "multi_thread")]
 async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     let cluster = Cluster::for_test("gitops_health").await;
@@ -126,7 +126,7 @@ async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     check("taken", "Degraded", "Failed").await;
     operator.stop().await;
 
-    // A change that nobody has taken up.
+    // A change that no controller has reconciled yet.
     cluster.patch_spec("valid", json!({ "revoked": true })).await;
     check("valid", "Progressing", "InProgress").await;
 

@@ -137,7 +137,7 @@ async fn usage_in_the_status_is_read_and_never_written() {
     assert_eq!(says(&overused, "Ready"), "True Reconciled");
     cluster.event("office", "Overused").await;
 
-    // A change of the spec makes the controller write; the ledger must come through.
+    // A change of the spec makes the controller write the status. The write must leave the ledger as it is.
     cluster.patch_spec("office", json!({ "revoked": true })).await;
     let revoked = cluster.status_when("office", "revoked", |status| status.state == Some(State::Revoked)).await;
     assert_eq!(revoked.used_times, 3);

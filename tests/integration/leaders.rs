@@ -1,4 +1,4 @@
-//! Several processes, one of which leads.
+//! Several processes with one leader.
 
 use std::{
     path::Path,
@@ -21,7 +21,7 @@ async fn leads(process: &Process) {
     process.logs("this process leads").await;
 }
 
-/// The Lease has one name, so this is one test and not three.
+/// There is only one Lease name, so this is one test and not three.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_leaders() {
     let cluster = Cluster::for_test("two_leaders").await;
@@ -35,7 +35,7 @@ async fn two_leaders() {
     assert!(!second.has_logged("this process leads"), "two at a time");
     assert!(second.has_logged("the caches are filled"), "the standby is cold");
 
-    // The leader is paused until its Lease has run out and another has taken over.
+    // The leader is paused until its Lease has expired and another process has taken over.
     first.signal("-STOP");
     let paused = Instant::now();
     leads(&second).await;
@@ -47,7 +47,7 @@ async fn two_leaders() {
     cluster.ready("later").await;
     let (value, version) = (cluster.value("office", "setup-key").await, cluster.secret_version("later").await);
 
-    // It goes on, learns that it no longer leads, and ends without having done anything.
+    // The first process continues, learns that it no longer leads, and ends without doing anything.
     first.signal("-CONT");
     let status = first.ended().await;
     assert!(!status.success(), "a lost lease is an error");

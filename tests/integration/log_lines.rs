@@ -1,4 +1,4 @@
-//! The log as it is collected in production: each line a JSON object, and one line for each thing that happens to a key.
+//! The log as it is collected in production: each line is a JSON object, and each event of a key is one line.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::{
     process::Process,
 };
 
-/// The flags that the chart gives, but for a port that is free.
+/// The chart's flags, except for a free port.
 const FLAGS: [&str; 6] = ["--log-format", "json", "--log", "info,kube_runtime=warn", "--health-address", "127.0.0.1:0"];
 
-/// Level and reason of each line about a key, by its name.
+/// Level and reason of each log line about a key, by the name of the key.
 async fn lines_about_keys(cluster: &Cluster, log: &str) -> BTreeMap<String, Vec<String>> {
     let keys = cluster.keys().list(&Default::default()).await.unwrap();
     let uids: BTreeMap<_, _> = keys.iter().map(|key| (key.name_any(), key.uid().unwrap())).collect();
@@ -52,13 +52,13 @@ async fn each_transition_is_one_json_line_and_a_settled_key_is_silent() {
         cluster.patch_spec("office", json!({ "revoked": revoked })).await;
         cluster.status_when("office", "in its new state", |status| status.state == Some(state)).await;
     }
-    // The process has the clock of the machine and a key lives a day at least, so the moment is brought to the key.
+    // The process has the clock of the machine, and a key lives at least a day. So the test moves the expiry.
     cluster.patch_status("office", json!({ "expires": "2026-01-01T00:00:00Z" })).await;
     cluster.status_when("office", "expired", |status| status.state == Some(State::Expired)).await;
-    // A conflict that lasts is tried again and again, and told once; a status written for another reason tells nothing.
+    // A lasting conflict is retried again and again, and logged once. A status write for another reason logs nothing.
     for name in ["office", "taken"] {
         cluster.patch_spec(name, json!({ "autoGroups": ["printers"] })).await;
-        cluster.status_when(name, "taken up", |_| true).await;
+        cluster.status_when(name, "reconciled", |_| true).await;
     }
     wait_blindly().await;
     cluster.delete_secret("taken").await;
@@ -77,7 +77,7 @@ async fn each_transition_is_one_json_line_and_a_settled_key_is_silent() {
     assert_eq!(lines_about_keys(&cluster, &second.log()).await, BTreeMap::new(), "settled keys over a restart");
 }
 
-/// Gives the operator a reason to look at each key, and time to do so.
+/// Gives the operator a reason to reconcile each key, and time to do so.
 async fn look_at_all(cluster: &Cluster) {
     let touch = format!("example.com/touched={:x}", rand::random::<u32>());
     cluster.kubectl_ok(&["annotate", "setupkeys", "--all", "--overwrite", &touch], "");

@@ -5,7 +5,7 @@ use setupkey_operator::api::State;
 
 use crate::harness::{Cluster, Setup, TestClock, eventually, says};
 
-/// The value of a series, given as it is written.
+/// The value of a series, which is given as in the text format.
 fn value(text: &str, series: &str) -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix(series)?.strip_prefix(' ')?.to_owned()))
 }
@@ -48,7 +48,7 @@ async fn metrics_tell_what_is_true_of_each_key() {
     shows(&state("revoked"), Some("1")).await;
     shows(&state("valid"), Some("0")).await;
 
-    // A series is gone with its key.
+    // The series of a key disappear with the key.
     cluster.kubectl_ok(&["delete", "sk", "office"], "");
     shows(&format!("setupkey_used_times{{{labels}}}"), None).await;
     assert!(!expose().contains("name=\"office\""));

@@ -1,4 +1,4 @@
-//! Alerts and the dashboard: they ask for metrics that exist, and alert when they should.
+//! Alerts and the dashboard query metrics that exist, and the alerts fire when they should.
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
@@ -28,7 +28,7 @@ fn alerts_fire_when_they_should() {
     assert!(output.status.success(), "{said}");
 }
 
-/// The names of our metrics in a text.
+/// The names of the operator's metrics in a text.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let word = regex::Regex::new(r"setupkey_[a-z_]+").unwrap();
     word.find_iter(text).map(|found| found.as_str().to_owned()).collect()
@@ -66,7 +66,7 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
         assert!(!asked.is_empty(), "{query}");
         assert!(asked.is_subset(&exposed), "{query} asks for {:?}", asked.difference(&exposed));
     }
-    // Each query is one that Prometheus understands.
+    // Prometheus can parse each query.
     let expressions = queries.iter().enumerate().map(|(number, query)| {
         let query = query.replace("$__rate_interval", "5m").replace("$namespace", ".*");
         json!({ "record": format!("query:{number}"), "expr": query })

@@ -1,4 +1,4 @@
-//! What people do to the operator's surroundings: a condition says what is wrong while it is, and all is well within
+//! What users break around the operator. A condition reports the problem for as long as it lasts, and clears within
 //! five seconds after the repair.
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::harness::{Cluster, Operator, Setup, condition, eventually, says};
 /// How long a repair may take to show.
 const REPAIR: Duration = Duration::from_secs(5);
 
-/// A ServiceAccount of the namespace's own, whose two roles can be taken away one by one.
+/// A ServiceAccount in the namespace of the test. Its two roles can be removed one by one.
 const RIGHTS: &str = r#"
 apiVersion: v1
 kind: ServiceAccount
@@ -67,11 +67,11 @@ async fn operator_faults_rights_on_secrets_are_taken_away_and_given_back() {
     assert_eq!(says(&refused, "Ready"), "False SecretRefused");
     let message = &refused.conditions[0].message;
     assert!(message.contains("cannot create resource \"secrets\""), "{message}");
-    // A key that needs nothing is not disturbed, and one that was issued stays what it was.
+    // The key that was issued before keeps its value and stays valid, although its Secret cannot be read.
     cluster.patch_spec("before", json!({ "autoGroups": ["a"] })).await;
     let unread = cluster.status_when("before", "observed", |status| !says(status, "Stalled").is_empty()).await;
     assert_eq!((unread.digest, unread.valid), (before.digest, Some(true)));
-    // It stays like that for as long as it is so.
+    // The report stays for as long as the rights are missing.
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         for name in ["before", "after"] {
@@ -95,7 +95,7 @@ async fn operator_faults_all_rights_are_taken_away_and_given_back() {
     take_away(&cluster, "keys");
     cluster.apply("office", "");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    // It cannot even say what is wrong.
+    // The operator cannot even report what is wrong.
     let status = cluster.keys().get("office").await.unwrap().status.unwrap();
     assert_eq!(status.observed_generation, Some(-1));
     grant(&cluster, "keys");
@@ -131,7 +131,7 @@ async fn operator_faults_keys_are_looked_after_without_rights_on_peers() {
     let operator = cluster.start_operator_with(setup).await;
     cluster.apply("office", "");
     cluster.ready("office").await;
-    // And it ends when it is told to.
+    // It still ends when it is asked to.
     operator.stop().await;
 }
 
@@ -163,7 +163,7 @@ async fn operator_faults_a_quota_is_used_up_and_lifted() {
 async fn operator_faults_a_policy_refuses_the_secret_and_is_lifted() {
     let cluster = Cluster::for_test("policy").await;
     let operator = cluster.start_operator().await;
-    // A Secret that exists already, immutable, under our ownership: its key cannot be put right.
+    // An immutable Secret exists already, and the SetupKey owns it: the operator cannot repair the key in it.
     cluster.apply("office", "");
     let before = cluster.ready("office").await;
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" }, "immutable": true })).await;
@@ -171,7 +171,7 @@ async fn operator_faults_a_policy_refuses_the_secret_and_is_lifted() {
     assert_eq!(says(&stalled, "Ready"), "False SecretRefused");
     let message = &condition(&stalled, "Ready").unwrap().message;
     assert!(message.contains("immutable") && message.contains("Delete the Secret"), "{message}");
-    assert_eq!((stalled.digest, stalled.valid), (None, Some(false)), "nobody may join with what is in that Secret");
+    assert_eq!((stalled.digest, stalled.valid), (None, Some(false)), "no machine may join with what is in that Secret");
     cluster.delete_secret("office").await;
     ready_within(&cluster, "office", Instant::now()).await;
     assert_eq!(cluster.ready("office").await.id, before.id);
@@ -185,7 +185,7 @@ async fn operator_faults_owner_and_labels_are_stomped() {
     cluster.apply("office", "");
     let before = cluster.ready("office").await;
     let owners = cluster.secrets().get("office").await.unwrap().owner_references().to_vec();
-    // Without the label, the Secret is out of the operator's sight, and still noticed.
+    // Without its label, the Secret is outside the operator's watch. The operator notices all the same.
     cluster
         .patch_secret(
             "office",

@@ -1,4 +1,4 @@
-//! What the controller does about peers, and about enrollments that nobody completes. Replicas are played by the test.
+//! What the controller does about peers, and about enrollments that no replica completes. The tests play the replicas.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Short, so that tests need not wait.
+/// Short, so that the tests are fast.
 const HANDOVER: Duration = Duration::from_millis(800);
 
 fn impatient() -> Setup {
@@ -45,7 +45,7 @@ async fn pending_is_rolled_forward_never_refunded() {
     let key = cluster.keys().get("office").await.unwrap();
     for number in [1, 2] {
         let expected = Peer::from_entry(&key, &entry(number));
-        let peer = eventually("the Peer to be let go", || async {
+        let peer = eventually("the Peer to be released", || async {
             cluster.peers().get(&expected.name_any()).await.ok().filter(|peer| !is_held(peer))
         })
         .await;
@@ -73,7 +73,7 @@ async fn what_is_pending_is_left_to_its_replica_for_a_while() {
 async fn a_deleted_peer_is_not_resurrected() {
     let cluster = Cluster::for_test("no_resurrection").await;
     let key = cluster.issued("").await;
-    // Its replica has created the Peer and died before it could clear the entry. Somebody sends the machine away.
+    // The replica has created the Peer and died before it could clear the entry. Then a user deletes the Peer.
     cluster.commit("office", &[entry(1)]).await;
     let name = cluster.create_peer(&key, &entry(1)).await.name_any();
     cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_deleted_peer_is_not_resurrected() {
     cluster.peer_is_gone(&name).await;
     operator.requests.clear();
     let status = cluster.keys().get("office").await.unwrap().status.unwrap();
-    assert_eq!((status.used_times, status.pending), (1, Vec::new()), "it was let go before its entry was cleared");
+    assert_eq!((status.used_times, status.pending), (1, Vec::new()), "released before its entry was cleared");
     no_write_for(&operator.requests, QUIET).await;
     assert_eq!(cluster.peers().get_opt(&name).await.unwrap(), None, "it came back");
     operator.stop().await;
@@ -99,7 +99,8 @@ async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
         metrics.contains("setupkey_used_times{").then_some(())
     })
     .await;
-    // Its replica records, clears and frees it, and the machine leaves, all of which the controller does not see.
+    // The replica creates the Peer, clears the entry and releases the Peer, and the machine leaves. The controller sees
+    // none of this.
     operator.faults.set_key_watch(Watches::Held);
     cluster.commit("office", &[]).await;
     no_write_for(&operator.requests, HANDOVER * 3).await;
@@ -112,18 +113,18 @@ async fn a_peer_that_nobody_frees_is_let_go() {
     let cluster = Cluster::for_test("let_go").await;
     let key = cluster.issued("").await;
     let operator = cluster.start_operator().await;
-    // At once when it wants to leave, for the entry is cleared.
+    // A Peer that is being deleted is released at once, because its entry is cleared.
     let name = cluster.create_peer(&key, &entry(1)).await.name_any();
     cluster.peers().delete(&name, &DeleteParams::default()).await.unwrap();
     cluster.peer_is_gone(&name).await;
     operator.stop().await;
 
-    // After a while when nobody waits for it, and what others hold it by stays.
+    // Any other Peer is released after a while, and foreign finalizers stay.
     let operator = cluster.start_operator_with(impatient()).await;
     let mut peer = Peer::from_entry(&key, &entry(2));
     peer.finalizers_mut().push("example.com/theirs".to_owned());
     let name = cluster.peers().create(&PostParams::default(), &peer).await.unwrap().name_any();
-    let peer = eventually("the Peer to be let go", || async {
+    let peer = eventually("the Peer to be released", || async {
         cluster.peers().get(&name).await.ok().filter(|peer| !is_held(peer))
     })
     .await;
@@ -140,18 +141,19 @@ async fn deleting_a_key_leaves_its_peers() {
     let leaving = cluster.create_peer(&key, &entry(3)).await.name_any();
     cluster.kubectl_ok(&["delete", "sk", "office"], "");
     cluster.peers().delete(&leaving, &DeleteParams::default()).await.unwrap();
-    eventually("the garbage collector to have come by", || async {
+    eventually("the garbage collector to delete the Secret", || async {
         cluster.secrets().get_opt("office").await.ok()?.is_none().then_some(())
     })
     .await;
 
-    // Without the key nobody knows whether a replica is at it, so these are not let go at once.
+    // Without the key, the controller cannot tell whether a replica still works on these Peers. So it does not release
+    // them at once.
     let operator = cluster.start_operator_with(Setup { handover: Duration::from_secs(4), ..Setup::default() }).await;
     no_write_for(&operator.requests, QUIET).await;
     assert!(is_held(&cluster.peers().get(&held).await.unwrap()));
     assert!(is_held(&cluster.peers().get(&leaving).await.expect("the Peer, still")));
     cluster.peer_is_gone(&leaving).await;
-    eventually("the Peer to be let go", || async {
+    eventually("the Peer to be released", || async {
         cluster.peers().get(&held).await.ok().filter(|peer| !is_held(peer))
     })
     .await;
@@ -164,7 +166,7 @@ async fn deleting_a_key_leaves_its_peers() {
 async fn a_lost_status_counts_its_peers() {
     let cluster = Cluster::for_test("lost_ledger").await;
     let key = cluster.issued("usageLimit: 3").await;
-    // The second has been sent away; the third tells that there were three.
+    // The Peer of the second entry was deleted. The number of the third one shows that there were three.
     for number in [1, 3] {
         cluster.create_released_peer(&key, &entry(number)).await;
     }
@@ -172,7 +174,7 @@ async fn a_lost_status_counts_its_peers() {
     let lost = Patch::Merge(json!({ "status": null }));
     cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
 
-    // While they cannot be counted, the key admits nobody.
+    // While the uses cannot be counted, the key admits no machine.
     let (refuses, refused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::default()));
     let faults = Faults::by({
         let (refuses, refused) = (Arc::clone(&refuses), Arc::clone(&refused));
@@ -218,7 +220,7 @@ async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     // Before anything is due.
     no_write_for(&operator.requests, QUIET).await;
 
-    // 10 minutes and a third after it joined, and no sooner.
+    // The Peer goes 10 minutes and a third after it joined, and no sooner.
     clock.step(chrono::Duration::minutes(13));
     no_write_for(&operator.requests, QUIET).await;
     clock.step(chrono::Duration::minutes(1));
@@ -233,12 +235,12 @@ async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     assert!(peer.status.unwrap().last_seen.is_some());
     cluster.peers().get(&there).await.expect("the peer that was seen");
 
-    // Much later, all but the others are gone, and nothing is written any more.
+    // Much later, only the Peers that must stay are left, and nothing is written any more.
     clock.step(chrono::Duration::days(30));
     cluster.peer_is_gone(&there).await;
     at_rest_for(&operator.requests, QUIET).await;
     let after = cluster.peers().get(&quiet.name_any()).await.unwrap();
-    assert_eq!(after.resource_version(), quiet.resource_version(), "a peer that never said a word was written");
+    assert_eq!(after.resource_version(), quiet.resource_version(), "a peer that was never seen was written");
     cluster.peers().get(&stays).await.expect("the peer that is not ephemeral");
     let metrics = operator.metrics.expose().unwrap();
     assert!(metrics.contains("setupkey_peers_removed_total 3"), "{metrics}");
@@ -274,7 +276,7 @@ async fn settled_peers_cost_no_request() {
             .see(&name, json!({ "connected": number % 3 == 0, "lastSeen": Timestamp::from(chrono::Utc::now()) }))
             .await;
     }
-    // At first, and over a restart.
+    // At first, and across a restart.
     for _ in 0..2 {
         let operator = cluster.start_operator_with(impatient()).await;
         quiet_for(&operator.requests, QUIET).await;
@@ -296,7 +298,7 @@ async fn unobserved_signs_of_peers_are_made_up_for() {
     for name in &names {
         cluster.see(name, json!({ "connected": true, "lastSeen": Timestamp::from(chrono::Utc::now()) })).await;
     }
-    // The watch is broken, and the new one lists what is there now.
+    // The watch breaks, and the new one lists the present objects.
     operator.faults.set_key_watch(Watches::Lost);
     tokio::time::sleep(Duration::from_millis(500)).await;
     operator.faults.set_key_watch(Watches::Flow);

@@ -1,5 +1,5 @@
-//! Policies and webhooks that stand between the operator and its Secrets, as administrators of a cluster install them: the
-//! status says what is wrong for as long as it is wrong, and all is well soon after the repair.
+//! Policies and webhooks between the operator and its Secrets, as cluster administrators install them. The status
+//! reports the problem for as long as it lasts, and clears soon after the repair.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use crate::harness::{Cluster, condition, digest, eventually, says};
 /// How long a repair may take to show.
 const REPAIR: Duration = Duration::from_secs(5);
 
-/// Longer than the pauses between the operator's tries.
+/// Longer than the pauses between the operator's retries.
 const WHILE: Duration = Duration::from_secs(6);
 
-/// A policy for the Secrets of one namespace. It is deleted with this value.
+/// A policy for the Secrets of one namespace. Dropping this value deletes the policy.
 struct Policy<'a> {
     cluster: &'a Cluster,
     kind: &'static str,
 }
 
 impl<'a> Policy<'a> {
-    /// Refuses Secrets that this CEL expression does not hold for.
+    /// Refuses Secrets for which this CEL expression is false.
     fn refuses_unless(cluster: &'a Cluster, expression: &str) -> Self {
         let spec = format!(r#"validations: [{{ expression: "{expression}", message: "the platform team says no" }}]"#);
         Self::install(cluster, "ValidatingAdmissionPolicy", "validationActions: [Deny]", &spec)
@@ -64,7 +64,7 @@ spec:
         Self { cluster, kind }
     }
 
-    /// Waits until the API server has taken the policy up: until a Secret like this, tried with a dry run, ends as expected.
+    /// Waits until the API server enforces the policy: a dry run with this Secret ends as expected.
     async fn in_force(self, secret: &str, in_force: impl Fn(bool, &str) -> bool) -> Self {
         let manifest = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: probe}}, {secret}}}");
         probe(self.cluster, &manifest, in_force).await;
@@ -86,9 +86,9 @@ impl Drop for Policy<'_> {
     }
 }
 
-/// Waits until an attempt to create this Secret, by a dry run, ends as expected.
+/// Waits until a dry run that creates this Secret ends as expected.
 async fn probe(cluster: &Cluster, manifest: &str, expected: impl Fn(bool, &str) -> bool) {
-    eventually("the API server to follow its policies", || async {
+    eventually("the API server to enforce its policies", || async {
         let output = cluster.kubectl(&["create", "--dry-run=server", "-o", "yaml", "-f", "-"], manifest);
         let text = [output.stdout, output.stderr].concat();
         expected(output.status.success(), &String::from_utf8_lossy(&text)).then_some(())
@@ -96,7 +96,7 @@ async fn probe(cluster: &Cluster, manifest: &str, expected: impl Fn(bool, &str) 
     .await;
 }
 
-/// Watches for a while that the key is stalled for this reason, and for no other.
+/// Checks for a while that the key is stalled for this reason and for no other.
 async fn stays(cluster: &Cluster, name: &str, reason: &str) {
     let started = Instant::now();
     let mut looks = 0;
@@ -139,7 +139,7 @@ async fn a_refused_label_is_reported_until_it_is_stored() {
     assert!(busiest <= 10, "{busiest} requests within a second on {object}");
     operator.stop().await;
 
-    // A controller that has just started says the same, and puts it right.
+    // A controller that has just started reports the same, and repairs it.
     let operator = cluster.start_operator().await;
     stays(&cluster, "office", "SecretRefused").await;
     let repaired = policy.lift();
@@ -205,7 +205,7 @@ async fn a_label_of_the_spec_that_is_not_stored_is_named_and_not_fought_over() {
     cluster.event("office", "MetadataNotKept").await;
     stays(&cluster, "office", "MetadataNotKept").await;
     assert!(operator.requests.writes().len() <= 4, "{:?}", operator.requests);
-    // With the policy gone, the next change puts it right.
+    // Once the policy is gone, the next change repairs the Secret.
     policy.lift();
     let secret = "{apiVersion: v1, kind: Secret, metadata: {name: probe, labels: {a: b}}}";
     probe(&cluster, secret, |_, text| !text.contains("platform")).await;
@@ -218,7 +218,7 @@ async fn a_label_of_the_spec_that_is_not_stored_is_named_and_not_fought_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_a_policy_replaces_is_never_called_valid() {
     let cluster = Cluster::for_test("replaced_data").await;
-    // A key of our own format, so that nothing but a comparison tells it from ours.
+    // A key in the operator's own format, so that only a comparison tells it from the issued one.
     let theirs = "563A1F41-DB48-43E6-B871-0EF6B9304390";
     let encoded = "NTYzQTFGNDEtREI0OC00M0U2LUI4NzEtMEVGNkI5MzA0Mzkw";
     let patch = format!(
@@ -245,7 +245,7 @@ async fn a_key_that_a_policy_replaces_is_never_called_valid() {
     operator.stop().await;
 }
 
-/// A webhook for Secrets with nothing behind it, which the API server reports as an error of its own.
+/// A webhook for Secrets without a server behind it. The API server reports this as an error of its own.
 fn dead_webhook(cluster: &Cluster) {
     let name = &cluster.namespace;
     let manifest = format!(
@@ -328,7 +328,7 @@ async fn conditions_of_other_controllers_leave_room_for_ours() {
     assert_eq!(revoked.conditions.len(), 18, "one of the conditions is gone");
     operator.stop().await;
 
-    // What would leave no room is refused where it is written, with the reason.
+    // A write that would leave no room for the operator's conditions is refused, with the reason.
     let patch = json!({ "status": foreign(17) }).to_string();
     let refused = cluster.kubectl(&["patch", "sk", "office", "--subresource=status", "--type=merge", "-p", &patch], "");
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! The real program, run as in production: a process of its own, with the token of its ServiceAccount.
+//! The real program as in production: a process of its own, with the token of its ServiceAccount.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with these flags. What it says goes to files of its name in the folder.
+    /// Starts the program with these flags. Its output goes to files with its name in the folder.
     pub fn start(cluster: &Cluster, folder: &Path, name: &str, flags: &[&str]) -> Self {
         let file = |stream: &str| Stdio::from(File::create(folder.join(format!("{name}.{stream}"))).unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
@@ -66,7 +66,7 @@ impl Process {
         .await
     }
 
-    /// Asks it to end, and waits until it has ended in good order.
+    /// Asks the process to end, and waits until it has ended with success.
     pub async fn stop(&mut self) {
         self.signal("-TERM");
         let status = self.ended().await;

@@ -1,7 +1,7 @@
-//! A record of every request that passes, and of the answer.
+//! A log of every request that passes, and of its answer.
 //!
-//! Tests ask it questions by name, such as [`Requests::swaps`]. A method and a path written down in a test would go stale
-//! when the product sends another method: the count would be 0, and an upper bound would hold for ever.
+//! Tests ask it named questions, such as [`Requests::swaps`]. A method and a path in a test would go stale when the
+//! product sends another method: the count would be 0, and an upper bound would always hold.
 
 use std::{
     collections::HashMap,
@@ -47,29 +47,29 @@ impl Sent {
         self.query.contains("watch=true")
     }
 
-    /// Whether it asks for all objects of a kind.
+    /// Whether the request lists all objects of a kind.
     pub fn is_list(&self) -> bool {
         let collection = ["/setupkeys", "/secrets", "/peers"].iter().any(|end| self.path.ends_with(end));
         self.method == Method::GET && collection && !self.is_watch()
     }
 
-    /// Whether it changes a SetupKey, a Secret or a Peer.
+    /// Whether the request changes a SetupKey, a Secret or a Peer.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET && !self.path.contains("/events")
     }
 
-    /// Whether it reads or writes one SetupKey, Secret or Peer.
+    /// Whether the request reads or writes one SetupKey, Secret or Peer.
     fn is_on_object(&self) -> bool {
         self.is_write() || (self.method == Method::GET && !self.is_list() && !self.is_watch())
     }
 
-    /// Whether these are the last parts of its path.
+    /// Whether these are the last parts of the path.
     fn ends_with(&self, parts: &[&str]) -> bool {
         let path: Vec<_> = self.path.split('/').collect();
         path.ends_with(parts)
     }
 
-    /// The SetupKey, Secret or Peer that it is about, as "secrets/name"; for a creation or a list "secrets".
+    /// The SetupKey, Secret or Peer that the request is about, as "secrets/name". For a creation or a list, "secrets".
     fn object(&self) -> String {
         let parts: Vec<_> = self.path.split('/').collect();
         let at = parts.iter().position(|part| matches!(*part, "setupkeys" | "secrets" | "peers"));
@@ -78,7 +78,7 @@ impl Sent {
 }
 
 impl fmt::Debug for Requests {
-    /// What was sent when, since the first.
+    /// Each request with the time since the first one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let entries = self.0.lock().unwrap();
         let lines = entries.iter().map(|entry| {
@@ -96,27 +96,27 @@ impl Requests {
         picked.map(|entry| format!("{} {}", entry.what.method, entry.what.path)).collect()
     }
 
-    /// Everything that reads or writes one object, as "METHOD /path"; no watches, lists and events.
+    /// Every request that reads or writes one object, as "METHOD /path". Watches, lists and events are left out.
     pub fn on_objects(&self) -> Vec<String> {
         self.pick(|entry| entry.what.is_on_object())
     }
 
-    /// Only those that ask for a change.
+    /// Only the requests that ask for a change.
     pub fn writes(&self) -> Vec<String> {
         self.pick(|entry| entry.what.is_write())
     }
 
-    /// Only those that made a change.
+    /// Only the requests that made a change.
     pub fn applied(&self) -> Vec<String> {
         self.pick(|entry| entry.what.is_write() && entry.status.is_some_and(|status| status < 300))
     }
 
-    /// Writes of the status of a SetupKey, which is where the ledger is. Those of a replica are swaps.
+    /// Writes of the status of a SetupKey, which holds the ledger. Those of a replica are swaps.
     pub fn swaps(&self, key: &str) -> usize {
         self.moments(|sent| sent.is_write() && sent.ends_with(&["setupkeys", key, "status"])).len()
     }
 
-    /// Writes of the status of a Peer by a replica, which writes there that the Peer was seen.
+    /// Writes of the status of a Peer by a replica, which stores there when the Peer was seen.
     pub fn heartbeats(&self, peer: &str) -> usize {
         self.moments(|sent| sent.is_write() && sent.ends_with(&["peers", peer, "status"])).len()
     }
@@ -126,7 +126,7 @@ impl Requests {
         self.moments(|sent| sent.method == Method::GET && sent.object().starts_with("peers/")).len()
     }
 
-    /// When Secrets were created, or were tried to be.
+    /// When Secrets were created, failed attempts included.
     pub fn secret_creations(&self) -> Vec<Instant> {
         self.moments(|sent| sent.method == Method::POST && sent.ends_with(&["secrets"]))
     }
@@ -140,7 +140,8 @@ impl Requests {
         self.0.lock().unwrap().iter().filter(|entry| wanted(&entry.what)).map(|entry| entry.at).collect()
     }
 
-    /// The most requests on one object within any second, and on which. There must have been one.
+    /// The largest number of requests on one object within any second, and that object. At least one request must be
+    /// there.
     pub fn busiest_second(&self) -> (usize, String) {
         let mut moments: HashMap<String, Vec<Instant>> = HashMap::new();
         for entry in self.0.lock().unwrap().iter().filter(|entry| entry.what.is_on_object()) {
@@ -157,7 +158,7 @@ impl Requests {
         busiest.max().expect("a request on an object")
     }
 
-    /// Forgets what was sent.
+    /// Forgets all requests so far.
     pub fn clear(&self) {
         self.0.lock().unwrap().clear();
     }
@@ -171,7 +172,7 @@ impl<S> Layer<S> for Requests {
     }
 }
 
-/// A client that is recorded.
+/// A client whose requests are logged.
 pub struct Recorded<S> {
     inner: S,
     requests: Requests,
@@ -208,7 +209,7 @@ where
     }
 }
 
-/// The questions, which see what was sent and not how it was written down.
+/// The questions find requests by what they do, not by how the API server spells them.
 mod tests {
     use super::*;
 

@@ -1,7 +1,7 @@
-//! What a backup is worth: a SetupKey and its Secret, deleted and made again as Velero does it.
+//! What a backup is worth: a SetupKey and its Secret, deleted and then restored as Velero does it.
 //!
-//! Velero makes each object anew without UID, owner references and status, Secrets before custom resources, and leaves
-//! alone what exists already (velero: pkg/restore/restore.go).
+//! Velero creates each object again without UID, owner references and status. It creates Secrets before custom
+//! resources, and skips objects that exist (velero: pkg/restore/restore.go).
 
 use std::process::{Command, Stdio};
 
@@ -11,7 +11,7 @@ use setupkey_operator::api::SetupKeyStatus;
 
 use crate::harness::{Cluster, QUIET, condition, eventually, exactly, kubectl, repository, says};
 
-/// What is in the backup, and what was true when it was made.
+/// The objects in the backup, and what was true when it was made.
 struct Backup {
     key: Value,
     secret: Value,
@@ -42,7 +42,7 @@ impl Backup {
     }
 }
 
-/// What a new object is made from.
+/// The saved object without the fields that Velero drops.
 fn restorable(saved: &Value) -> Value {
     let mut object = saved.clone();
     object.as_object_mut().unwrap().remove("status");
@@ -71,7 +71,7 @@ fn follow_the_documentation(cluster: &Cluster) {
         "-euc",
         &format!("kubectl() {{ \"$0\" \"$@\" --namespace {}; }}\n{}", cluster.namespace, commands.join("\n")),
     ]);
-    // The function calls the kubectl of this control plane, with the flags that the harness gives it.
+    // The function calls the kubectl of this control plane, with the flags of the harness.
     shell.arg(real.get_program());
     let arguments: Vec<_> = real.get_args().collect();
     assert_eq!(arguments[0], "--kubeconfig");
@@ -99,7 +99,7 @@ async fn a_restored_backup_keeps_its_key_once_its_secret_is_given_to_the_new_set
         let said = &condition(&status, "Ready").unwrap().message;
         let uid = cluster.keys().get("office").await.unwrap().uid().unwrap();
         assert!(said.contains("To keep its key") && said.contains(&uid), "{said}");
-        assert_eq!((status.valid, status.digest), (Some(false), None), "a key that is not ours admits nobody");
+        assert_eq!((status.valid, status.digest), (Some(false), None), "a key that is not ours admits no machine");
         exactly(0, QUIET, || operator.requests.secret_writes()).await;
         assert_eq!(cluster.secret_version("office").await, restored, "the Secret was written");
 
@@ -142,7 +142,7 @@ async fn a_restored_backup_whose_setup_key_comes_first_gets_a_new_key() {
     operator.stop().await;
 }
 
-/// Other tools keep the owner references: they name a SetupKey that is gone, whose Secrets Kubernetes collects.
+/// Other tools keep the owner references. These name a deleted SetupKey, so Kubernetes collects the Secrets.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_with_its_owner_reference_loses_its_secret_and_gets_a_new_key() {
     let cluster = Cluster::for_test("restored_owner").await;

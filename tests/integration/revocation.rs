@@ -1,4 +1,4 @@
-//! Withdrawing a key.
+//! Revoking a key.
 
 use serde_json::json;
 use setupkey_operator::api::State;

@@ -1,4 +1,4 @@
-//! What happens to the Secret, and what then happens to the key.
+//! What happens to the Secret, and its effect on the key.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{

@@ -1,4 +1,4 @@
-//! What a key costs once there is nothing to do.
+//! What a settled key costs.
 
 use crate::harness::{Cluster, QUIET, exactly, quiet_for};
 
@@ -13,7 +13,7 @@ async fn settled_keys_cost_no_request() {
     for name in &names {
         cluster.ready(name).await;
     }
-    // The two writes of each, and nothing more, neither while the operator runs nor when another one starts.
+    // Each key costs its two writes and nothing more, while the operator runs and when another one starts.
     exactly(40, QUIET, || operator.requests.on_objects()).await;
     operator.stop().await;
 

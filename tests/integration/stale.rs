@@ -1,4 +1,4 @@
-//! A controller that sees the past, or not everything.
+//! A controller whose caches lag or have gaps.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ async fn stale_cache_never_replaces_a_key_twice() {
     cluster.apply("office", "");
     let before = cluster.ready("office").await;
 
-    // It sees that the Secret was altered and puts that right, but does not see its own status any more.
+    // The controller sees that the Secret was altered and repairs it. It does not see its own status write.
     operator.faults.set_key_watch(Watches::Held);
     operator.requests.clear();
     cluster.patch_secret("office", json!({ "data": { "setup-key": "AAAA" } })).await;
     cluster.status_when("office", "issued again", |status| status.digest != before.digest).await;
     let value = cluster.value("office", "setup-key").await;
-    // Each of these makes it look again, with the old status in its cache: at once, and when it has given up waiting
-    // for its own write to show.
+    // Each of these triggers a reconcile with the old status in the cache: at once, and after the controller has
+    // stopped waiting for its own write.
     for (number, wait) in [0, 2000, 4500].into_iter().enumerate() {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         cluster.patch_secret("office", json!({ "metadata": { "labels": { "poke": number.to_string() } } })).await;
@@ -42,7 +42,7 @@ async fn stale_cache_is_not_acted_on_before_it_shows_our_own_writes() {
     let cluster = Cluster::for_test("own_writes").await;
     let operator = cluster.start_operator_among(Faults::holding_the_key_watch_from_write(0)).await;
     cluster.apply("office", "");
-    // The watch of Secrets shows the new Secret and makes it look, with a SetupKey in its cache that has no status.
+    // The Secret watch delivers the new Secret and triggers a reconcile. The cached SetupKey still has no status.
     cluster.ready("office").await;
     exactly(2, QUIET, || operator.attempts.on_objects()).await;
     operator.faults.set_key_watch(Watches::Flow);
@@ -60,16 +60,16 @@ async fn stale_cache_after_a_restart_does_no_harm() {
     first.faults.died().await;
     let past = first.faults.clone();
     first.kill().await;
-    // Another one issues it.
+    // Another controller issues the key.
     let second = cluster.start_operator().await;
     let issued = cluster.ready("office").await;
     second.stop().await;
     let (value, version) = (cluster.value("office", "setup-key").await, cluster.secret_version("office").await);
 
-    // A third one reads what the first one read, from an API server that lags behind.
+    // A third controller reads what the first one read, as if from an API server that lags.
     let third = cluster.start_operator_among(Faults::in_the_past_of(&past)).await;
-    eventually("it to act on the past", || async { (!third.requests.writes().is_empty()).then_some(()) }).await;
-    // No decision from the past takes effect, and there is nothing to decide in the present.
+    eventually("an outdated write", || async { (!third.requests.writes().is_empty()).then_some(()) }).await;
+    // No decision from the old state takes effect, and the present state needs none.
     exactly(0, QUIET, || third.requests.applied()).await;
     third.faults.return_to_the_present();
     exactly(0, QUIET, || third.requests.applied()).await;
@@ -94,7 +94,7 @@ async fn unobserved_changes_are_made_up_for() {
         operator.faults.set_watches(Watches::Held);
         operator.requests.clear();
         cluster.delete_secret("deleted").await;
-        // A foreign Secret comes and goes where ours was.
+        // A foreign Secret comes and goes in place of the operator's.
         cluster.delete_secret("replaced").await;
         cluster.kubectl_ok(&["create", "secret", "generic", "replaced", "--from-literal=a=b"], "");
         cluster.delete_secret("replaced").await;
@@ -125,7 +125,7 @@ async fn unobserved_deletion_of_a_secret_is_made_up_for_when_its_watch_starts_an
     let operator = cluster.start_operator().await;
     cluster.apply("office", "");
     let before = cluster.ready("office").await;
-    // Nothing happens to the SetupKey, so only the new list of Secrets can tell.
+    // The SetupKey does not change, so only the new list of Secrets can show it.
     operator.faults.set_secret_watch(Watches::Held);
     operator.requests.clear();
     cluster.delete_secret("office").await;

@@ -1,4 +1,4 @@
-//! One object that this version cannot read.
+//! One object that this version cannot decode.
 
 use control_plane::{ControlPlane, Options};
 use kube::{
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{crds, eventually, says, setup_key_crd};
 
-/// The CRD as a later version might have it: with a kind of key that this one does not know.
+/// The CRD as a later version might have it, with a type of key that this version does not know.
 fn loosened_crd() -> Value {
     let mut crd: Value = serde_yaml::from_str(&std::fs::read_to_string(setup_key_crd()).unwrap()).unwrap();
     let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
@@ -27,7 +27,7 @@ fn loosened_crd() -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undecodable_object_stops_nobody() {
-    // The CRD belongs to the whole control plane, so this test has one of its own.
+    // All tests of a control plane share its CRDs, so this test has a control plane of its own.
     let file = std::env::temp_dir().join(format!("setupkey-loosened-{}.yaml", std::process::id()));
     std::fs::write(&file, serde_yaml::to_string(&loosened_crd()).unwrap()).unwrap();
     let mut own = ControlPlane::start(Options { crds: vec![crds(), file.clone()], ..Default::default() }).unwrap();

@@ -30,7 +30,7 @@ async fn http_abuse() {
     known_to(std::slice::from_ref(&replica), &key).await;
     replica.requests.clear();
 
-    // A body of 1 GiB is refused by its Content-Length, and a body without one as soon as it is too long.
+    // A body of 1 GiB is refused by its Content-Length. A body without one is refused as soon as it is too long.
     let announced = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n";
     assert!(raw(&replica, announced).await.starts_with("HTTP/1.1 413 "));
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
@@ -62,7 +62,7 @@ async fn http_abuse() {
     assert!(raw(&replica, b"GET /v1/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.contains(" 405 "));
     assert!(raw(&replica, b"\x16\x03\x01 not HTTP\r\n\r\n").await.contains(" 400 "));
 
-    // A request whose headers never end is cut off, while others are served.
+    // A request with endless headers is cut off, while other requests are served.
     let slow = async {
         let mut stream = TcpStream::connect(replica.address).await.unwrap();
         let started = Instant::now();
@@ -80,7 +80,7 @@ async fn http_abuse() {
     assert!(cut_off, "headers may take for ever");
     assert_eq!(served.status, 200);
 
-    // Nothing reached the API server except for the machine that joined.
+    // The API server got no requests except those for the machine that joined.
     assert!(replica.requests.swaps("office") > 0);
     let writes = replica.requests.writes();
     assert!(writes.iter().all(|write| write.contains("office/status") || write.contains("/peers")), "{writes:?}");
@@ -88,7 +88,7 @@ async fn http_abuse() {
     replica.stop().await;
 }
 
-/// An address that fails too often has to wait, but a peer behind the same address does not.
+/// An address with too many failures has to wait. A peer behind the same address does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_limited_and_those_with_a_right_token_are_not() {
     let cluster = Cluster::for_test("limited").await;

@@ -1,4 +1,4 @@
-//! Which machines are admitted, what is counted, and what it costs the API server.
+//! Which machines are admitted, what is counted, and how many requests the API server gets.
 
 use futures::future::join_all;
 use kube::{ResourceExt, api::DeleteParams};
@@ -66,7 +66,7 @@ async fn idempotent_retry() {
     join_all(replicas.into_iter().map(Replica::stop)).await;
 }
 
-/// Unknown, expired, revoked, overused, deleted: one answer, and not one request.
+/// Unknown, expired, revoked, overused, deleted: the same answer, without any request to the API server.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_byte_identical() {
     let cluster = Cluster::for_test("refusals").await;
@@ -113,7 +113,7 @@ async fn refusals_are_byte_identical() {
     for (name, answer) in &seen {
         assert_eq!(*answer, seen[0].1, "{name}");
     }
-    // Once the state of each key is cached, refusing costs nothing.
+    // Once the state of each key is cached, a refusal costs no request.
     replica.requests.clear();
     let (machine, address) = (Machine::new(), replica.address);
     let answers = join_all(keys.iter().cycle().take(200).map(|(_, value)| machine.enroll(address, value))).await;
@@ -183,8 +183,8 @@ async fn a_machine_that_was_removed_joins_again_as_a_new_one() {
     replica.stop().await;
 }
 
-/// Machines that come at the same time share swaps. There is room for 200 entries at a time, and machines that wait for it
-/// are not looked up again and again.
+/// Machines that ask at the same time share swaps. There is room for 200 entries at a time. Waiting machines are not
+/// looked up again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_key_is_written_far_less_often_than_it_is_used() {
     let cluster = Cluster::for_test("hot").await;
@@ -227,7 +227,7 @@ async fn a_heartbeat_is_written_only_when_it_is_news() {
     };
     fifty().await;
     assert_eq!(replica.requests.heartbeats(&name), 0);
-    // A third of the lifetime later, one of many heartbeats is written.
+    // After a third of the lifetime, only one of many heartbeats is written.
     clock.step(chrono::Duration::seconds(201));
     fifty().await;
     assert_eq!(replica.requests.heartbeats(&name), 1);
@@ -261,7 +261,7 @@ async fn a_peer_leaves_with_its_token_and_with_no_other() {
     replica.stop().await;
 }
 
-/// On SIGTERM, everything that was committed is completed.
+/// On SIGTERM, the replica completes everything that it has committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_ends_finishes_what_it_committed() {
     let cluster = Cluster::for_test("ends").await;

@@ -1,4 +1,4 @@
-//! Known keys and tokens are found nowhere but where they belong.
+//! Known keys and tokens appear nowhere except where they belong.
 
 use std::{
     fs::File,
@@ -13,12 +13,12 @@ use serde_json::json;
 use super::{Machine, post};
 use crate::harness::{Cluster, enrollment_token, eventually, kubeconfig};
 
-/// A port on which no process listens at this moment.
+/// A port that no process listens on at this moment.
 pub fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// The real program, as it is run in production, with everything logged.
+/// The real program as in production, with everything logged.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_key_and_no_token_leaks_from_the_enrollment_service() {
     let cluster = Cluster::for_test("canary-enrollment").await;

@@ -1,4 +1,4 @@
-//! The description in OpenAPI against the service: each documented answer is given, and is as it is described.
+//! The OpenAPI description against the service: each documented answer is given, and matches its description.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use setupkey_operator::enrollment;
 use super::{Answer, Machine, Replica, Setup, known_to, post, send};
 use crate::harness::{Cluster, any_key, eventually};
 
-/// Checks answers, and remembers which were given.
+/// Checks answers, and notes which ones were given.
 struct Contract {
     document: Value,
     given: BTreeSet<String>,
@@ -66,7 +66,7 @@ async fn every_answer_is_as_the_document_says() {
     let key = cluster.issue("office", json!({})).await;
     known_to(std::slice::from_ref(&replica), &key).await;
     let machine = Machine::new();
-    // What the document accepts, the service accepts.
+    // The service accepts what the document accepts.
     let request = &contract.document["paths"][ENROLL]["post"]["requestBody"]["content"]["application/json"]["schema"];
     let schema = json!({ "$ref": request["$ref"], "components": contract.document["components"] });
     assert!(jsonschema::is_valid(&schema, &machine.body(&key)));
@@ -105,7 +105,7 @@ async fn every_answer_is_as_the_document_says() {
     .await;
     contract.check("post", HEARTBEAT, &machine.heartbeat(address, &name).await);
 
-    // Another finalizer holds the Peer, so a machine that asks again has to wait.
+    // A foreign finalizer holds the Peer, so a machine that asks again has to wait.
     let hold = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/held"] } }));
     cluster.peers().patch(&name, &Default::default(), &hold).await.unwrap();
     contract.check("delete", LEAVE, &machine.leave(address, &name).await);
@@ -117,7 +117,7 @@ async fn every_answer_is_as_the_document_says() {
     contract.check("post", ENROLL, &leaving);
     replica.stop().await;
 
-    // A replica whose caches are never filled answers 503.
+    // A replica whose caches never fill answers 503.
     let cold = Replica::start_cold(&cluster).await;
     contract.check("post", HEARTBEAT, &machine.heartbeat(cold.address, &name).await);
     contract.check("delete", LEAVE, &machine.leave(cold.address, &name).await);

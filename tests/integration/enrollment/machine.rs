@@ -19,7 +19,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with the key in a file, as a mounted Secret has it, and with this state.
+    /// Starts the process with this state, and with the key in a file as a mounted Secret has it.
     pub fn start(folder: &Path, server: &str, key: &str, state: &str, flags: &[&str]) -> Self {
         let (key_file, log) = (folder.join("setup-key"), folder.join(format!("{state}.log")));
         std::fs::write(&key_file, format!("{key}\n")).unwrap();
@@ -81,7 +81,7 @@ async fn a_pod_joins_with_the_mounted_key_and_leaves_when_it_ends() {
         cluster.peers().get_opt(&name).await.unwrap().is_none().then_some(())
     })
     .await;
-    // Neither the key nor what is in the state file is in the log.
+    // Neither the key nor the content of the state file is in the log.
     let state = std::fs::read_to_string(folder.path().join("state")).unwrap();
     let state: serde_json::Value = serde_json::from_str(&state).unwrap();
     let log = pod.log();
@@ -101,16 +101,16 @@ async fn a_machine_that_crashes_and_starts_again_uses_the_key_once() {
     let mut names = Vec::new();
     for _ in 0..3 {
         let mut machine = Process::start(folder.path(), &url(&replica), &key, "state", &[]);
-        eventually("it to join", || async { machine.log().contains("joined").then_some(()) }).await;
+        eventually("the machine to join", || async { machine.log().contains("joined").then_some(()) }).await;
         names.push(connected(&cluster, "office").await);
         machine.child.kill().unwrap();
         machine.end().await;
     }
     names.dedup();
     assert_eq!((names.len(), cluster.used("office").await), (1, 1));
-    // A machine that is stopped stays a peer too, unless it is told to leave.
+    // A machine that is stopped stays a peer, too, unless a flag tells it to leave.
     let mut machine = Process::start(folder.path(), &url(&replica), &key, "state", &[]);
-    eventually("it to join", || async { machine.log().contains("joined").then_some(()) }).await;
+    eventually("the machine to join", || async { machine.log().contains("joined").then_some(()) }).await;
     machine.terminate();
     assert!(machine.end().await.success());
     assert!(cluster.peers().get(&names[0]).await.unwrap().metadata.deletion_timestamp.is_none());
@@ -136,7 +136,7 @@ async fn a_machine_says_why_it_gives_up() {
     replica.stop().await;
 }
 
-/// At first no replica listens, and none knows the key.
+/// At first no replica listens, and no replica knows the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_comes_too_early_waits() {
     let cluster = Cluster::for_test("early").await;
@@ -145,7 +145,7 @@ async fn a_machine_that_comes_too_early_waits() {
     let key = cluster.issue("office", json!({})).await;
     let mut machine =
         Process::start(folder.path(), &format!("http://{address}"), &key, "state", &["--leave", "always"]);
-    eventually("it to have tried", || async { machine.log().contains("cannot be reached").then_some(()) }).await;
+    eventually("the machine to try", || async { machine.log().contains("cannot be reached").then_some(()) }).await;
     let replica = Replica::start_at(&cluster, address).await;
     let name = connected(&cluster, "office").await;
     machine.terminate();

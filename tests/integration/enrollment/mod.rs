@@ -1,4 +1,4 @@
-//! The enrollment service on the real control plane: replicas of it, keys, and machines that come with them.
+//! The enrollment service on the real control plane: replicas, keys, and machines that join with them.
 
 mod abuse;
 mod admission;
@@ -41,7 +41,7 @@ struct Setup {
     clock: TestClock,
     peer_lifetime: Duration,
     failures_per_minute: u32,
-    /// `None` is plain HTTP.
+    /// `None` means plain HTTP.
     certificate: Option<Certificate>,
     faults: Faults,
 }
@@ -61,7 +61,7 @@ impl Default for Setup {
 /// A replica in this process.
 struct Replica {
     address: SocketAddr,
-    /// What reached the API server.
+    /// The requests that reached the API server.
     requests: Requests,
     metrics: Metrics,
     readiness: Arc<Readiness>,
@@ -135,7 +135,7 @@ impl Replica {
     }
 }
 
-/// A machine that would like to join.
+/// A machine that asks to join.
 #[derive(Clone, Debug)]
 struct Machine {
     public_key: String,
@@ -156,7 +156,7 @@ impl Machine {
         post(at, "/v1/enroll", self.body(key).to_string()).await.expect("an answer")
     }
 
-    /// Asks as a machine does: until there is another answer than 503.
+    /// Asks until the answer is not 503, as a real machine does.
     async fn insist(&self, at: impl Fn() -> SocketAddr, key: &str) -> Answer {
         for _ in 0..2000 {
             match post(at(), "/v1/enroll", self.body(key).to_string()).await {
@@ -194,13 +194,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
-    /// The name of the peer that it is about.
+    /// The name of the peer that the answer is about.
     fn name(&self) -> String {
         assert_eq!(self.status, 200, "{self:?}");
         self.json()["name"].as_str().unwrap().to_owned()
     }
 
-    /// All that a client sees, other than the moment.
+    /// Everything that a client sees, except the time.
     fn as_seen(&self) -> (u16, BTreeMap<String, String>, Bytes) {
         let headers = self.headers.iter().filter(|(name, _)| *name != "date");
         let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -213,7 +213,7 @@ async fn post(at: SocketAddr, path: &str, body: impl Into<Bytes>) -> Option<Answ
     send(request).await
 }
 
-/// `None` when the connection breaks, or is not there.
+/// `None` if the connection breaks or cannot be made.
 async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(Duration::from_secs(5)));
@@ -223,13 +223,13 @@ async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
     Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.collect().await.ok()?.to_bytes() })
 }
 
-/// Waits until these replicas know the key. No machine is admitted for that.
+/// Waits until these replicas know the key. This admits no machine.
 async fn known_to(replicas: &[Replica], value: &str) {
     for replica in replicas {
         let probe = Machine::new();
         eventually("the replica to know the key", || async {
             let mut body = probe.body(value);
-            // Only the holder of a valid key is told that it allows no labels.
+            // Only a request with a valid key gets the answer that the key allows no labels.
             body["extraDnsLabels"] = json!(["probe"]);
             (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
         })
@@ -237,12 +237,12 @@ async fn known_to(replicas: &[Replica], value: &str) {
     }
 }
 
-/// A number from the environment, to run longer than `make test` does.
+/// A number from the environment, for longer runs than in `make test`.
 fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }
 
-/// A random pause. It waits for nothing; it spreads what follows over time.
+/// A random pause. It waits for nothing: it spreads the next steps over time.
 async fn some_time(most: Duration) {
     tokio::time::sleep(most.mul_f64(rand::random())).await;
 }

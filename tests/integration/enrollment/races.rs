@@ -1,6 +1,6 @@
-//! Revoking, expiring and deleting a key against machines that come with it at the same moment.
+//! A key is revoked, expires or is deleted at the moment when machines join with it.
 //!
-//! Judged by the history of the objects, version by version, and by the answers to the machines.
+//! The version history of the objects and the answers to the machines are the evidence.
 
 use std::{
     collections::HashMap,
@@ -21,12 +21,12 @@ use setupkey_operator::api::SetupKey;
 use super::{Machine, Replica, from_environment, known_to, some_time};
 use crate::harness::{Cluster, eventually};
 
-/// How many interleavings each race has; set INTERLEAVINGS for more. The keys of one batch race at the same time.
+/// How many interleavings each race runs; set INTERLEAVINGS for more. The keys of one batch race at the same time.
 const INTERLEAVINGS: usize = 300;
 const BATCH: usize = 20;
 
-/// Machines that come with each key, and the time in which they do. To let them in takes a while on a busy machine, so the
-/// change has more time, and falls on all of it.
+/// Machines that join with each key, and the time over which they start. On a busy machine, admission takes a while. So
+/// the change is spread over a longer time, to hit every part of it.
 const MACHINES: usize = 3;
 const SPREAD: Duration = Duration::from_millis(40);
 const CHANGE: Duration = Duration::from_millis(300);
@@ -44,7 +44,7 @@ impl History {
         let mut from = cluster.keys().list(&Default::default()).await.unwrap().metadata.resource_version.unwrap();
         let (keys, seen) = (cluster.keys(), history.clone());
         tokio::spawn(async move {
-            // A watch ends now and then, and goes on from the last version.
+            // A watch ends now and then, and resumes from the last version.
             loop {
                 let Ok(events) = keys.watch(&WatchParams::default(), &from).await else { continue };
                 let mut events = std::pin::pin!(events);
@@ -63,7 +63,7 @@ impl History {
         history
     }
 
-    /// The versions of a key up to the present one at least.
+    /// The versions of a key, at least up to the present one.
     async fn of(&self, cluster: &Cluster, name: &str) -> Vec<SetupKey> {
         let present = cluster.keys().get_opt(name).await.unwrap().and_then(|key| key.resource_version());
         eventually("the history to be complete", || async {
@@ -82,16 +82,16 @@ fn used(key: &SetupKey) -> i64 {
     key.status.as_ref().map_or(0, |status| status.used_times)
 }
 
-/// No version after the first in which this is so has more uses, and none has fewer than one before it.
+/// After the first version in which the key is closed, uses never grow. They never go down in any version.
 fn assert_closed_once(versions: &[SetupKey], what: &str, closed: impl Fn(&SetupKey) -> bool) {
-    assert!(versions.len() > 1, "a history is more than {versions:?}");
+    assert!(versions.len() > 1, "the history has only one version: {versions:?}");
     for pair in versions.windows(2) {
         assert!(used(&pair[1]) >= used(&pair[0]), "uses were taken back: {pair:?}");
         assert!(!closed(&pair[0]) || used(&pair[1]) == used(&pair[0]), "a use was counted on a {what} key: {pair:?}");
     }
 }
 
-/// Three machines through three replicas, and a change in the middle of it. Returns how many were let in.
+/// Three machines ask through three replicas, and the key changes meanwhile. Returns how many were admitted.
 async fn race<F: Future<Output = ()>>(addresses: &[SocketAddr], key: &str, change: F) -> i64 {
     let machines = (0..MACHINES).map(|number| async move {
         some_time(SPREAD).await;
@@ -136,7 +136,7 @@ impl Arena {
             admitted.len() - of(0) - of(3),
             of(3)
         );
-        // Otherwise it was no race.
+        // Otherwise the change never fell between two admissions.
         assert!(self.interleavings < 50 || (of(0) < admitted.len() && of(3) < admitted.len()));
     }
 
@@ -178,7 +178,7 @@ async fn delete_race() {
             let arena = &arena;
             async move {
                 let value = cluster.issue(&name, json!({})).await;
-                // A finalizer holds half of the keys, so that they exist while they are being deleted.
+                // A foreign finalizer holds half of the keys, so these exist while they are being deleted.
                 let held = rand::random::<bool>();
                 if held {
                     let patch = json!({ "metadata": { "finalizers": ["example.com/held"] } });
@@ -192,7 +192,7 @@ async fn delete_race() {
                 let admitted = race(&arena.addresses, &value, change).await;
                 let versions = arena.history.of(cluster, &name).await;
                 let leaving = |key: &SetupKey| key.metadata.deletion_timestamp.is_some();
-                assert!(!held || versions.iter().any(leaving), "{name} was held and never on its way out");
+                assert!(!held || versions.iter().any(leaving), "{name} was held, but never seen while being deleted");
                 assert_closed_once(&versions, "deleted", leaving);
                 assert_eq!(used(versions.last().unwrap()), admitted, "{name}, held: {held}");
                 assert_eq!(i64::try_from(cluster.peers_of(&name).await.len()).unwrap(), admitted, "{name}");
@@ -214,7 +214,7 @@ async fn expire_race() {
             async move {
                 let value = cluster.issue(&name, json!({})).await;
                 known_to(&arena.replicas, &value).await;
-                // The last moment is a whole second; the machines come shortly before it, or after.
+                // The expiry is a whole second. The machines ask shortly before it or after it.
                 let expires = Utc::now() + chrono::Duration::milliseconds(2500);
                 let expires = expires.format("%Y-%m-%dT%H:%M:%SZ").to_string();
                 cluster.patch_status(&name, json!({ "expires": expires })).await;
@@ -230,7 +230,7 @@ async fn expire_race() {
                         let came = Utc::now();
                         let status = Machine::new().insist(|| at, value).await.status;
                         assert!(matches!(status, 200 | 403), "{status}");
-                        assert!(status == 403 || came <= last, "came {} after the end", came - last);
+                        assert!(status == 403 || came <= last, "asked {} after the end", came - last);
                         status == 200
                     }
                 });

@@ -1,4 +1,4 @@
-//! A thousand machines come at once with a key for few, to replicas that keep dying.
+//! A thousand machines ask at once with a key for few of them, while replicas keep dying.
 
 use std::{
     fs::File,
@@ -17,18 +17,18 @@ use tokio::task::JoinSet;
 use super::{Machine, canary::free_address, from_environment, post, some_time};
 use crate::harness::{Cluster, Setup, enrollment_token, eventually, kubeconfig};
 
-/// Set STAMPEDE_ROUNDS for more; each has one key for one machine and one for a hundred.
+/// Set STAMPEDE_ROUNDS for more. Each round has one key for one machine and one key for a hundred.
 const ROUNDS: usize = 2;
 const MACHINES: usize = 1000;
 /// How often a random replica is killed and started again.
 const KILL_EVERY: Duration = Duration::from_millis(200);
 
-/// Replicas leave what they committed to the controller after 1 s instead of 8, and it begins after 7 s instead of 15: later
-/// than the 5 s that the last call of a replica may take.
+/// A replica gives up its entries after 1 s instead of 8, and the controller takes them over after 7 s instead of 15.
+/// That is later than the 5 s that the last call of a replica may take.
 const OWNER_TIME: &str = "1";
 const HANDOVER: Duration = Duration::from_secs(7);
 
-/// Replicas as processes, each at an address of its own for good.
+/// Replicas as processes. Each keeps its address across restarts.
 struct Replicas {
     namespace: String,
     kubeconfig: PathBuf,
@@ -63,7 +63,7 @@ impl Replicas {
             .unwrap()
     }
 
-    /// As the kernel does when memory runs out.
+    /// Kills a replica, as the kernel does when memory runs out.
     fn kill_one(&mut self) {
         let victim = rand::random_range(0..self.processes.len());
         let address = self.processes[victim].0;
@@ -87,7 +87,7 @@ impl Drop for Replicas {
     }
 }
 
-/// Asks any replica that is there, until one answers other than 503. A key that is new is not known to all of them yet.
+/// Asks any running replica until the answer is not 503. Some replicas may not know a new key yet.
 async fn insist(machine: Machine, addresses: Vec<SocketAddr>, key: String) -> u16 {
     loop {
         some_time(Duration::from_millis(600)).await;
@@ -133,7 +133,7 @@ async fn stampede() {
                     answered = machines.join_next() => match answered.map(Result::unwrap) {
                         Some(200) => admitted += 1,
                         Some(403) => refused += 1,
-                        Some(status) => panic!("a machine was answered with {status}"),
+                        Some(status) => panic!("a machine got {status}"),
                         None => break,
                     },
                     _ = next_kill.tick() => replicas.kill_one(),
@@ -152,7 +152,7 @@ async fn stampede() {
             assert_eq!((admitted, refused), (limit, 1000 - limit), "{name}");
         }
     }
-    eventually("all Peers to be free", || async {
+    eventually("all Peers to be released", || async {
         let peers = cluster.peers().list(&Default::default()).await.ok()?;
         peers.items.iter().all(|peer| peer.finalizers().is_empty()).then_some(())
     })

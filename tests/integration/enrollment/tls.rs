@@ -1,4 +1,4 @@
-//! The machine's side over HTTPS: the key is sent only to a service whose certificate is trusted.
+//! The machine's side over HTTPS: it sends the key only to a service whose certificate it trusts.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::{Replica, Setup, machine::Process};
 use crate::harness::{Cluster, eventually};
 
-/// An authority in a file, as `--ca-file` takes it. All have the same name.
+/// A certificate authority in a file, as `--ca-file` takes it. All authorities have the same name.
 struct Authority {
     file: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -45,7 +45,7 @@ struct Service {
     key: String,
 }
 
-/// A replica whose certificate is for the name `localhost`, and a key.
+/// A replica with a certificate for the name `localhost`, and a key.
 async fn service(cluster: &Cluster) -> Service {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "ca.crt");
@@ -56,7 +56,7 @@ async fn service(cluster: &Cluster) -> Service {
 }
 
 impl Service {
-    /// A machine that knows the service by this host name, and trusts this authority.
+    /// A machine that connects to this host name and trusts this authority.
     fn machine(&self, host: &str, authority: &Authority, state: &str) -> Process {
         let server = format!("https://{host}:{}", self.replica.address.port());
         let flags = ["--ca-file", authority.file.to_str().unwrap()];
@@ -69,7 +69,7 @@ async fn a_machine_that_is_given_the_authority_joins_and_leaves_over_https() {
     let cluster = Cluster::for_test("https").await;
     let service = service(&cluster).await;
     let mut machine = service.machine("localhost", &service.authority, "machine");
-    eventually("it to join", || async { machine.log().contains(": joined").then_some(()) }).await;
+    eventually("the machine to join", || async { machine.log().contains(": joined").then_some(()) }).await;
     assert_eq!(cluster.peers_of("office").await.len(), 1);
     machine.terminate();
     assert!(machine.end().await.success());
@@ -78,7 +78,7 @@ async fn a_machine_that_is_given_the_authority_joins_and_leaves_over_https() {
     service.replica.stop().await;
 }
 
-/// Another authority of the same name, and a name that the certificate does not have.
+/// Another authority with the same name, and a host name that the certificate does not have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_shows_its_key_to_no_service_that_it_cannot_tell() {
     let cluster = Cluster::for_test("https-others").await;
@@ -89,7 +89,7 @@ async fn a_machine_shows_its_key_to_no_service_that_it_cannot_tell() {
         ("name", "127.0.0.1", &service.authority, "certificate not valid for name"),
     ] {
         let mut machine = service.machine(host, authority, state);
-        eventually("it to have tried twice", || {
+        eventually("the machine to try twice", || {
             let tried = machine.log().matches("cannot be reached").count() > 1;
             async move { tried.then_some(()) }
         })
@@ -97,7 +97,7 @@ async fn a_machine_shows_its_key_to_no_service_that_it_cannot_tell() {
         let log = machine.log();
         assert!(log.contains(why) && !log.contains(": joined"), "{log}");
         machine.terminate();
-        assert!(machine.end().await.success(), "it did not go on trying");
+        assert!(machine.end().await.success(), "the machine did not retry");
     }
     assert_eq!((cluster.used("office").await, cluster.peers_of("office").await.len()), (0, 0));
     service.replica.stop().await;

@@ -1,4 +1,4 @@
-//! What a replica may conclude from its caches: its watches may be behind, and an answer may be lost.
+//! What a replica may conclude from its caches: its watches may lag, and an answer may be lost.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ async fn start_among(cluster: &Cluster, faults: &Faults) -> Replica {
     Replica::start_with(cluster, Setup { faults: faults.clone(), ..Setup::default() }).await
 }
 
-/// A machine joins at a replica that sees everything, and nothing is pending any more.
+/// A machine joins through a replica with all watches, until nothing is pending any more.
 async fn join(cluster: &Cluster, key: &str) -> (Machine, String) {
     let replica = Replica::start(cluster).await;
     known_to(std::slice::from_ref(&replica), key).await;
@@ -47,7 +47,7 @@ async fn a_swap_whose_answer_is_lost_counts_once() {
         let (machine, key, address) = (machine.clone(), key.clone(), replica.address);
         async move { machine.enroll(address, &key).await }
     });
-    // The replica does not know that the entry is its own, so it waits until the controller completes it.
+    // The replica does not know that the entry is its own, so it waits until the controller completes the entry.
     eventually("the use to be counted", || async { (cluster.used("office").await == 1).then_some(()) }).await;
     let setup = harness::Setup { handover: Duration::from_secs(1), ..harness::Setup::default() };
     let operator = cluster.start_operator_with(setup).await;
@@ -71,7 +71,7 @@ async fn a_machine_is_counted_once_where_the_watch_of_peers_is_behind() {
     let (machine, name) = join(&cluster, &key).await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
-    // It had to be looked up, unlike a new machine.
+    // The replica had to look this machine up, unlike a new one.
     let so_far = replica.requests.peer_look_ups();
     assert!(so_far > 0);
     Machine::new().enroll(replica.address, &key).await.name();
@@ -88,20 +88,20 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
         (hold.load(Ordering::SeqCst) && sent.is_list() && sent.path.ends_with("/peers")).then_some(Fault::Late)
     });
     let replica = start_among(&cluster, &faults).await;
-    // Without a limit: a machine that is refused is not looked up either.
+    // The key has no limit, because a refused machine would not be looked up either.
     let key = cluster.issue("office", json!({})).await;
     known_to(std::slice::from_ref(&replica), &key).await;
     faults.set_peer_watch(Watches::Held);
     faults.set_key_watch(Watches::Held);
     let (machine, name) = join(&cluster, &key).await;
-    // The keys are re-listed, and nothing shows that the machine was pending. The Peers are not re-listed yet.
+    // The keys are re-listed, so no watch showed that the machine was pending. The Peers are not re-listed yet.
     held.store(true, Ordering::SeqCst);
     faults.set_key_watch(Watches::Lost);
     faults.late().await;
     assert_eq!(machine.enroll(replica.address, &key).await.name(), name);
     assert_eq!(cluster.used("office").await, 1);
     assert!(replica.requests.peer_look_ups() > 0);
-    // Once they are, no machine needs to be looked up.
+    // Once the Peers are re-listed, no machine needs to be looked up.
     held.store(false, Ordering::SeqCst);
     faults.set_peer_watch(Watches::Flow);
     faults.let_late_ones_go();

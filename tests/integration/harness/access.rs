@@ -1,4 +1,4 @@
-//! The control plane of the test run, and the ways to it: kubectl, tokens and client configurations.
+//! The control plane of the test run, and access to it: kubectl, tokens and client configurations.
 
 use std::{
     io::Write,
@@ -99,7 +99,7 @@ fn run_to_end(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().expect("kubectl runs")
 }
 
-/// Runs it with this input.
+/// Runs the command with this input.
 pub(super) fn run(mut command: Command, input: &str) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().expect("kubectl runs");

@@ -8,14 +8,14 @@ use std::sync::{
 use chrono::{DateTime, Utc};
 use setupkey_operator::cluster::Clock;
 
-/// The wall clock, moved.
+/// The wall clock, shifted.
 #[derive(Clone, Default)]
 pub struct TestClock {
     ahead_milliseconds: Arc<AtomicI64>,
 }
 
 impl TestClock {
-    /// Moves the clock while it runs.
+    /// Steps the clock while it runs.
     pub fn step(&self, by: chrono::Duration) {
         self.ahead_milliseconds.fetch_add(by.num_milliseconds(), Ordering::Relaxed);
     }

@@ -25,7 +25,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes the namespace; its name tells the test.
+    /// Creates the namespace, which is named after the test.
     pub async fn for_test(test: &str) -> Self {
         control_plane();
         let client = Client::try_from(admin_config().await).expect("a client");
@@ -70,7 +70,7 @@ impl Cluster {
         self.kubectl_ok(&["apply", "-f", "-"], &manifest(name, spec));
     }
 
-    /// The same without kubectl, where there are many.
+    /// Creates a `SetupKey` without kubectl, for tests with many keys.
     pub async fn apply_quickly(&self, name: &str, spec: Value) {
         let key = serde_json::json!({
             "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": { "name": name }, "spec": spec,
@@ -96,7 +96,7 @@ impl Cluster {
         self.secrets().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("a patched Secret");
     }
 
-    /// Waits until the status is about the present spec and as described, and returns it.
+    /// Waits until the status reports the present spec and the condition holds. Returns the status.
     pub async fn status_when(&self, name: &str, what: &str, holds: impl Fn(&SetupKeyStatus) -> bool) -> SetupKeyStatus {
         let waiting_for = format!("SetupKey {name} to be {what}");
         eventually(&waiting_for, || async {
@@ -120,7 +120,7 @@ impl Cluster {
         String::from_utf8(data.0).expect("text")
     }
 
-    /// Waits until there is an event of this reason about the key.
+    /// Waits until the key has an event with this reason.
     pub async fn event(&self, name: &str, reason: &str) {
         let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.namespace);
         eventually(&format!("the event {reason} of {name}"), || async {
@@ -151,7 +151,7 @@ pub fn condition<'a>(status: &'a SetupKeyStatus, type_: &str) -> Option<&'a Cond
     status.conditions.iter().find(|condition| condition.type_ == type_)
 }
 
-/// Status and reason of a condition; empty when there is none.
+/// Status and reason of a condition. Empty if there is none.
 pub fn says(status: &SetupKeyStatus, type_: &str) -> String {
     condition(status, type_).map(|condition| format!("{} {}", condition.status, condition.reason)).unwrap_or_default()
 }

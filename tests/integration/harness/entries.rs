@@ -1,4 +1,4 @@
-//! What a replica of the enrollment service writes, where the test plays the replica.
+//! What a replica of the enrollment service writes, for tests that play the replica.
 
 use kube::{
     ResourceExt,
@@ -27,7 +27,7 @@ pub fn entry(number: u8) -> PendingPeer {
     }
 }
 
-/// Whether a Peer still has the finalizer with which it was created.
+/// Whether a Peer still has the finalizer that it was created with.
 pub fn is_held(peer: &Peer) -> bool {
     peer.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
 }
@@ -39,25 +39,25 @@ impl Cluster {
         self.patch_status(key, json!({ "usedTimes": used, "pending": entries })).await;
     }
 
-    /// A replica creates the Peer of an entry, which is held.
+    /// A replica creates the Peer of an entry and does not release it.
     pub async fn create_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
         self.peers().create(&PostParams::default(), &Peer::from_entry(key, entry)).await.expect("a Peer")
     }
 
-    /// The same, and releases it.
+    /// A replica creates the Peer of an entry and releases it.
     pub async fn create_released_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
         let mut peer = Peer::from_entry(key, entry);
         peer.metadata.finalizers = None;
         self.peers().create(&PostParams::default(), &peer).await.expect("a Peer")
     }
 
-    /// A replica writes when it saw a Peer.
+    /// A replica writes when it last saw a Peer.
     pub async fn see(&self, peer: &str, status: Value) {
         let patch = Patch::Merge(json!({ "status": status }));
         self.peers().patch_status(peer, &PatchParams::default(), &patch).await.expect("a Peer that is seen");
     }
 
-    /// Waits until there is no such Peer.
+    /// Waits until the Peer does not exist any more.
     pub async fn peer_is_gone(&self, name: &str) {
         eventually(&format!("Peer {name} to be gone"), || async {
             self.peers().get_opt(name).await.ok()?.is_none().then_some(())
@@ -77,7 +77,7 @@ impl Cluster {
         self.keys().get(key).await.expect("the SetupKey").status.unwrap_or_default().used_times
     }
 
-    /// Waits until nothing is pending any more.
+    /// Waits until no entry is pending.
     pub async fn settled(&self, key: &str) -> SetupKey {
         eventually(&format!("nothing of SetupKey {key} to be pending"), || async {
             let key = self.keys().get(key).await.ok()?;

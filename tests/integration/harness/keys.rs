@@ -1,4 +1,4 @@
-//! Keys that are issued already when a test begins.
+//! Keys that are already issued when a test begins.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chrono::{DateTime, Utc};
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Cluster;
 
-/// A value as keys have it.
+/// A random value in the format of a setup key.
 pub fn any_key() -> String {
     let mut bytes: [u8; 16] = rand::random();
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -23,7 +23,7 @@ pub fn digest(value: &str) -> String {
 }
 
 impl Cluster {
-    /// The key `office` as a controller has issued it. No controller looks after it any more.
+    /// The key `office` as a controller has issued it. That controller does not run any more.
     pub async fn issued(&self, spec: &str) -> SetupKey {
         let operator = self.start_operator().await;
         self.apply("office", spec);
@@ -32,12 +32,12 @@ impl Cluster {
         self.keys().get("office").await.expect("the SetupKey")
     }
 
-    /// A key as the controller would have issued it, without one: there are many, and they are gone in a moment.
+    /// A key as a controller would issue it, written without one: for tests that need many keys for a short time.
     pub async fn issue(&self, name: &str, spec: Value) -> String {
         self.issue_until(name, spec, Utc::now() + chrono::Duration::hours(24)).await
     }
 
-    /// The same, with this expiry.
+    /// Like [`Self::issue`], with this expiry.
     pub async fn issue_until(&self, name: &str, spec: Value, expires: DateTime<Utc>) -> String {
         let value = any_key();
         self.apply_quickly(name, spec).await;

@@ -1,4 +1,4 @@
-//! What every test starts from: a namespace of its own on the real control plane, and the controller running in it.
+//! What every test starts from: a namespace of its own on the real control plane, and a controller that runs in it.
 
 mod access;
 mod clock;
@@ -26,7 +26,7 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A tool that the Makefile has put beside those of the control plane.
+/// A tool that the Makefile puts next to those of the control plane.
 pub fn tool(name: &str) -> PathBuf {
     let built = repository().join("target/tools");
     let tool = std::env::var_os("CONTROL_PLANE_TOOLS").map_or(built, PathBuf::from).join(name);

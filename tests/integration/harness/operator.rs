@@ -1,4 +1,4 @@
-//! The controller at work in the namespace of a test.
+//! The controller that runs in the namespace of a test.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{faults::Faults, requests::Requests};
 
-/// What a controller is started with.
+/// How a controller is started.
 pub struct Setup {
     pub clock: TestClock,
     pub faults: Faults,
-    /// Another identity than the operator's own.
+    /// The token of another identity than the operator's own.
     pub token: Option<String>,
     pub wait_until_ready: bool,
     pub metrics_max_keys: usize,
@@ -44,11 +44,11 @@ impl Default for Setup {
     }
 }
 
-/// A controller at work.
+/// A running controller.
 pub struct Operator {
-    /// What reached the API server.
+    /// The requests that reached the API server.
     pub requests: Requests,
-    /// What it tried to send.
+    /// The requests that the controller tried to send.
     pub attempts: Requests,
     pub faults: Faults,
     pub metrics: Metrics,
@@ -57,13 +57,13 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Ends it where it stands, as a crash would.
+    /// Ends the controller at once, as a crash would.
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    /// Shuts it down and waits until it has ended.
+    /// Shuts the controller down and waits until it has ended.
     pub async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task)
@@ -74,17 +74,17 @@ impl Operator {
 }
 
 impl Cluster {
-    /// The controller with the rights it has in production, at work in this namespace.
+    /// Starts a controller in this namespace, with the rights that it has in production.
     pub async fn start_operator(&self) -> Operator {
         self.start_operator_with(Setup::default()).await
     }
 
-    /// The same, with a clock that runs ahead or behind.
+    /// Starts a controller with this clock, which may run ahead or behind.
     pub async fn start_operator_at(&self, clock: TestClock) -> Operator {
         self.start_operator_with(Setup { clock, ..Setup::default() }).await
     }
 
-    /// The same, with things that go wrong.
+    /// Starts a controller with these faults.
     pub async fn start_operator_among(&self, faults: Faults) -> Operator {
         self.start_operator_with(Setup { faults, ..Setup::default() }).await
     }

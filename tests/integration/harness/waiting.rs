@@ -1,19 +1,19 @@
-//! Waiting for something to happen, and watching that nothing does.
+//! Waiting for something to happen, and checking that nothing does.
 
 use std::time::{Duration, Instant};
 
 use crate::requests::Requests;
 
-/// Longer than anything that is waited for takes, even on a busy machine.
+/// Longer than any wait takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Long enough for a controller to do what it would do, if it were to do something.
+/// Long enough for a controller to act, if it were to act.
 pub const QUIET: Duration = Duration::from_millis(1500);
 
-/// Between two looks.
+/// The pause between two checks.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// Tries until there is an answer.
+/// Repeats the attempt until it returns something.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
     let started = Instant::now();
     loop {
@@ -25,7 +25,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attemp
     }
 }
 
-/// Watches for so long that there are exactly this many requests, neither fewer nor more. `look` says which ones.
+/// Checks for this time that there are exactly `count` requests. `look` returns the requests.
 pub async fn exactly(count: usize, time: Duration, look: impl Fn() -> Vec<String>) {
     let started = Instant::now();
     loop {
@@ -38,18 +38,18 @@ pub async fn exactly(count: usize, time: Duration, look: impl Fn() -> Vec<String
     }
 }
 
-/// Watches for so long that no object is read or written. What was asked before counts too, back to the start or the last
+/// Checks for this time that no object is read or written. Earlier requests count too, back to the start or the last
 /// [`Requests::clear`].
 pub async fn quiet_for(requests: &Requests, time: Duration) {
     exactly(0, time, || requests.on_objects()).await;
 }
 
-/// The same for writes. Objects may be read.
+/// Like [`quiet_for`], for writes only: objects may be read.
 pub async fn no_write_for(requests: &Requests, time: Duration) {
     exactly(0, time, || requests.writes()).await;
 }
 
-/// Waits until no object has been read or written for so long.
+/// Waits until no object has been read or written for this time.
 pub async fn at_rest_for(requests: &Requests, time: Duration) {
     let (mut count, mut since) = (requests.on_objects().len(), Instant::now());
     eventually("the requests to end", || {
@@ -63,8 +63,8 @@ pub async fn at_rest_for(requests: &Requests, time: Duration) {
     .await;
 }
 
-/// Gives a process, or a request that hangs, time to do what it must not do. Nothing shows when that time is over, so where
-/// there are requests to look at, use one of the functions above.
+/// Gives a process, or a request that hangs, time to do what it must not do. No event marks the end of that time. Where
+/// there are requests to check, use one of the functions above.
 pub async fn wait_blindly() {
     tokio::time::sleep(QUIET).await;
 }
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// As many requests as there were looks.
+    /// One more request at each check.
     fn one_more_each_time() -> impl Fn() -> Vec<String> {
         let looks = Cell::new(0);
         move || {

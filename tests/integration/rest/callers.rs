@@ -1,4 +1,4 @@
-//! Who may do what: the caller's token and Kubernetes' RBAC decide, and nothing else.
+//! The rights of a caller: its token and Kubernetes' RBAC decide, and nothing else.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::harness::Cluster;
 
-/// Each of the five calls, with a request that is fine.
+/// Each of the five calls, with a valid request.
 fn calls(id: &Value) -> [(String, Value); 5] {
     [
         ("GET /api/setup-keys".to_owned(), Value::Null),
@@ -19,7 +19,7 @@ fn calls(id: &Value) -> [(String, Value); 5] {
     ]
 }
 
-/// A cluster with one key, and what it looks like untouched.
+/// A cluster with one key, and how that key looks before any call.
 async fn with_a_key(test: &str) -> (Cluster, Rest, Value) {
     let cluster = Cluster::for_test(test).await;
     let operator = cluster.start_operator().await;
@@ -65,7 +65,7 @@ async fn tokens_that_kubernetes_does_not_take_are_not_taken() {
         }
     }
     assert_eq!(keys(&cluster), before);
-    // It was the lifetime: the same token, made the same way, is taken while it lasts.
+    // Only the lifetime was wrong: the same token, made the same way, is accepted while it lasts.
     rest.ask(&with_lifetime(&good, 7200), "GET /api/setup-keys", Value::Null).await.granted();
 }
 
@@ -87,7 +87,7 @@ async fn each_call_takes_the_rights_that_it_would_take_without_us() {
             assert!(answer.refused(403).starts_with("permission denied: "), "{call}: {}", answer.body);
         }
     }
-    // Kubernetes' sentence says what is missing.
+    // The message from Kubernetes names the missing right.
     let answer = rest.ask(&reader, &format!("DELETE {}", path(&id)), Value::Null).await;
     assert!(answer.refused(403).contains("cannot delete resource \"setupkeys\""), "{}", answer.body);
     assert_eq!(keys(&cluster), before);
@@ -105,7 +105,7 @@ async fn who_may_not_see_the_key_creates_none() {
     );
     assert_eq!(answer.refused(403), sentence);
     assert_eq!(keys(&cluster), before);
-    // The rest does not take that right.
+    // The other calls do not need that right.
     rest.ask(&blind, "GET /api/setup-keys", Value::Null).await.granted();
 }
 
@@ -114,7 +114,7 @@ async fn kubernetes_sees_the_caller_and_not_the_service() {
     let (cluster, rest, _) = with_a_key("rest_caller").await;
     let operator = cluster.start_operator().await;
     let user = token_of(&cluster, "user", EVERYTHING);
-    // An admission policy is told who asks, and so is the audit log.
+    // Admission policies and the audit log see the caller.
     let policy = json!({ "apiVersion": "v1", "kind": "List", "items": [
         {
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
@@ -142,7 +142,7 @@ async fn kubernetes_sees_the_caller_and_not_the_service() {
     cluster.kubectl_ok(&["apply", "-f", "-"], &policy.to_string());
     let created = rest.ask(&user, "POST /api/setup-keys", a_key("new")).await.granted();
     let who = format!("it was system:serviceaccount:{}:user", cluster.namespace);
-    // The API server takes a policy up a moment after it was created.
+    // The API server enforces a policy a moment after its creation.
     crate::harness::eventually("the policy to refuse", || async {
         let call = format!("PUT {}", path(&created["id"]));
         let answer = rest.ask(&user, &call, a_change(false, &["a"])).await;

@@ -1,4 +1,4 @@
-//! NetBird's contract, row by row, and where it is left on purpose.
+//! NetBird's contract, row by row, and where this API deviates on purpose.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ async fn every_row_of_the_contract_holds() {
 
     let long = "x".repeat(256);
     for (call, body, code, message) in [
-        // Bodies that are none. NetBird drops the connection at a `null`.
+        // Bodies that are not valid. NetBird drops the connection at a `null`.
         (format!("POST {KEYS}"), json!("{"), 400, NOT_JSON),
         (format!("POST {KEYS}"), json!(""), 400, NOT_JSON),
         (format!("POST {KEYS}"), json!("null"), 400, NOT_JSON),
@@ -67,14 +67,14 @@ async fn every_row_of_the_contract_holds() {
         (format!("POST {KEYS}"), create(json!({ "expires_in": 9_300_000_000_i64 })), 422, RANGE),
         (format!("POST {KEYS}"), create(json!({ "usage_limit": -5 })), 422, LIMIT),
         (format!("POST {KEYS}"), create(json!({ "name": long })), 422, "name: "),
-        // Groups are names here, not ids, so what NetBird does not find is what cannot be one.
+        // Groups are names here, not ids. Where NetBird does not find a group, this API refuses what cannot be a name.
         (format!("POST {KEYS}"), create(json!({ "auto_groups": ["no spaces"] })), 422, "auto_groups: "),
         (format!("PUT {this}"), a_change(false, &["ok", "no/slash"]), 422, "auto_groups: "),
-        // Keys that there are not.
+        // Keys that do not exist.
         (format!("GET {UNKNOWN}"), json!(""), 404, "setup key: nosuch not found"),
         (format!("PUT {UNKNOWN}"), a_change(true, &[]), 404, "setup key: nosuch not found"),
         (format!("DELETE {UNKNOWN}"), json!(""), 404, "setup key: nosuch not found"),
-        // An id is an id, and no means to select keys.
+        // An id is not a way to select keys.
         (format!("GET {this},status.state=valid"), json!(""), 404, "setup key: "),
     ] {
         let answer = rest.send(Some(&token), &call, &sent(&body)).await;
@@ -94,7 +94,7 @@ async fn every_row_of_the_contract_holds() {
     let untouched = rest.send(Some(&token), &format!("GET {this}"), "").await.granted();
     assert_eq!((&untouched["revoked"], &untouched["auto_groups"]), (&json!(false), &json!([])));
 
-    // What is taken.
+    // Bodies that are accepted.
     for body in [
         create(json!({ "colour": "red" })),
         create(json!({ "auto_groups": null })),
@@ -110,7 +110,7 @@ async fn every_row_of_the_contract_holds() {
         assert_eq!(rest.send(Some(&token), &call, "").await.granted(), json!({}));
         assert_eq!(rest.send(Some(&token), &call, "").await.status, 404);
     }
-    // What an update cannot change is ignored.
+    // An update ignores the fields that it cannot change.
     let body = json!({ "name": "other", "expires_in": 1, "usage_limit": 9, "revoked": true, "auto_groups": ["a"] });
     let changed = rest.send(Some(&token), &format!("PUT {this}"), &sent(&body)).await.granted();
     let mut expected = untouched.clone();

@@ -1,4 +1,4 @@
-//! One key, seen through both doors: NetBird's API and Kubernetes'.
+//! One key through both APIs: NetBird's and Kubernetes'.
 
 use std::time::Duration;
 
@@ -88,13 +88,13 @@ async fn the_state_in_the_answer_waits_for_nobody() {
     let client = Client::of(&cluster).await;
     cluster.apply("office", "");
     let id = json!(cluster.ready("office").await.id);
-    // Nobody is there to bring the status up to date.
+    // No controller runs that would update the status.
     operator.stop().await;
     let revoked = client.ask(&format!("PUT {}", path(&id)), a_change(true, &[])).await.granted();
     assert_eq!((&revoked["state"], &revoked["valid"]), (&json!("revoked"), &json!(false)));
     cluster.patch_status("office", json!({ "expires": "2026-01-01T00:00:00Z" })).await;
     assert_eq!(client.get(&id).await["state"], "expired");
-    // An expired key can be changed, to no effect on its state.
+    // An expired key can be changed, without any effect on its state.
     let changed = client.ask(&format!("PUT {}", path(&id)), a_change(false, &["a"])).await.granted();
     assert_eq!((&changed["state"], &changed["auto_groups"]), (&json!("expired"), &json!(["a"])));
     assert_eq!(cluster.keys().get("office").await.unwrap().status.unwrap().state.unwrap().as_str(), "valid");
@@ -128,7 +128,7 @@ async fn a_key_whose_secret_was_replaced_never_reads_valid() {
     let id = json!(cluster.ready("office").await.id);
     assert_eq!(client.get(&id).await["state"], "valid");
 
-    // Without a controller, a Secret of somebody else takes the name.
+    // Without a controller, a foreign Secret takes the name.
     operator.stop().await;
     cluster.delete_secret("office").await;
     cluster.kubectl_ok(&["create", "secret", "generic", "office", "--from-literal=password=theirs"], "");
@@ -142,7 +142,7 @@ async fn a_key_whose_secret_was_replaced_never_reads_valid() {
     clock.step(chrono::Duration::hours(25));
     assert_eq!(client.get(&id).await["state"], "expired");
 
-    // The conflict ends with that Secret, and the same key admits peers again.
+    // The conflict ends when that Secret goes, and the same key admits peers again.
     clock.step(chrono::Duration::hours(-25));
     cluster.delete_secret("office").await;
     cluster.ready("office").await;
@@ -184,7 +184,7 @@ async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
     let id = json!(cluster.ready("office").await.id);
     operator.stop().await;
 
-    // As enrollments do, somebody writes the status all the time.
+    // A task writes the status all the time, as enrollments do.
     let done = CancellationToken::new();
     let busy = tokio::spawn({
         let (keys, done) = (cluster.keys(), done.clone());
@@ -245,7 +245,7 @@ async fn a_creation_that_cannot_be_issued_says_why() {
     let operator = cluster.start_operator().await;
     let client = Client::of(&cluster).await;
     cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
-    // A quota holds once it has been counted.
+    // A quota applies only once it has been counted.
     eventually("the quota to be counted", || async {
         let used = cluster.kubectl_ok(&["get", "quota", "none", "-o", "jsonpath={.status.used.secrets}"], "");
         (!used.is_empty()).then_some(())

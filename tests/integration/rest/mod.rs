@@ -27,18 +27,18 @@ use crate::harness::{Cluster, TestClock, admin_config};
 /// Longer than a creation takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The service for the namespace of a test. It is started with the administrator's configuration, so that a request that
-/// was made with the service's own credentials would be granted everything.
+/// The service for the namespace of a test. It runs with the administrator's configuration, so a request with the
+/// service's own credentials would be granted everything.
 struct Rest {
     router: Router,
 }
 
-/// What a client gets.
+/// An answer to a client.
 #[derive(Debug)]
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
-    /// JSON, or else text.
+    /// JSON, or text if it is not JSON.
     body: Value,
 }
 
@@ -68,13 +68,13 @@ impl Rest {
         Self { router: rest::router(service, &limits) }
     }
 
-    /// Asks as the owner of a token.
+    /// Sends a request with this token.
     async fn ask(&self, token: &str, call: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(Some(&format!("Bearer {token}")), call, &body).await
     }
 
-    /// Sends a request as it stands. The call is method and path.
+    /// Sends a request unchanged. The call is method and path.
     async fn send(&self, authorization: Option<&str>, call: &str, body: &str) -> Answer {
         let (method, path) = call.split_once(' ').expect("a method and a path");
         let request = Request::builder().method(method).uri(path);
@@ -88,13 +88,13 @@ impl Rest {
 }
 
 impl Answer {
-    /// The body of an answer that must be a success.
+    /// The body of the answer, which must be a success.
     fn granted(self) -> Value {
         assert_eq!(self.status, StatusCode::OK, "{}", self.body);
         self.body
     }
 
-    /// The message of an error, which must be in NetBird's form and have this code.
+    /// The message of the answer, which must be an error in NetBird's form with this code.
     fn refused(&self, code: u16) -> &str {
         assert_eq!((self.status.as_u16(), &self.body["code"]), (code, &json!(code)), "{}", self.body);
         assert_eq!(self.body.as_object().map(|fields| fields.len()), Some(2), "{}", self.body);
@@ -106,7 +106,7 @@ impl Answer {
     }
 }
 
-/// A request to create a key that is fine.
+/// A valid request to create a key.
 fn a_key(name: &str) -> Value {
     json!({ "name": name, "type": "reusable", "expires_in": 86400, "auto_groups": [], "usage_limit": 0 })
 }

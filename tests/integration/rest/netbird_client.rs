@@ -1,4 +1,4 @@
-//! NetBird's own REST client, against the real program as it is run in production.
+//! NetBird's own REST client, against the real program as in production.
 
 use std::{
     fs::{self, File},
@@ -69,7 +69,7 @@ async fn netbirds_own_client_finds_all_as_it_expects() {
     let counted = r#"setupkey_http_requests_total{method="POST",path="/api/setup-keys",code="200"} 2"#;
     assert!(metrics.contains(counted), "{metrics}");
 
-    // It ends in good order, and has told its log nothing that is secret.
+    // The service ends with success, and its log holds no secret.
     let terminated = Command::new("kill").args(["-TERM", &service.id().to_string()]).status().unwrap();
     assert!(terminated.success());
     let status = eventually("the service to end", || {

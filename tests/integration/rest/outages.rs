@@ -1,4 +1,4 @@
-//! An API server that is away, or fails in the middle of a creation.
+//! An API server that is not available, or fails in the middle of a creation.
 
 use std::{future::pending, time::Duration};
 
@@ -22,7 +22,7 @@ async fn listener() -> (TcpListener, Config) {
     (listener, config)
 }
 
-/// What grants every caller the right to get Secrets.
+/// Access reviews that let every caller get Secrets.
 fn reviews() -> Router {
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "metadata": {}, "spec": {},
@@ -82,7 +82,7 @@ async fn who_turns_out_not_to_see_the_key_is_told_where_it_is() {
         "status": { "digest": "d", "id": "dc2dqmtqmd2tbgsp86m0" },
     });
     let found = key.clone();
-    // Nobody may ask what they may do, so it shows only at the end.
+    // The access review itself is forbidden, so the missing right shows only at the end.
     let api_server = Router::new()
         .route(REVIEWS, post(forbidden("the review")))
         .route(KEYS, post(|| async { Json(key) }))
@@ -104,14 +104,14 @@ async fn an_api_server_that_falls_silent_after_a_creation_costs_no_more_than_the
         .route(&format!("{KEYS}/office-x7k2p"), get(pending::<()>));
     let rest = on(silent, Duration::from_millis(200)).await;
     let answer = rest.ask("any", "POST /api/setup-keys", a_key("office")).await;
-    // The limit of a single call, which is longer than this wait, would be told in other words.
+    // The limit of a single call is longer than this wait, and has a different message.
     let sentence = "the setup key was created as SetupKey default/office-x7k2p, do not create it again; it is not issued yet; once the SetupKey is ready, Secret default/office-x7k2p holds the key";
     assert_eq!(answer.refused(504), sentence);
 }
 
 #[tokio::test]
 async fn a_creation_whose_answer_is_lost_is_told_to_be_in_doubt() {
-    // It takes the review on one connection, and breaks the next in the middle of the request.
+    // The API server answers the access review on one connection. It breaks the next one in the middle of the request.
     let (listener, config) = listener().await;
     tokio::spawn(async move {
         loop {

@@ -1,4 +1,4 @@
-//! Callers: ServiceAccounts with some rights, and tokens that are not good.
+//! Callers: ServiceAccounts with some rights, and tokens that are not valid.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::{
@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use crate::harness::{Cluster, control_plane_folder};
 
-/// All that the API may be used for.
+/// All rights that the API can use.
 pub const EVERYTHING: &[&str] = &["list,get,create,patch,delete setupkeys.setupkey.dev", "get secrets"];
 
-/// A token of a new ServiceAccount that may do this (each `verbs resource`) in the namespace of the test.
+/// A token of a new ServiceAccount with these rights (each `verbs resource`) in the namespace of the test.
 pub fn token_of(cluster: &Cluster, name: &str, rights: &[&str]) -> String {
     cluster.kubectl_ok(&["create", "serviceaccount", name], "");
     for (number, right) in rights.iter().enumerate() {
@@ -32,11 +32,11 @@ pub fn token(cluster: &Cluster, name: &str, flags: &[&str]) -> String {
     cluster.kubectl_ok(&[&["create", "token", name], flags].concat(), "").trim().to_owned()
 }
 
-/// The same token, with another lifetime: `seconds` from its issue. Signed as the API server signs.
+/// The same token with another lifetime, `seconds` from its issue. It is signed as the API server signs.
 pub fn with_lifetime(token: &str, seconds: i64) -> String {
     let parts: Vec<_> = token.split('.').collect();
     let mut claims: Value = serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
-    // An hour ago, so that there is time for it to have expired.
+    // Issued an hour ago, so that a short lifetime is over.
     let issued = claims["iat"].as_i64().unwrap() - 3600;
     for (claim, moment) in [("iat", issued), ("nbf", issued), ("exp", issued + seconds)] {
         claims[claim] = moment.into();
