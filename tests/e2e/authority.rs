@@ -1,4 +1,4 @@
-//! An authority for the certificate of the enrollment service, in the place of a company's own or of cert-manager.
+//! A certificate authority for the enrollment service, in place of a company's own or of cert-manager.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
@@ -19,7 +19,7 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// A certificate for this name, and its private key, as a Secret of type kubernetes.io/tls has them.
+    /// A certificate for this name and its private key, as in a Secret of type kubernetes.io/tls.
     pub fn certify(&self, name: &str) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new([name.to_owned()]).expect("a DNS name");

@@ -1,4 +1,4 @@
-//! The cluster that the stories are told on, and the way to it.
+//! The cluster that the stories run on, and access to it.
 
 use std::{
     io::Write,
@@ -22,30 +22,30 @@ use setupkey_operator::api::{Peer, SetupKey};
 
 use crate::{authority::Authority, release::Release};
 
-/// Longer than anything that is waited for takes: a kubelet may try a mount again only after two minutes.
+/// Longer than any wait takes: a kubelet may retry a mount only after two minutes.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 const CRDS: [&str; 2] = ["setupkeys.setupkey.dev", "peers.setupkey.dev"];
 
-/// Where chart, examples and tools are.
+/// The folder that has the chart, the examples and the tools.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 pub struct Cluster {
     pub client: Client,
-    /// Who has issued the certificate of the enrollment service.
+    /// The issuer of the enrollment service's certificate.
     pub authority: Authority,
     kubeconfig: PathBuf,
-    /// The folder of our own node's programs, if it is ours.
+    /// The folder of our own node's programs. `None` on another cluster.
     node: Option<PathBuf>,
-    /// What the names of all our namespaces end with.
+    /// The suffix of all our namespaces' names.
     suffix: String,
     namespaces: Mutex<Vec<String>>,
 }
 
 impl Cluster {
-    /// Refuses a cluster that has SetupKeys: the operator works in all namespaces, so it would work on them.
+    /// Refuses a cluster that has SetupKeys: the operator works in all namespaces, so it would change them.
     pub async fn connect() -> Self {
         let theirs = variable("E2E_KUBECONFIG");
         let (kubeconfig, node) = match theirs {
@@ -83,13 +83,13 @@ impl Cluster {
         self.node.as_deref().expect("a story that needs hands on the node")
     }
 
-    /// The image of the pods that use keys: one with a shell.
+    /// The image of the pods that use keys. It has a shell.
     pub fn shell_image(&self) -> String {
         let ours = if self.is_ours() { "localhost/setupkey-node:shell" } else { "busybox:1.37" };
         variable("E2E_SHELL_IMAGE").unwrap_or_else(|| ours.to_owned())
     }
 
-    /// The operator's image, which is also the program of machines that enroll.
+    /// The operator's image. Machines that enroll run it, too.
     pub fn operator_image(&self) -> String {
         variable("E2E_IMAGE").unwrap_or_else(|| concat!("setupkey-operator:", env!("CARGO_PKG_VERSION")).to_owned())
     }
@@ -116,7 +116,7 @@ impl Cluster {
     }
 
     fn namespaces(&self) -> MutexGuard<'_, Vec<String>> {
-        self.namespaces.lock().expect("nobody panics with it")
+        self.namespaces.lock().expect("the lock is not poisoned")
     }
 
     pub fn kubectl(&self) -> Command {
@@ -134,7 +134,7 @@ impl Cluster {
         command
     }
 
-    /// Every key and Secret in our namespaces with its version: whoever writes one changes this.
+    /// Every key and Secret in our namespaces with its version. Any write changes the result.
     pub async fn versions(&self) -> Vec<(String, String, String)> {
         let namespaces = self.namespaces().clone();
         let mut versions = Vec::new();
@@ -160,7 +160,7 @@ impl Cluster {
         data.map(|(_, value)| String::from_utf8(value.0).expect("text")).collect()
     }
 
-    /// The Peers in our namespaces, and in no other: there were none before.
+    /// The Peers in our namespaces. The cluster had none before.
     pub async fn peers(&self) -> Vec<Peer> {
         Api::<Peer>::all(self.client.clone()).list(&all()).await.expect("Peers").items
     }
@@ -171,14 +171,14 @@ impl Cluster {
         for namespace in self.namespaces().iter() {
             let place = Place { cluster: self, namespace: namespace.clone() };
             for pod in place.kubectl(&["get", "pods", "-o", "name"], "").lines() {
-                // One that has not started has none.
+                // A pod that has not started has no log.
                 logs.push_str(&place.try_kubectl(&["logs", pod], "").unwrap_or_default());
             }
         }
         logs
     }
 
-    /// For a story that failed: the objects and events of its namespaces, and the operator's log. No Secret.
+    /// For a story that failed: the objects and events of its namespaces, and the operator's log. Prints no Secret.
     pub fn tell_what_is_there(&self, story: &str) {
         eprintln!("--- what is there after {story} ---");
         for namespace in self.namespaces().iter() {
@@ -194,13 +194,13 @@ impl Cluster {
         eprintln!("{}", output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default());
     }
 
-    /// Takes everything of ours away, unless the cluster itself is about to go.
+    /// Removes everything of ours, unless the cluster itself is about to end.
     pub async fn leave(&self) {
         if self.is_ours() {
             return;
         }
         let release = Release::of(self);
-        // It may not be there.
+        // The release may not exist.
         let _ = self.helm().args(["--namespace", &release.namespace, "uninstall", Release::NAME, "--wait"]).output();
         let namespaces = self.namespaces().clone();
         for namespace in &namespaces {
@@ -211,7 +211,7 @@ impl Cluster {
             left.iter().all(|namespace| !namespaces.contains(&namespace.name_any())).then_some(())
         })
         .await;
-        // There were none before.
+        // The cluster had no such CRDs before.
         let crds: Api<CustomResourceDefinition> = Api::all(self.client.clone());
         for crd in CRDS {
             let _ = crds.delete(crd, &DeleteParams::default()).await;
@@ -233,7 +233,7 @@ impl Place<'_> {
         Api::namespaced(self.cluster.client.clone(), &self.namespace)
     }
 
-    /// Runs kubectl in this namespace and returns what it printed, if it succeeded.
+    /// Runs kubectl in this namespace. Returns what it printed, or the error.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = self.cluster.kubectl();
         command.arg("--namespace").arg(&self.namespace).args(arguments);
@@ -257,7 +257,7 @@ fn with_input(mut command: Command, input: &str) -> Output {
     child.wait_with_output().expect("kubectl ends")
 }
 
-/// An environment variable that is set to something.
+/// An environment variable that is set and not empty.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -270,7 +270,7 @@ fn version<K: kube::Resource>(object: &K) -> String {
     object.meta().resource_version.clone().expect("a version")
 }
 
-/// Tries until there is an answer.
+/// Repeats the attempt until it returns something.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
     let started = Instant::now();
     loop {

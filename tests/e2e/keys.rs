@@ -17,7 +17,7 @@ impl Place<'_> {
         self.kubectl(&["apply", "-f", "-"], &manifest);
     }
 
-    /// Waits until the status is about the present spec and as described, and returns it.
+    /// Waits until the status reports the present spec and the condition holds. Returns the status.
     pub async fn status_when(&self, name: &str, what: &str, holds: impl Fn(&SetupKeyStatus) -> bool) -> SetupKeyStatus {
         eventually(&format!("SetupKey {}/{name} to be {what}", self.namespace), || async {
             let key = self.api::<SetupKey>().get(name).await.ok()?;
@@ -54,7 +54,7 @@ impl Place<'_> {
         self.api::<SetupKey>().patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
     }
 
-    /// Deletes the Secret, and waits for the key to be issued anew.
+    /// Deletes the Secret, and waits until the key is issued again.
     pub async fn replace_secret(&self, name: &str, before: &SetupKeyStatus) -> SetupKeyStatus {
         let secret = before.secret.as_ref().expect("a Secret").name.clone();
         self.api::<Secret>().delete(&secret, &DeleteParams::default()).await.expect("a deleted Secret");
@@ -62,7 +62,7 @@ impl Place<'_> {
     }
 }
 
-/// The digest of the key as `sha256sum` prints it: how a pod says which key it has without saying the key.
+/// The digest of the key as `sha256sum` prints it. Pods print it instead of the key.
 pub fn sha256sum(status: &SetupKeyStatus) -> String {
     let digest = BASE64_STANDARD.decode(status.digest.as_ref().expect("a digest")).expect("base64");
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,10 +1,10 @@
 //! The chart's own pods run the operator, and pods use the keys: on a real node, or on any cluster.
 //!
-//! `make e2e` runs all stories on a node of its own, `make e2e STORY=words` those whose names hold the words. With
-//! `E2E_KUBECONFIG` they run on that cluster, in namespaces that they make and remove; what needs hands on the node is
-//! left out then, and said so.
+//! `make e2e` runs all stories on a node of its own. `make e2e STORY=words` runs those whose names contain the words.
+//! With `E2E_KUBECONFIG`, the stories run on that cluster, in namespaces that they create and remove. Stories that act
+//! on the node itself are then skipped, with a message.
 //!
-//! Stories that only use the operator run side by side. Those that disturb it come after, one at a time.
+//! Stories that only use the operator run side by side. Stories that disturb it run afterwards, one at a time.
 
 mod authority;
 mod cluster;

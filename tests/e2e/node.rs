@@ -1,4 +1,4 @@
-//! Hands on our own node: its programs are processes of the machine that we are in.
+//! Actions on our own node: its programs are processes of the machine that the stories run in.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ pub fn kill_program(folder: &Path, name: &str) {
     kill(|process| is_called(process, name) && runs_there(process));
 }
 
-/// Kills this program in the containers of a pod. All control groups of a pod have its uid in their names.
+/// Kills this program in the containers of a pod. The names of all control groups of a pod contain its uid.
 pub fn kill_containers_of(pod: &Pod, name: &str) {
     let uid = pod.uid().expect("a pod that is there");
     let in_pod = |process: &Path| fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains(&uid));
@@ -43,7 +43,7 @@ fn kill(is_meant: impl Fn(&Path) -> bool) {
     kill_process(number.expect("a process"), Signal::KILL).expect("the process is ours");
 }
 
-/// The writes of SetupKeys and Secrets that this user asked for since then, from the audit log.
+/// The writes of SetupKeys and Secrets by this user since then, from the audit log.
 pub fn writes_since(folder: &Path, since: DateTime<Utc>, user: &str) -> Vec<Value> {
     let log = fs::read_to_string(folder.join("audit.log")).expect("an audit log: run `make e2e`");
     let is_meant = |event: &Value| {

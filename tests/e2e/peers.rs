@@ -1,4 +1,4 @@
-//! What stories do with pods that enroll, and with the Peers that they become.
+//! What stories do with pods that enroll, and with their Peers.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Place<'_> {
-    /// Lets the pods of this namespace trust the certificate of the service, as the examples have it.
+    /// Makes the pods of this namespace trust the certificate of the service, as in the examples.
     pub async fn publish_authority(&self) {
         let authority = json!({
             "metadata": { "name": "enrollment-ca" },
@@ -24,7 +24,7 @@ impl Place<'_> {
         self.api::<ConfigMap>().create(&PostParams::default(), &authority).await.expect("a created ConfigMap");
     }
 
-    /// Starts a pod that joins with the key in this Secret, and that is not started again when it ends.
+    /// Starts a pod that joins with the key in this Secret. The pod is not restarted when it ends.
     pub async fn enroll(&self, pod: &str, secret: &str) {
         let server = format!("--server=https://{}", Release::of(self.cluster).enrollment_host());
         let container = json!({
@@ -46,7 +46,7 @@ impl Place<'_> {
             { "name": "state", "emptyDir": { "medium": "Memory" } },
         ]);
         let mut manifest = self.restricted_pod(pod, container, volumes);
-        // Longer than its last words may take.
+        // Longer than the program may take to leave.
         manifest["spec"]["terminationGracePeriodSeconds"] = 30.into();
         self.create_pod(manifest).await;
     }
@@ -57,7 +57,7 @@ impl Place<'_> {
         self.peer_of(pod).await
     }
 
-    /// Waits for the one Peer that calls itself by this name, and for the first sign of it.
+    /// Waits for the one Peer with this hostname, and for its first heartbeat.
     pub async fn peer_of(&self, hostname: &str) -> Peer {
         eventually(&format!("a connected Peer of {}/{hostname}", self.namespace), || async {
             let peers = self.peers().await;
@@ -84,7 +84,7 @@ impl Place<'_> {
         .await
     }
 
-    /// Deletes the pod and waits until it is gone, which is after its program has ended.
+    /// Deletes the pod and waits until it is gone. Its program has ended by then.
     pub async fn delete_pod(&self, pod: &str) {
         let pods = self.api::<Pod>();
         let uid = pods.get(pod).await.expect("the Pod").uid();
@@ -95,7 +95,7 @@ impl Place<'_> {
         .await;
     }
 
-    /// Whether the Peer was deleted. It may be held for a moment until the ledger has been cleared.
+    /// Whether the Peer was deleted. Its finalizer may hold it for a moment, until its entry is cleared.
     pub async fn has_left(&self, peer: &Peer) -> bool {
         let now = self.api::<Peer>().get_opt(&peer.name_any()).await.expect("an answer about the Peer");
         now.is_none_or(|now| now.uid() != peer.uid() || now.metadata.deletion_timestamp.is_some())

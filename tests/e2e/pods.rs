@@ -1,4 +1,4 @@
-//! Pods that use keys, as Pod Security *restricted* wants them.
+//! Pods that use keys, as Pod Security *restricted* requires them.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::PostParams};
@@ -16,7 +16,7 @@ pub struct Script<'a> {
     pub key: Key<'a>,
 }
 
-/// How the pod gets its key, from the Secret of this name.
+/// How the pod gets its key from the Secret with this name.
 pub enum Key<'a> {
     None,
     Mounted(&'a str),
@@ -24,7 +24,7 @@ pub enum Key<'a> {
     Variable(&'a str),
 }
 
-/// That a pod is the one it was, and has not been restarted.
+/// Identifies a pod and its restarts. If equal, the pod is the same and has not restarted.
 #[derive(Debug, PartialEq)]
 pub struct Life {
     uid: Option<String>,
@@ -54,7 +54,7 @@ impl Place<'_> {
         self.create_pod(self.restricted_pod(script.name, container, volumes)).await;
     }
 
-    /// A pod of one container that ends once and for all, and that Pod Security *restricted* lets in.
+    /// A pod with one container that never restarts, and that Pod Security *restricted* accepts.
     pub fn restricted_pod(&self, name: &str, mut container: Value, volumes: Value) -> Value {
         container["securityContext"] = json!({
             "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] },
@@ -80,7 +80,7 @@ impl Place<'_> {
         self.api::<Pod>().create(&PostParams::default(), &pod).await.expect("a created Pod");
     }
 
-    /// Waits until the log of the pod holds this text, and returns the log.
+    /// Waits until the log of the pod contains this text, and returns the log.
     pub async fn log_with(&self, pod: &str, text: &str) -> String {
         eventually(&format!("{text:?} in the log of the pod {}/{pod}", self.namespace), || async {
             self.try_kubectl(&["logs", pod], "").ok().filter(|log| log.contains(text))

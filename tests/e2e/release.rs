@@ -1,4 +1,4 @@
-//! The operator, as the chart installs it.
+//! The operator as the chart installs it.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, all, eventually, repository, said, variable};
 
-/// The release in a cluster. There may be none yet.
+/// The release in a cluster. It may not exist yet.
 pub struct Release<'a> {
     cluster: &'a Cluster,
     pub namespace: String,
@@ -30,19 +30,19 @@ impl<'a> Release<'a> {
     /// The Deployments with their replicas.
     const DEPLOYMENTS: [(&'static str, i32); 3] =
         [(Self::NAME, 2), ("setupkey-operator-enrollment", 3), ("setupkey-operator-api", 2)];
-    /// How long a peer may not be seen: the least there is.
+    /// How long a peer may go unseen: the shortest time that is allowed.
     pub const PEER_LIFETIME: Duration = Duration::minutes(1);
 
     pub fn of(cluster: &'a Cluster) -> Self {
         Self { cluster, namespace: cluster.name("operator") }
     }
 
-    /// The name of the enrollment service for pods, which its certificate has.
+    /// The name by which pods reach the enrollment service. Its certificate has this name.
     pub fn enrollment_host(&self) -> String {
         format!("{}-enrollment.{}.svc", Self::NAME, self.namespace)
     }
 
-    /// Puts a certificate where the chart is told to look for it.
+    /// Stores a certificate where the chart looks for it.
     pub async fn certify(&self) {
         let (certificate, key) = self.cluster.authority.certify(&self.enrollment_host());
         let secret = json!({
@@ -67,7 +67,7 @@ impl<'a> Release<'a> {
         said(self.cluster.helm().args(uninstall).output().expect("helm runs")).expect("an uninstalled release");
     }
 
-    /// The image in the place of the chart's own, if one is given.
+    /// The image that replaces the chart's own, if one is given.
     fn image(&self) -> Option<String> {
         variable("E2E_IMAGE")
     }
@@ -104,7 +104,7 @@ impl<'a> Release<'a> {
         self.api().get(Self::NAME).await.expect("the Deployment")
     }
 
-    /// Waits until all replicas of the present templates, and no other pods, are there and ready.
+    /// Waits until all replicas of the present templates are ready, and no other pods exist.
     pub async fn settled(&self) {
         eventually("all replicas of the release to be available", || async {
             for (name, replicas) in Self::DEPLOYMENTS {
@@ -122,13 +122,13 @@ impl<'a> Release<'a> {
         .await;
     }
 
-    /// Waits until a pod that is there leads, and it is none of these. Returns the Lease and the pod.
+    /// Waits until an existing pod leads that is none of these. Returns the Lease and the pod.
     pub async fn leader_other_than(&self, gone: &BTreeSet<String>) -> (Lease, Pod) {
         eventually("a pod to lead", || async {
             let lease = self.api::<Lease>().get(Self::NAME).await.ok()?;
             let holder = lease.spec.as_ref()?.holder_identity.clone().filter(|holder| !gone.contains(holder))?;
             let pods = self.api::<Pod>().list(&all().labels(Self::CONTROLLER)).await.ok()?;
-            // The identity is the pod's name and what tells its processes apart.
+            // The identity is the name of the pod, and a suffix for its process.
             let leader = pods.items.into_iter().find(|pod| holder.starts_with(&format!("{}_", pod.name_any())))?;
             Some((lease, leader))
         })

@@ -1,4 +1,4 @@
-//! Runs the stories and tells how each went, and how long it took.
+//! Runs the stories and reports the result and the time of each.
 
 use std::{
     process::ExitCode,
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, variable};
 
-/// Two cores are busy with this many.
+/// This many keep two cores busy.
 const AT_A_TIME: usize = 4;
 
 type Run = fn(Arc<Cluster>) -> BoxFuture<'static, ()>;
@@ -19,14 +19,14 @@ type Run = fn(Arc<Cluster>) -> BoxFuture<'static, ()>;
 #[derive(Clone, Copy)]
 pub enum Needs {
     ACluster,
-    /// Programs of the node are killed, so it has to be ours.
+    /// The story kills programs of the node, so the node must be ours.
     HandsOnTheNode,
-    /// Another tag of the operator's image.
+    /// The story needs another tag of the operator's image.
     AnotherImage,
 }
 
 impl Needs {
-    /// Why the story cannot be told here.
+    /// Why the story cannot run here.
     fn missing(self, cluster: &Cluster) -> Option<&'static str> {
         match self {
             Needs::ACluster => None,
@@ -68,13 +68,14 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Words that are no flags choose the stories; `--list` only names them. Flags of other test harnesses mean nothing.
+    /// Arguments that are not flags are words that choose the stories; `--list` only lists the stories. Flags of other
+    /// test harnesses are ignored.
     pub fn from_arguments() -> Self {
         let (flags, words): (Vec<_>, Vec<_>) = std::env::args().skip(1).partition(|word| word.starts_with('-'));
         Self { words, list: flags.iter().any(|flag| flag == "--list"), ..Self::default() }
     }
 
-    /// What all others build on, so it always runs.
+    /// All other stories build on this one, so it always runs.
     pub fn first(&mut self, story: Story) {
         self.first = Some(story);
     }
@@ -136,7 +137,7 @@ impl Suite {
 enum Outcome {
     Good,
     Failed,
-    /// It could not be told here.
+    /// The story could not run here.
     Skipped,
 }
 
@@ -147,10 +148,10 @@ async fn tell(story: Story, cluster: &Arc<Cluster>) -> Outcome {
         return Outcome::Skipped;
     }
     let started = Instant::now();
-    // A task of its own, which ends when nobody waits for it any more.
+    // A task of its own. Dropping the set aborts it.
     let mut task = JoinSet::new();
     task.spawn((story.run)(Arc::clone(cluster)));
-    // A panic has said on standard error what was wrong.
+    // A panic has already printed what was wrong to standard error.
     let good = task.join_next().await.is_some_and(|outcome| outcome.is_ok());
     let seconds = Duration::as_secs_f64(&started.elapsed());
     println!("{} {seconds:6.1} s  {name}", if good { "ok    " } else { "FAILED" });

@@ -1,4 +1,4 @@
-//! The operator is killed, upgraded, cut off and removed. Keys do not notice.
+//! The operator is killed, upgraded, cut off and removed. Keys are not affected.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     release::Release,
 };
 
-/// The moment is put into the time in which nobody leads: a Lease runs out after 15 s.
+/// The expiry falls into the time without a leader: a Lease runs out after 15 s.
 pub async fn a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown(cluster: Arc<Cluster>) {
     let place = cluster.namespace("leader").await;
     place.apply_key("office", "");
@@ -30,7 +30,7 @@ pub async fn a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown(cluste
     let expires = Timestamp::from(Utc::now() + Duration::seconds(10));
     place.patch_status("office", json!({ "expires": expires })).await;
     if cluster.is_ours() {
-        // As by the kernel, for want of memory: without a word to anybody.
+        // A kill like the kernel's when memory runs out: the process cannot release its Lease.
         node::kill_containers_of(&leader, "setupkey-operator");
     }
     release.api::<Pod>().delete(&leader.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
@@ -44,9 +44,9 @@ pub async fn a_killed_leader_is_replaced_and_an_expiry_meanwhile_is_shown(cluste
     let taken_over = lease.spec.unwrap().acquire_time.expect("a time").0;
     let (shown, taken_over) = (moment(shown.as_second()), moment(taken_over.as_second()));
     if cluster.is_ours() {
-        assert!(taken_over >= expires, "nobody was to lead at {expires}, but somebody did from {taken_over} on");
+        assert!(taken_over >= expires, "no pod was to lead at {expires}, but one led from {taken_over} on");
     }
-    // It is written in whole seconds, and the machine is busy.
+    // The Lease's time is in whole seconds, and the machine is busy.
     let late = shown - taken_over.max(expires);
     assert!(late >= Duration::zero() && late <= Duration::seconds(5), "shown {late} after it could be");
     release.settled().await;
@@ -79,11 +79,11 @@ pub async fn an_upgrade_rolls_and_changes_no_key(cluster: Arc<Cluster>) {
     };
     let upgrade = || release.upgrade(&next);
     let (fewest, ()) = tokio::join!(fewest, async { tokio::task::block_in_place(upgrade) });
-    assert!(fewest >= 1, "nobody was available");
+    assert!(fewest >= 1, "no replica was available");
     release.settled().await;
     assert!(!before.contains(&next), "{next} is what ran before");
 
-    // Who leads now has looked at each key before it takes up a new one, or does by the time this one is done.
+    // The leader has reconciled each earlier key by the time this one is ready.
     place.apply_key("later", "");
     place.ready("later").await;
     let after = cluster.versions().await;
@@ -129,7 +129,7 @@ pub async fn kubelet_and_api_server_restart_and_nothing_is_written(cluster: Arc<
     let after = cluster.versions().await;
     let changed: Vec<_> = versions.iter().filter(|version| !after.contains(version)).collect();
     assert!(changed.is_empty(), "written by a restart: {changed:?}");
-    // The audit log tells of writes that changed nothing, too.
+    // The audit log also shows writes that changed nothing.
     let operator = format!("system:serviceaccount:{}:{}", release.namespace, Release::NAME);
     let writes = node::writes_since(cluster.node_folder(), killed, &operator);
     let of_later = |write: &&Value| write["objectRef"]["name"] == "later";
@@ -149,7 +149,7 @@ pub async fn uninstalled_and_installed_again_it_takes_up_every_key(cluster: Arc<
     let gone = || async { release.pods(Release::SELECTOR).await.is_empty().then_some(()) };
     eventually("the operator's pods to be gone", gone).await;
     assert_eq!(cluster.versions().await, versions, "the keys and their Secrets did not stay as they were");
-    // Nobody takes it up.
+    // No operator reconciles it.
     place.apply_key("waiting", "");
 
     release.install();
@@ -158,7 +158,7 @@ pub async fn uninstalled_and_installed_again_it_takes_up_every_key(cluster: Arc<
     let after = cluster.versions().await;
     let changed: Vec<_> = versions.iter().filter(|version| !after.contains(version)).collect();
     assert!(changed.is_empty(), "written by an installation: {changed:?}");
-    // It works for the keys that were there.
+    // The operator works on the keys that exist.
     place.patch_spec("office", json!({ "revoked": true })).await;
     place.in_state("office", State::Revoked).await;
     let keys = place.api::<SetupKey>().list(&ListParams::default()).await.unwrap();

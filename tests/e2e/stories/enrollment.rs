@@ -17,7 +17,7 @@ pub async fn pods_enroll_by_the_name_of_the_service_and_are_peers(cluster: Arc<C
     let place = cluster.namespace("enroll").await;
     place.publish_authority().await;
     place.apply_key("office", "autoGroups: [office, printers]");
-    // The second one comes before the first is known to every replica.
+    // The second pod asks before every replica knows the first peer.
     let (first, second) = tokio::join!(place.enrolled("first", "office"), place.enrolled("second", "office"));
 
     assert_ne!(first.spec.public_key, second.spec.public_key);
@@ -30,7 +30,7 @@ pub async fn pods_enroll_by_the_name_of_the_service_and_are_peers(cluster: Arc<C
     assert_eq!(place.kubectl(&of_printers, "").lines().count(), 2);
     assert_eq!(place.used("office").await, 2);
 
-    // What is a peer for good stays one when its pod goes.
+    // A peer that is not ephemeral stays when its pod goes.
     place.delete_pod("first").await;
     assert!(!place.has_left(&first).await);
     place.delete_pod("second").await;
@@ -57,11 +57,11 @@ pub async fn an_ephemeral_peer_leaves_with_its_pod(cluster: Arc<Cluster>) {
     place.apply_key("passing", "ephemeral: true");
     let peer = place.enrolled("passing", "passing").await;
     place.delete_pod("passing").await;
-    // Its last words come before its end, so nothing is to be waited for: the controller would take a lifetime more.
+    // The program leaves before it ends, so there is nothing to wait for. The controller would need one lifetime more.
     assert!(place.has_left(&peer).await, "the peer is there after its pod");
 }
 
-/// As by the kernel, for want of memory: without a word to anybody.
+/// The pods are killed as by the kernel when memory runs out, so they cannot leave.
 pub async fn a_killed_ephemeral_peer_is_removed_and_another_is_not_connected(cluster: Arc<Cluster>) {
     let place = cluster.namespace("killed").await;
     place.publish_authority().await;
@@ -102,7 +102,7 @@ pub async fn a_deleted_key_leaves_its_peers_and_their_pods_alone(cluster: Arc<Cl
     let deleted = Utc::now();
     let seen = eventually("a heartbeat after the end of the key", || async {
         let peer = place.api::<Peer>().get(&peer.name_any()).await.ok()?;
-        // It is in whole seconds.
+        // The time is in whole seconds.
         let seen = peer.status.as_ref()?.last_seen?.moment() > deleted + Duration::seconds(1);
         seen.then_some(peer)
     })
@@ -113,7 +113,7 @@ pub async fn a_deleted_key_leaves_its_peers_and_their_pods_alone(cluster: Arc<Cl
     place.delete_pod("member").await;
 }
 
-/// Half of them may be in by then, and half come when it is gone and not everybody has heard of it.
+/// Half of the pods may be admitted before the kill. The others ask when it is gone, but may still be routed to it.
 pub async fn a_replica_is_killed_while_pods_enroll_and_each_use_is_a_peer(cluster: Arc<Cluster>) {
     const PODS: i64 = 6;
     let place = cluster.namespace("crowd").await;

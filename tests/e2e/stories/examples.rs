@@ -1,4 +1,4 @@
-//! The examples, as written. Only image and namespace of the operator are those of the run.
+//! The examples as written. Only the operator's image and namespace are those of the run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 pub async fn each_example_with_a_pod_does_what_it_says(cluster: Arc<Cluster>) {
-    // They are short, and do not speak of what Pod Security wants.
+    // They are short, and leave out what Pod Security requires.
     let place = cluster.namespace_with("examples", json!({})).await;
     place.publish_authority().await;
     let mut told = Vec::new();

@@ -1,4 +1,4 @@
-//! The chart, and what it gives to those who run it.
+//! The chart, and what it gives its users.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     release::Release,
 };
 
-/// Controller, enrollment service and REST API: all replicas ready by their probes, and one of the controllers leads.
+/// Controller, enrollment service and REST API: all replicas are ready by their probes, and one controller leads.
 pub async fn the_chart_installs_under_pod_security_restricted(cluster: Arc<Cluster>) {
     let place = cluster.namespace("operator").await;
     let careless = ["run", "careless", "--image=none", "--dry-run=server"];
@@ -28,25 +28,25 @@ pub async fn the_chart_installs_under_pod_security_restricted(cluster: Arc<Clust
         let status = pod.status.as_ref().unwrap();
         let container = &status.container_statuses.as_ref().unwrap()[0];
         assert!(container.ready, "{}", pod.name_any());
-        // Nobody but the kubelet has judged it, by the chart's own probes.
+        // The kubelet has judged the pod, by the chart's own probes.
         let spec = &pod.spec.as_ref().unwrap().containers[0];
         assert!(spec.readiness_probe.is_some() && spec.liveness_probe.is_some());
     }
     let (lease, leader) = release.leader().await;
-    // Who stands by says so, too.
+    // The leader is one of the release's pods.
     let names: BTreeSet<_> = release.pods(Release::CONTROLLER).await.iter().map(Pod::name_any).collect();
     assert!(names.contains(&leader.name_any()));
     assert!(lease.spec.unwrap().renew_time.is_some());
 }
 
-/// By the Service's name, as Prometheus would from a pod.
+/// By the name of the Service, as Prometheus does it from a pod.
 pub async fn metrics_are_scraped_through_the_service(cluster: Arc<Cluster>) {
     let place = cluster.namespace("metrics").await;
     place.apply_key("scraped", "usageLimit: 7");
     place.ready("scraped").await;
     let release = Release::of(&cluster);
     let url = format!("http://{}-metrics.{}:8081/metrics", Release::NAME, release.namespace);
-    // The Service chooses a replica, and the leader alone has the keys' series.
+    // The Service chooses a replica, and only the leader has the series of the keys.
     let script = format!(
         "until wget -q -O - {url} | grep 'setupkey_usage_limit.*name=\"scraped\".* 7'; do sleep 1; done
         echo scraped"
@@ -55,7 +55,7 @@ pub async fn metrics_are_scraped_through_the_service(cluster: Arc<Cluster>) {
     place.log_with("prometheus", "\nscraped").await;
 }
 
-/// After all that has happened until here.
+/// Covers everything that has happened in the stories before.
 pub async fn logs_are_read_with_kubectl_and_hold_no_key(cluster: Arc<Cluster>) {
     let place = cluster.namespace("logs").await;
     place.apply_key("logged", "");
@@ -80,7 +80,7 @@ pub async fn logs_are_read_with_kubectl_and_hold_no_key(cluster: Arc<Cluster>) {
     let peers = cluster.peers().await;
     assert!(peers.len() > 1);
     let digests: BTreeSet<_> = peers.into_iter().map(|peer| peer.spec.token_digest).collect();
-    // Nobody but a pod knows its token, but its digest is known.
+    // Only a pod knows its token, but the digest of the token is known.
     let is_in_base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
     let holds_a_token = |text: &str| {
         let mut words = text.split(|c| !is_in_base64(c)).filter(|word| word.len() >= 43);

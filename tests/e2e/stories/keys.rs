@@ -1,4 +1,4 @@
-//! What happens to pods when something happens to their key.
+//! What happens to pods when their key changes.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     pods::{Key, MOUNTED, Script},
 };
 
-/// Prints the digest of the mounted key whenever it is another one.
+/// Prints the digest of the mounted key whenever it changes.
 const FOLLOW: &str = "while :; do
     now=$(sha256sum < /etc/netbird/setup-key 2>/dev/null) && [ \"$now\" != \"$last\" ] && echo \"$now\" && last=$now
     sleep 1; done";

@@ -1,4 +1,4 @@
-//! One promise each.
+//! Stories: each shows one promise.
 
 pub mod disturbance;
 pub mod enrollment;

@@ -1,4 +1,4 @@
-//! How a pod comes by its key. Pods say which key they have by its digest, never by itself.
+//! How a pod gets its key. Pods identify the key by its digest and never print it.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub async fn a_pod_created_before_its_key_waits_and_starts(cluster: Arc<Cluster>
     place.log_with("early", &sha256sum(&status)).await;
 }
 
-/// One file; in it the key and nothing around it, such as a newline.
+/// One file, which holds the key and nothing around it, such as a newline.
 pub async fn a_pod_reads_the_key_from_a_directory_and_exactly_the_key(cluster: Arc<Cluster>) {
     let place = cluster.namespace("directory").await;
     place.apply_key("office", "");

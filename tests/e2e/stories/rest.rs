@@ -9,10 +9,10 @@ use crate::{
     release::Release,
 };
 
-/// The API has no rights, so all that a caller may see is what its ServiceAccount may.
+/// The API has no rights of its own, so a caller sees only what its ServiceAccount may see.
 pub async fn the_rest_api_shows_a_pod_what_its_service_account_may_see(cluster: Arc<Cluster>) {
     let release = Release::of(&cluster);
-    // It serves the namespace that it is in.
+    // The service serves its own namespace.
     let place = Place { cluster: &cluster, namespace: release.namespace.clone() };
     place.apply_key("listed", "usageLimit: 7");
     place.ready("listed").await;
@@ -24,7 +24,7 @@ pub async fn the_rest_api_shows_a_pod_what_its_service_account_may_see(cluster: 
     place.kubectl(&["create", "rolebinding", "reader", "--role=reader", &bind], "");
 
     let url = format!("http://{}-api.{}.svc/api/setup-keys", Release::NAME, place.namespace);
-    // The token is on a command line in the pod alone.
+    // Only in the pod, the token is on a command line.
     let script = format!(
         "token=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)
         wget -q -O - --header \"Authorization: Bearer $token\" {url} 2>&1; echo; echo answered"
