@@ -12,12 +12,12 @@ pub struct Certificates {
     pub authority: String,
     pub api_server: String,
     pub api_server_key: String,
-    /// The API server shows it to a kubelet, which knows an administrator by it.
+    /// The API server presents it to a kubelet, which accepts it as an administrator's.
     pub kubelet_client: String,
     pub kubelet_client_key: String,
     /// ECDSA P-256 in PKCS#8; it signs tokens.
     pub service_account_key: String,
-    /// It verifies tokens. kube-apiserver would derive it from an RSA key, but not from this one.
+    /// Verifies tokens. kube-apiserver could derive it from an RSA key, but not from an ECDSA key.
     pub service_account_public_key: String,
 }
 

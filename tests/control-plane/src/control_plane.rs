@@ -23,12 +23,12 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often a start is attempted when others take the ports that it has chosen.
+/// How often a start is attempted when other processes take the chosen ports.
 const ATTEMPTS: u32 = 3;
 
 const DEFAULT_SERVICE_ACCOUNT: &str = "/api/v1/namespaces/default/serviceaccounts/default";
 
-/// Someone whom the API server knows by a token.
+/// A user that the API server knows by a token.
 pub(crate) struct User {
     pub name: &'static str,
     pub group: &'static str,
@@ -41,11 +41,10 @@ const ADMIN: User = User { name: "admin", group: "system:masters", kubeconfig: f
 pub struct Options {
     /// Write each request's metadata to [`ControlPlane::audit_log`].
     pub audit_log: bool,
-    /// Files with CustomResourceDefinitions to install before kube-controller-manager starts. That
-    /// program looks for new kinds every 30 s only, so it would be up to 40 s late to collect the
-    /// garbage of kinds that came after it.
+    /// Files with CustomResourceDefinitions to install before kube-controller-manager starts. That program looks for
+    /// new kinds only every 30 s, so it would collect the garbage of later kinds up to 40 s late.
     pub crds: Vec<PathBuf>,
-    /// Flags for kube-apiserver after our own; of a flag that is given twice, the last counts.
+    /// Flags for kube-apiserver after our own. If a flag is given twice, the last one counts.
     pub api_server_args: Vec<String>,
     /// Give the cluster a node.
     pub node: Option<NodeOptions>,
@@ -53,7 +52,7 @@ pub struct Options {
 
 /// A running control plane. Dropping it ends the programs and removes their files.
 ///
-/// The fields are dropped in this order: first what writes to the folder, then the folder.
+/// The fields are dropped in this order: first the programs that write to the folder, then the folder.
 #[derive(Debug)]
 pub struct ControlPlane {
     node: Option<Node>,
@@ -104,7 +103,7 @@ impl ControlPlane {
 
         kubectl.install_crds(&options.crds)?;
 
-        // Only now, for it gives up on an API server that stays away for ten seconds.
+        // Only now: kube-controller-manager gives up if the API server is away for ten seconds.
         let program = Program {
             name: "kube-controller-manager",
             path: tools.controller_manager.clone(),
@@ -122,13 +121,12 @@ impl ControlPlane {
         Ok(Self { node, controller_manager, api_server, etcd, spawner, dir, tools, api_server_address: address })
     }
 
-    /// The folder with everything of this control plane, such as `kube-apiserver.log`.
+    /// The folder with all files of this control plane, such as `kube-apiserver.log`.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The path of a kubeconfig for a user of the group `system:masters`, whom nothing is
-    /// forbidden.
+    /// The path of a kubeconfig for a user of the group `system:masters`, which has all rights.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir().join(file::KUBECONFIG)
     }
@@ -144,19 +142,18 @@ impl ControlPlane {
         url(self.api_server_address)
     }
 
-    /// The path of a kubectl that fits the API server.
+    /// The path of a kubectl that matches the version of the API server.
     pub fn kubectl(&self) -> &Path {
         &self.tools.kubectl
     }
 
-    /// The folders with the programs, to be put first in a `PATH`.
+    /// The folders with the programs, to put first in a `PATH`.
     pub fn tool_folders(&self) -> Vec<&Path> {
         self.tools.folders()
     }
 
-    /// Kills kube-apiserver, which breaks every connection, and starts it again with the same port,
-    /// keys and data. Returns when it is ready. A gentle end would take as long as clients watch,
-    /// up to a minute.
+    /// Kills kube-apiserver and starts it again with the same port, keys and data. The kill breaks every connection.
+    /// Returns when the API server is ready. A graceful shutdown would wait for the watches of clients, up to a minute.
     pub fn restart_api_server(&mut self) -> Result<(), Error> {
         let kubectl = Kubectl { program: &self.tools.kubectl, dir: self.dir.path() };
         self.api_server.kill();
@@ -168,8 +165,8 @@ impl ControlPlane {
         )
     }
 
-    /// Starts programs again that have ended, as the service manager of a machine does. So whoever
-    /// wants to see one restarted may kill it. Returns the names of those that had ended.
+    /// Starts programs again that have ended, as the service manager of a machine does. A test may kill a program to
+    /// see it restarted. Returns the names of the programs that had ended.
     pub fn revive(&mut self) -> Result<Vec<&'static str>, Error> {
         let mut processes = vec![&mut self.etcd, &mut self.api_server, &mut self.controller_manager];
         processes.extend(self.node.iter_mut().flat_map(Node::processes));
@@ -184,7 +181,7 @@ impl ControlPlane {
 
     /// Ends the programs. The files stay until the control plane is dropped.
     pub fn stop(&mut self) {
-        // Their data is about to be thrown away, so there is no reason to be gentle.
+        // The data is about to be deleted, so nothing needs a graceful shutdown.
         self.node = None;
         self.controller_manager.kill();
         self.api_server.kill();
@@ -217,7 +214,7 @@ fn write_files(dir: &DataDir, address: SocketAddr, has_node: bool) -> Result<(),
     Ok(())
 }
 
-/// Waits while all `processes` live. The last of them is the one that is waited for.
+/// Waits for the last of `processes`. Fails if one of them ends.
 pub(crate) fn wait_for(
     awaited: &'static str,
     processes: &mut [&mut Process],
@@ -226,8 +223,8 @@ pub(crate) fn wait_for(
     let deadline = Instant::now() + READY_LIMIT;
     loop {
         let is_ready = ready();
-        // The answer may come from a stranger who has taken the port. Then ours ends, now or during
-        // the next wait.
+        // The answer may come from a foreign process that has taken the port. Then ours ends, now or during the next
+        // wait.
         for process in processes.iter_mut() {
             process.check()?;
         }
@@ -248,7 +245,7 @@ pub(crate) fn wait_for(
 }
 
 fn is_ready(address: SocketAddr, kubectl: &Kubectl) -> bool {
-    // To knock is cheaper than to run kubectl while nobody is in.
+    // Connecting is cheaper than running kubectl while no process listens.
     listens(address) && kubectl.gets("/readyz")
 }
 
@@ -260,10 +257,10 @@ fn url(address: SocketAddr) -> String {
     format!("https://{address}")
 }
 
-/// Different ports that nobody listens on at this moment.
+/// Different ports that no process listens on at this moment.
 fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut ports = [0; N];
-    // Each listener stays until all ports are chosen.
+    // Each listener is kept until all ports are chosen.
     let mut listeners = Vec::with_capacity(N);
     for port in &mut ports {
         let listener = TcpListener::bind("127.0.0.1:0")?;

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Error, janitor::Janitor};
 
-/// The second attempt is for a dying etcd that created a file while the first one was deleting.
+/// The second attempt is for a dying etcd that created a file during the first deletion.
 const REMOVE: &str = r#"rm -rf -- "$0" || { sleep 1; rm -rf -- "$0"; }"#;
 
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct DataDir {
 impl DataDir {
     pub fn create() -> Result<Self, Error> {
         let parent = std::env::temp_dir();
-        // Only its owner may read it, which matters for the keys and the token.
+        // Only the owner may read it, because of the keys and the token.
         let folder = tempfile::Builder::new()
             .prefix("setupkey-control-plane-")
             .permissions(Permissions::from_mode(0o700))
@@ -40,8 +40,7 @@ impl DataDir {
         OpenOptions::new()
             .create_new(true)
             .write(true)
-            // The folder is closed to others, but tools warn about a kubeconfig that looks
-            // readable.
+            // The folder is closed to other users, but tools warn about a kubeconfig that looks readable.
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(contents.as_bytes()))

@@ -1,4 +1,4 @@
-//! What can keep a control plane from starting, as sentences.
+//! The reasons why a control plane cannot start, as sentences.
 
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
@@ -59,8 +59,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a start with other ports may succeed: between our choice of a free port and the
-    /// moment when the program binds it, anyone on this machine may take it.
+    /// Whether a start with other ports may succeed. Another process may take a free port after we have chosen it and
+    /// before the program binds it.
     pub(crate) fn lost_a_port(&self) -> bool {
         matches!(self, Error::Ended { log_tail, .. } if log_tail.contains("address already in use"))
     }

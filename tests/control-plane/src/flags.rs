@@ -1,19 +1,17 @@
-//! What the programs are told. Everything listens on 127.0.0.1 only; with a node, which has a network of its own, the
-//! API server listens on the node's address, for pods have to reach it.
+//! The flags of the programs. Everything listens on 127.0.0.1 only. With a node, which has its own network, the API
+//! server listens on the node's address, so that pods can reach it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
 };
 
-/// The services' addresses, and the first of them, which kube-apiserver gives to the `kubernetes`
-/// Service.
+/// The addresses of Services, and the first of them, which kube-apiserver gives to the `kubernetes` Service.
 pub const SERVICE_RANGE: &str = "10.96.0.0/24";
 pub const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-/// Garbage collection, the life of a namespace, quotas and aggregated roles: what an operator and
-/// its users lean on. The controllers that would need a node, such as the one for Deployments, are
-/// left out where there is none.
+/// Garbage collection, the deletion of namespaces, quotas and aggregated roles: what an operator and its users rely on.
+/// Without a node, the controllers that need one are left out, such as the one for Deployments.
 const CONTROLLERS: &[&str] = &[
     "clusterrole-aggregation-controller",
     "garbage-collector-controller",
@@ -51,7 +49,7 @@ pub mod file {
 
 pub fn etcd(dir: &Path, port: u16) -> Vec<String> {
     let url = format!("http://127.0.0.1:{port}");
-    // A single member has no peers, so any port will do for them.
+    // A single member has no peers, so any port will do.
     let peer_url = "http://127.0.0.1:0";
     vec![
         flag("--data-dir", dir.join("etcd").display()),
@@ -60,7 +58,7 @@ pub fn etcd(dir: &Path, port: u16) -> Vec<String> {
         flag("--listen-peer-urls", peer_url),
         flag("--initial-advertise-peer-urls", peer_url),
         flag("--initial-cluster", format!("default={peer_url}")),
-        // The data is thrown away with the process, so it need not survive a power failure.
+        // The data is deleted with the process, so it need not survive a power failure.
         flag("--unsafe-no-fsync", true),
     ]
 }
@@ -71,8 +69,7 @@ pub fn api_server(dir: &Path, address: SocketAddr, etcd_port: u16, has_node: boo
         flag("--etcd-servers", format!("http://127.0.0.1:{etcd_port}")),
         flag("--bind-address", address.ip()),
         flag("--secure-port", address.port()),
-        // Without it, kube-apiserver looks for an address that others can reach, and a machine may
-        // have none.
+        // Without it, kube-apiserver looks for an address that other machines can reach, and there may be none.
         flag("--advertise-address", address.ip()),
         flag("--tls-cert-file", file(file::API_SERVER)),
         flag("--tls-private-key-file", file(file::API_SERVER_KEY)),
@@ -85,10 +82,10 @@ pub fn api_server(dir: &Path, address: SocketAddr, etcd_port: u16, has_node: boo
     ];
     if has_node {
         flags.extend([
-            // A kubelet sees the Secrets of its own pods and no others, as in every real cluster.
+            // A kubelet sees only the Secrets of its own pods, as in every real cluster.
             flag("--authorization-mode", "Node,RBAC"),
             flag("--enable-admission-plugins", "NodeRestriction"),
-            // For the logs of pods, and to run commands in them.
+            // For the logs of pods, and to run commands in pods.
             flag("--kubelet-client-certificate", file(file::KUBELET_CLIENT)),
             flag("--kubelet-client-key", file(file::KUBELET_CLIENT_KEY)),
             flag("--kubelet-preferred-address-types", "InternalIP"),
@@ -123,7 +120,7 @@ pub fn controller_manager(dir: &Path, has_node: bool) -> Vec<String> {
         // Tests wait for a quota to be counted; the default is five minutes.
         flag("--resource-quota-sync-period", "2s"),
         flag("--leader-elect", false),
-        // Nobody asks this program anything, so it needs no port.
+        // This program gets no requests, so it needs no port.
         flag("--secure-port", 0),
     ]
 }

@@ -1,9 +1,8 @@
-//! What cleans up after us, however we end.
+//! Cleanup after this process, however it ends.
 //!
-//! The control plane of a test binary sits in a static, and statics are not dropped; a killed
-//! process drops nothing at all. So what must go belongs to a shell that waits for the end of its
-//! standard input. The kernel closes that pipe when we let go of it or when we die, by whatever
-//! signal.
+//! The control plane of a test binary sits in a static, and statics are not dropped. A killed process drops nothing at
+//! all. So a shell does the cleanup: it waits for the end of its standard input. The kernel closes that pipe when this
+//! process drops its end or dies, by any signal.
 
 use std::{
     ffi::OsStr,
@@ -20,17 +19,16 @@ pub struct Janitor {
 }
 
 impl Janitor {
-    /// `script` runs once this value is dropped or this process is dead, with `argument` as `$0`.
+    /// `script` runs when this value is dropped or this process dies, with `argument` as `$0`.
     pub fn start(script: &str, argument: &OsStr) -> Result<Self, Error> {
         let shell = Command::new("/bin/sh")
             .args(["-c", &format!("read -r _; {script}")])
             .arg(argument)
             .stdin(Stdio::piped())
-            // A reader of our output must not wait for the janitor.
+            // A process that reads our output must not wait for the janitor.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Ctrl-C in a terminal reaches its whole process group; the janitor has work to do
-            // after that.
+            // Ctrl-C in a terminal reaches the whole process group, and the janitor has work to do after that.
             .process_group(0)
             .spawn()
             .map_err(|source| Error::Spawn { program: "/bin/sh".into(), source })?;
@@ -40,7 +38,7 @@ impl Janitor {
 
 impl Drop for Janitor {
     fn drop(&mut self) {
-        // `wait` closes the pipe first. There is nothing left to do about a failure.
+        // `wait` closes the pipe first. A failure needs no handling any more.
         let _: io::Result<_> = self.shell.wait();
     }
 }

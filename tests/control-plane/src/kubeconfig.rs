@@ -1,9 +1,8 @@
-//! The file that tells a client where the API server is, how to recognize it and who the client is.
+//! The file that tells a client where the API server is, how to recognize it, and which user the client is.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// The authority is inside the file rather than beside it, so that a copy of the file works
-/// anywhere.
+/// The certificate authority is inside the file, so a copy of the file works anywhere.
 pub fn render(url: &str, authority_pem: &str, user: &str, token: &str) -> String {
     let authority = STANDARD.encode(authority_pem);
     format!(

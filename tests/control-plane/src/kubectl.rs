@@ -1,5 +1,5 @@
-//! What the launcher itself wants from the API server. kubectl does it: it is there and knows TLS,
-//! so tests need no client of ours.
+//! The launcher's own requests to the API server. kubectl makes them: it is there and knows TLS, so the launcher needs
+//! no client of its own.
 
 use std::{
     ffi::OsStr,
@@ -22,13 +22,13 @@ impl Kubectl<'_> {
             .is_ok_and(|output| output.status.success())
     }
 
-    /// What kubectl prints, if it succeeds.
+    /// The output of kubectl, if it succeeds.
     pub fn prints(&self, args: &[&str]) -> Option<String> {
         let output = self.run(args.iter().map(OsStr::new)).ok().filter(|output| output.status.success())?;
         String::from_utf8(output.stdout).ok()
     }
 
-    /// Returns when the API server serves what the files define.
+    /// Returns when the API server serves the kinds in the files.
     pub fn install_crds(&self, files: &[PathBuf]) -> Result<(), Error> {
         for path in files {
             for step in [["apply", "--server-side"].as_slice(), &["wait", "--for=condition=Established"]] {
@@ -48,7 +48,7 @@ impl Kubectl<'_> {
         command
             .arg("--kubeconfig")
             .arg(self.dir.join(file::KUBECONFIG))
-            // What it remembers about this API server is of no use later.
+            // The cache for this API server is useless later.
             .arg("--cache-dir")
             .arg(self.dir.join("kubectl-cache"))
             .args(args)

@@ -1,17 +1,16 @@
 //! A real Kubernetes control plane on loopback: etcd, kube-apiserver and kube-controller-manager.
 //!
-//! Tests that talk to a mock learn what the mock's author believed. This crate starts the real
-//! programs, in seconds and without a container engine, so that RBAC, admission, garbage collection
-//! and token requests are the ones that users will meet. Without a node, pods are accepted and never
-//! run; `control-plane run --node` has one, for which it needs root on Linux: see `node/`.
+//! A mock repeats what its author believed. This crate starts the real programs, in seconds and without a container
+//! engine. So RBAC, admission, garbage collection and token requests are the ones that users will meet. Without a node,
+//! pods are accepted and never run. `control-plane run --node` has one, which needs root on Linux: see `node/`.
 //!
 //! - A test binary calls [`shared`] and gets the one control plane of its process, or the one that
 //!   `control-plane run -- cargo test` has started for several of them.
 //! - A test that breaks things starts a [`ControlPlane`] of its own; so does one that calls
 //!   [`ControlPlane::restart_api_server`].
 //!
-//! On Linux, nothing outlives the process that started it, whichever way that process ends: see
-//! `process.rs` for the programs and `janitor.rs` for the files.
+//! On Linux, nothing outlives the process that started it, however that process ends: see `process.rs` for the programs
+//! and `janitor.rs` for the files.
 
 mod certificates;
 mod control_plane;

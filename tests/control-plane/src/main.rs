@@ -36,8 +36,8 @@ const COMMAND_GRACE: Duration = Duration::from_secs(10);
 enum Cli {
     /// Run a command with KUBECONFIG pointing to a new control plane, and end both together.
     Run {
-        /// Give the cluster a node, in namespaces of its own; needs root on Linux. The command runs
-        /// in them, too, for nothing of the cluster can be reached from outside.
+        /// Give the cluster a node, in namespaces of its own; needs root on Linux. The command runs in these
+        /// namespaces, too, because the cluster cannot be reached from outside.
         #[arg(long)]
         node: bool,
         #[command(flatten)]
@@ -93,13 +93,13 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Starts this program once more, in a machine of its own, and cleans up after it.
+/// Starts this program again in a machine of its own, and cleans up afterwards.
 fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
     let mut machine = Machine::create()?;
     let inside = ["run-inside".into(), "--cgroup".into(), machine.name().to_owned()];
     let mut args: Vec<_> = args.collect();
-    // The first one is ours; another may be the command's.
+    // The first one is ours. Another one may belong to the command.
     if let Some(ours) = args.iter().position(|arg| arg == "--node") {
         args.remove(ours);
     }
@@ -111,7 +111,7 @@ fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<Exit
         }
         let first = machine.first_process(&unshare).and_then(Pid::from_raw);
         for signal in signals.pending() {
-            // It gives its command time to end, and then needs some itself.
+            // The inner launcher gives its command time to end, and then needs some time itself.
             deadline.get_or_insert_with(|| Instant::now() + COMMAND_GRACE * 2);
             if let Some(first) = first {
                 pass_on(signal, first);
@@ -134,8 +134,8 @@ fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode
     let Settings { keep, audit, crds, logs, command, .. } = settings;
     let started = Instant::now();
     let has_node = node.is_some();
-    // A signal during the start ends us in the ordinary way, and the programs and files with us.
-    // But the kernel gives process 1 only the signals that it asks for.
+    // A signal during the start ends this process in the ordinary way, and the programs and files with it. But the
+    // kernel delivers to process 1 only the signals that it handles.
     let early = if has_node { Some(end_on_signals()?) } else { None };
     let mut control_plane = ControlPlane::start(Options { audit_log: audit, crds, node, ..Options::default() })?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
@@ -165,7 +165,7 @@ fn spawn(command: &[OsString], control_plane: &ControlPlane) -> anyhow::Result<C
     let folders = control_plane.tool_folders().into_iter().map(Into::into).chain(env::split_paths(&path));
     let path = env::join_paths(folders).context("the folder of the tools cannot be part of PATH")?;
 
-    // The main thread lives as long as we do.
+    // The main thread lives as long as this process.
     tie_to_this_thread(
         Command::new(program)
             .args(args)
@@ -178,7 +178,7 @@ fn spawn(command: &[OsString], control_plane: &ControlPlane) -> anyhow::Result<C
     .with_context(|| format!("could not run {}", program.display()))
 }
 
-/// Waits for the command and passes signals on to it. Also says whether there were any.
+/// Waits for the command and passes signals on to it. Also returns whether there were any.
 fn wait(
     child: &mut Child,
     signals: &mut Signals,
@@ -208,7 +208,7 @@ fn revive(control_plane: &mut ControlPlane) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends this process on a signal, for as long as the flag says so.
+/// Ends this process on a signal while the flag is set.
 fn end_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let armed = Arc::new(AtomicBool::new(true));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -230,8 +230,7 @@ fn copy_logs(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 fn pass_on(signal: i32, process: Pid) {
-    // Ctrl-C in a terminal has reached the command already, and many programs take a second one as
-    // "give up at once".
+    // Ctrl-C in a terminal has already reached the command, and many programs take a second one as "give up at once".
     if signal == SIGINT && io::stdin().is_terminal() {
         return;
     }
@@ -241,7 +240,7 @@ fn pass_on(signal: i32, process: Pid) {
     }
 }
 
-/// The command's own code or, as shells do it, 128 and the number of the signal that ended it.
+/// The command's own code. If a signal ended the command, 128 and the number of the signal, as in shells.
 fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))

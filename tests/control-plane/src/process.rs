@@ -1,12 +1,11 @@
-//! The programs of a control plane, as children that cannot outlive us.
+//! The programs of a control plane, as children that cannot outlive this process.
 //!
-//! On Linux, the kernel kills a child with SIGKILL when its parent dies, if the child asks for it.
-//! "Parent" means the thread that spawned the child, and the threads of a test harness end with
-//! each test. So the children of a control plane are spawned by a thread that lives as long as the
-//! control plane does.
+//! On Linux, the kernel kills a child with SIGKILL when its parent dies, if the child asks for it. "Parent" means the
+//! thread that spawned the child, and the threads of a test harness end with each test. So a thread that lives as long
+//! as the control plane spawns its children.
 //!
-//! Other systems have no such request. There, a control plane ends only when it is dropped, and the
-//! one that a test binary shares among its tests stays behind: use `control-plane run`.
+//! Other systems have no such request. There, a control plane ends only when it is dropped. One that a test binary
+//! shares among its tests stays behind: use `control-plane run`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -27,14 +26,13 @@ const LOG_TAIL_LINES: usize = 20;
 /// Where a system has its programs.
 pub const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes the child die as soon as the **calling thread** ends, which must be the one that then
-/// spawns the child.
+/// Makes the child die as soon as the **calling thread** ends. The same thread must then spawn the child.
 pub fn tie_to_this_thread(command: &mut Command) -> &mut Command {
     let us = getpid();
     let die_with_us = move || {
         #[cfg(target_os = "linux")]
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // We may have died before the child could ask.
+        // The parent may have died before the child could ask.
         if getppid() == Some(us) { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
     };
     // SAFETY: between fork and exec, the closure makes system calls and nothing else; it does not
@@ -56,7 +54,7 @@ impl Spawner {
         let (requests, inbox) = mpsc::channel::<(Command, Answer)>();
         thread::spawn(move || {
             for (mut command, answer) in inbox {
-                // The receiver waits for us, so it is there.
+                // The receiver waits for the answer, so it is there.
                 let _ = answer.send(tie_to_this_thread(&mut command).spawn());
             }
         });
@@ -70,7 +68,7 @@ impl Spawner {
     }
 }
 
-/// What to run, and how it is called in messages and in the name of its log.
+/// A program to run, and its name in messages and in its log's file name.
 #[derive(Debug, Clone)]
 pub struct Program {
     pub name: &'static str,
@@ -87,13 +85,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Output is appended to `<dir>/<name>.log`, so that the log tells of a restart, too.
+    /// Output is appended to `<dir>/<name>.log`, so the log shows a restart, too.
     pub fn start(spawner: &Spawner, dir: &Path, program: Program) -> Result<Self, Error> {
         let child = spawn(spawner, dir, &program)?;
         Ok(Self { program, dir: dir.to_owned(), child })
     }
 
-    /// Starts the program again if it has ended. Says whether it did.
+    /// Starts the program again if it has ended. Returns whether it had.
     pub fn revive(&mut self, spawner: &Spawner) -> Result<bool, Error> {
         let ended = matches!(self.child.try_wait(), Ok(Some(_)));
         if ended {
@@ -122,7 +120,7 @@ impl Process {
     }
 
     pub fn kill(&mut self) {
-        // Both fail only for a child that is gone, which is what we want.
+        // Both fail only for a child that is already gone.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -150,15 +148,15 @@ fn spawn(spawner: &Spawner, dir: &Path, program: &Program) -> Result<Child, Erro
     command
         .args(&program.args)
         .current_dir(dir)
-        // etcd takes each of its settings from the environment, too; ours come from here alone.
+        // etcd reads each of its settings from the environment, too. Ours must come from here alone.
         .env_clear()
-        // Those of a node run others, such as runc and nft.
+        // The programs of a node run others, such as runc and nft.
         .env("PATH", SYSTEM_PATH)
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)
-        // Ctrl-C in a terminal reaches its whole process group. A test that is interrupted may
-        // still clean up, for which it needs the API server.
+        // Ctrl-C in a terminal reaches the whole process group. An interrupted test may still clean up, and needs the
+        // API server for that.
         .process_group(0);
     spawner.spawn(command).map_err(|source| Error::Spawn { program: program.path.clone(), source })
 }

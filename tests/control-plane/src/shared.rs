@@ -12,7 +12,7 @@ use crate::{ControlPlane, Error, Options, flags::file, tools};
 /// `control-plane run` sets it for its command.
 pub const KUBECONFIG_ENV: &str = "CONTROL_PLANE_KUBECONFIG";
 
-/// The way to a control plane that someone else holds.
+/// Access to a control plane that this value does not own.
 #[derive(Debug, Clone)]
 pub struct Access {
     kubeconfig: PathBuf,
@@ -42,13 +42,13 @@ impl Access {
     }
 }
 
-/// The control plane of the environment, or else one that starts with the first call and ends with
-/// this process.
+/// The control plane named in the environment. If there is none, the first call starts one, which ends with this
+/// process.
 ///
-/// Tests share it, so each of them should keep to a namespace of its own. The first call's
-/// `options` count, and only for a control plane that starts.
+/// Tests share it, so each of them should keep to a namespace of its own. Only the `options` of the first call count,
+/// and only if it starts a control plane.
 pub fn shared(options: Options) -> Result<Access, &'static Error> {
-    // The control plane is held here and never dropped; the kernel and the janitor end it.
+    // The control plane is kept here and never dropped. The kernel and the janitor end it.
     static SHARED: OnceLock<Result<(Access, Option<ControlPlane>), Error>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| match env::var_os(KUBECONFIG_ENV).filter(|path| !path.is_empty()) {
         Some(kubeconfig) => Ok((given(kubeconfig.into())?, None)),

@@ -41,7 +41,7 @@ impl Tools {
     }
 }
 
-/// The programs that a node needs beside those of the control plane and of the system.
+/// The programs that a node needs in addition to those of the control plane and the system.
 #[derive(Debug)]
 pub struct NodeTools {
     pub kubelet: PathBuf,

@@ -54,8 +54,7 @@ fn a_restarted_api_server_keeps_its_address_and_its_data() {
     assert!(!dir.exists());
 }
 
-/// Runs a script in `control-plane run`. Its first line of output has to be the control plane's
-/// folder.
+/// Runs a script in `control-plane run`. The first line of its output must be the folder of the control plane.
 fn launch(script: &str) -> (Child, PathBuf) {
     let mut launcher = Command::new(env!("CARGO_BIN_EXE_control-plane"))
         .args(["run", "--", "sh", "-c", script])

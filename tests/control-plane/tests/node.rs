@@ -1,5 +1,5 @@
-//! What the launcher promises about a machine with a node: however it ends, nothing is left of it. It needs root and
-//! what `make node` installs and builds; `make e2e` runs it.
+//! What the launcher promises about a machine with a node: nothing is left of it, however it ends. The tests need root
+//! and what `make node` installs and builds; `make e2e` runs them.
 #![cfg(target_os = "linux")]
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Starts a pod and tells where the launcher's folder is, which lies in the machine's.
+/// Starts a pod and prints the launcher's folder, which lies in the folder of the machine.
 const WITH_A_POD: &str = r#"
     kubectl run pod --image=localhost/setupkey-node:shell --restart=Never >/dev/null
     kubectl wait --for=condition=Ready --timeout=60s pod/pod >/dev/null
@@ -37,7 +37,7 @@ fn an_interrupted_launcher_leaves_nothing_of_its_node_behind() {
     let machine = Machine::start(WITH_A_POD);
     let mut launcher = machine.launcher;
     kill_process(Pid::from_child(&launcher), Signal::INT).unwrap();
-    // The command's own end by a signal, as shells tell it.
+    // The exit code that shells report for a command that SIGINT ended.
     assert_eq!(launcher.wait().unwrap().code(), Some(130));
     machine.traces.are_gone();
 }
@@ -51,7 +51,7 @@ fn a_failed_command_leaves_nothing_behind_but_its_exit_code() {
     machine.traces.are_gone();
 }
 
-/// Left where a janitor was killed, too.
+/// Such a group is left if the janitor was killed, too.
 #[test]
 #[ignore = "needs root and a node; `make e2e` runs it"]
 fn the_next_run_removes_control_groups_of_a_machine_that_is_gone() {
@@ -69,7 +69,7 @@ struct Machine {
     traces: Traces,
 }
 
-/// What there is of a machine while it is up.
+/// The traces of a running machine.
 struct Traces {
     folder: PathBuf,
     links: BTreeSet<PathBuf>,
@@ -96,7 +96,7 @@ impl Machine {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let groups = cgroups(&name);
         assert!(folder.exists() && !groups.is_empty(), "there is nothing to leave behind");
-        // Those of others may come and go meanwhile; ours have a process that knows our folder.
+        // Namespaces of other processes may come and go. Ours have a process that knows our folder.
         let pid_namespaces = namespaces("pid").difference(&before).cloned().collect();
         Self { launcher, traces: Traces { folder, links, pid_namespaces } }
     }

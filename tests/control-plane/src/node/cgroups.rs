@@ -1,4 +1,4 @@
-//! Control groups: they belong to no namespace of ours, so each machine has one of its own name.
+//! Control groups. They belong to no namespace, so each machine has one with its own name.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,10 @@ use crate::Error;
 
 const FOLDER: &str = "/sys/fs/cgroup";
 
-/// Makes the group in which the kubelet makes all others.
+/// Creates the group in which the kubelet creates all others.
 pub fn create(name: &str) -> Result<(), Error> {
-    // A kubelet wants these controllers in its group, which has those that the root hands down (v2).
-    // Where one cannot be had, the kubelet says so.
+    // A kubelet needs these controllers in its group. With cgroup v2, a group has only those that the root passes down.
+    // If one is not available, the kubelet reports it.
     for controller in ["cpu", "cpuset", "hugetlb", "memory", "pids"] {
         let _ = fs::write(Path::new(FOLDER).join("cgroup.subtree_control"), format!("+{controller}"));
     }
@@ -28,8 +28,8 @@ pub fn create(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes groups of machines that are gone, which are left only where a janitor was killed, too. As
-/// long as it lives, it has the machine's name in its command line.
+/// Removes the groups of machines that are gone. Such a group is left only if the janitor was killed, too: a living
+/// janitor has the machine's name in its command line.
 pub fn remove_orphans(prefix: &str) {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let commands: Vec<_> = processes.filter_map(|process| fs::read(process.join("cmdline")).ok()).collect();
@@ -44,7 +44,7 @@ pub fn remove_orphans(prefix: &str) {
     }
 }
 
-/// Those that are in use stay.
+/// Groups that are in use stay.
 fn remove(group: &Path) {
     for inner in folders(group) {
         remove(&inner);
@@ -52,7 +52,7 @@ fn remove(group: &Path) {
     let _ = fs::remove_dir(group);
 }
 
-/// The uppermost groups of all trees.
+/// The topmost groups of all trees.
 pub fn uppermost() -> BTreeSet<PathBuf> {
     trees().flat_map(|tree| folders(&tree)).collect()
 }

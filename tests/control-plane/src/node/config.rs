@@ -1,4 +1,4 @@
-//! What the programs of a node are told.
+//! The configuration of a node's programs.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::{
 /// The image that holds a pod's namespaces open. `hack/node-image.sh` packs it.
 pub const PAUSE_IMAGE: &str = "localhost/setupkey-node:shell";
 
-/// `/run` is the machine's own, and in memory.
+/// `/run` belongs to the machine alone, and is in memory.
 const CONTAINERD_FOLDER: &str = "/run/node";
 pub const CONTAINERD_SOCKET: &str = "/run/node/containerd.sock";
 
@@ -35,7 +35,7 @@ pub fn write(dir: &Path, cgroup: &str) -> Result<(), Error> {
         (name::CNI, cni_json()),
         (name::KUBELET, kubelet_yaml(dir, cgroup)),
         (name::COREFILE, corefile(dir)),
-        // There is nobody to ask about the names of others.
+        // No server can be asked about other names.
         (name::RESOLVER, String::new()),
     ] {
         let path = dir.join(name);
@@ -75,7 +75,7 @@ pub fn proxy(dir: &Path) -> Vec<String> {
         flag("--hostname-override", NAME),
         flag("--proxy-mode", "nftables"),
         flag("--cluster-cidr", POD_RANGE),
-        // The tables of connections are sized for the whole machine, which is not ours.
+        // The connection tables are sized for the whole host, so the node must not change them.
         flag("--conntrack-max-per-core", 0),
         flag("--healthz-bind-address", "127.0.0.1:10256"),
     ]
@@ -85,7 +85,7 @@ pub fn dns(dir: &Path) -> Vec<String> {
     vec!["-conf".to_owned(), dir.join(name::COREFILE).display().to_string()]
 }
 
-/// As the administrator: Kubernetes knows no role for it, unlike for the others.
+/// CoreDNS runs as the administrator: Kubernetes has a role for each of the other programs, but not for this one.
 fn corefile(dir: &Path) -> String {
     let kubeconfig = dir.join(file::KUBECONFIG);
     format!(

@@ -1,10 +1,9 @@
-//! A machine inside of the machine: namespaces that end with their first process.
+//! A machine inside the machine: namespaces that end with their first process.
 //!
-//! Ours starts `unshare`, which starts the launcher once more as process 1 of new PID, mount,
-//! network, IPC and UTS namespaces. Each of the three dies when the one before it dies, by whatever
-//! signal, and with process 1 the kernel ends every process of its PID namespace, and with those
-//! their mounts, network interfaces and nft tables. What survives is on a disk or in a control
-//! group, and all of it has this machine's name: a janitor outside removes it.
+//! The launcher starts `unshare`, which starts the launcher again as process 1 of new PID, mount, network, IPC and UTS
+//! namespaces. Each of the three processes dies when its parent dies, by any signal. With process 1, the kernel ends
+//! every process of its PID namespace. Their mounts, network interfaces and nft tables go with them. Only files on a
+//! disk and control groups survive. They have this machine's name, and a janitor outside removes them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,10 +19,10 @@ use super::{
 };
 use crate::{Error, janitor::Janitor, process::tie_to_this_thread};
 
-/// What the names of machines begin with.
+/// The prefix of all names of machines.
 pub const PREFIX: &str = "setupkey-node-";
 
-/// Groups are busy until the kernel is done with their processes.
+/// A group is busy until the kernel is done with its processes.
 const REMOVE: &str = r#"
     name=$(basename -- "$0")
     groups() { find /sys/fs/cgroup -depth -type d -path "*/$name*" 2>/dev/null; }
@@ -34,7 +33,7 @@ const REMOVE: &str = r#"
         sleep 1
     done"#;
 
-/// The machine from outside.
+/// The machine as seen from outside.
 #[derive(Debug)]
 pub struct Machine {
     folder: PathBuf,
@@ -44,7 +43,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Fails with a sentence where a node cannot run.
+    /// Fails with a sentence if a node cannot run here.
     pub fn create() -> Result<Self, Error> {
         requirements::check()?;
         cgroups::remove_orphans(PREFIX);
@@ -64,7 +63,7 @@ impl Machine {
         self.folder.file_name().unwrap_or_default()
     }
 
-    /// Runs this program once more, inside. All temporary files go into the machine's folder.
+    /// Runs this program again, inside. All temporary files go into the machine's folder.
     pub fn run(&mut self, args: impl IntoIterator<Item = OsString>) -> Result<Child, Error> {
         let this = std::env::current_exe().map_err(|source| Error::Spawn { program: "ourselves".into(), source })?;
         let mut command = Command::new("unshare");
@@ -76,8 +75,7 @@ impl Machine {
         tie_to_this_thread(&mut command).spawn().map_err(|source| Error::Spawn { program: "unshare".into(), source })
     }
 
-    /// The process that is process 1 inside, by its number outside. What it has of its own is looked
-    /// for in the end.
+    /// Process 1 of the inside, by its number outside. At the end, its namespaces are checked for leftovers.
     pub fn first_process(&mut self, unshare: &Child) -> Option<i32> {
         let id = unshare.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
@@ -86,7 +84,7 @@ impl Machine {
         first.parse().ok()
     }
 
-    /// Cleans up and says what is left, one line for each thing.
+    /// Cleans up and returns what is left, one line for each thing.
     pub fn remove(self) -> Vec<String> {
         let Self { folder, before, janitor, namespaces } = self;
         drop(janitor);
@@ -94,7 +92,7 @@ impl Machine {
     }
 }
 
-/// Makes the machine from inside. To be called by process 1, before anything else.
+/// Sets the machine up from inside. Process 1 must call this before anything else.
 pub fn furnish(name: &str) -> Result<(), Error> {
     shield::raise()?;
     network::set_up()?;

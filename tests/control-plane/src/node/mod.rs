@@ -1,9 +1,8 @@
 //! A node for the cluster: containerd, kubelet, kube-scheduler, kube-proxy and CoreDNS, so that pods
 //! run.
 //!
-//! It works in a machine of its own, see [`machine`], which is what makes it safe to have: its
-//! network, its mounts and its processes are those of namespaces that end with the process that
-//! made them.
+//! It works in a machine of its own, see [`machine`]. That makes it safe: its network, its mounts and its processes
+//! belong to namespaces that end with the process that created them.
 
 mod cgroups;
 mod config;
@@ -31,13 +30,13 @@ use crate::{
 pub use machine::{Machine, furnish};
 pub use requirements::missing_packages;
 
-/// The node's own address. Nobody outside of its network can see it.
+/// The node's own address, which is visible only inside its network.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 20, 0, 1);
 
-/// How the node is called.
+/// The name of the node.
 pub const NAME: &str = "node";
 
-/// Those who speak to the API server for the node, each with the rights that Kubernetes gives it.
+/// The node's users at the API server, each with the rights that Kubernetes gives it.
 pub(crate) const USERS: &[User] = &[
     User { name: "system:node:node", group: "system:nodes", kubeconfig: file::KUBELET_KUBECONFIG },
     User { name: "system:kube-scheduler", group: "", kubeconfig: file::SCHEDULER_KUBECONFIG },
@@ -46,13 +45,13 @@ pub(crate) const USERS: &[User] = &[
 
 #[derive(Debug, Clone)]
 pub struct NodeOptions {
-    /// Archives of images that pods can use; one of them has to hold [`config::PAUSE_IMAGE`].
+    /// Archives of images that pods can use. One of them must hold [`config::PAUSE_IMAGE`].
     pub images: Vec<PathBuf>,
-    /// The name of the control group that all containers are put into.
+    /// The name of the control group for all containers.
     pub cgroup: String,
 }
 
-/// A node at work. Dropping it kills the programs; containers end with the machine.
+/// A running node. Dropping it kills the programs; containers end with the machine.
 #[derive(Debug)]
 pub struct Node {
     kubelet: Process,
@@ -95,7 +94,7 @@ impl Node {
     }
 }
 
-/// The programs that make a node one, and their versions, for people.
+/// The programs of a node and their versions, for people to read.
 pub fn versions() -> String {
     let kubelet = NodeTools::locate().map(|tools| tools.kubelet).unwrap_or_default();
     let number = |program: &str, path: &str| {

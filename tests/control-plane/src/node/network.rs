@@ -1,5 +1,4 @@
-//! The network of the machine: a loopback, the node's address, and what pods add. There is no way
-//! out of it and none in.
+//! The network of the machine: a loopback, the node's address, and what pods add. It has no connection to the outside.
 
 use std::{
     fs,
@@ -14,18 +13,18 @@ use crate::{Error, process::SYSTEM_PATH};
 /// The addresses of pods.
 pub const POD_RANGE: &str = "10.244.0.0/24";
 
-/// To be called in the new network namespace.
+/// Must be called in the new network namespace.
 pub fn set_up() -> Result<(), Error> {
     let address = format!("{ADDRESS}/24");
     for args in [
         ["link", "set", "lo", "up"].as_slice(),
-        // A cable from the node to nowhere. Pods need devices of this type anyway, and not every
-        // kernel has dummies.
+        // A cable from the node to nowhere. Pods need this type of device anyway, and not every kernel has dummy
+        // devices.
         &["link", "add", "node0", "type", "veth", "peer", "name", "nowhere"],
         &["link", "set", "nowhere", "up"],
         &["address", "add", &address, "dev", "node0"],
         &["link", "set", "node0", "up"],
-        // Services' addresses need a route before kube-proxy can send them elsewhere.
+        // The addresses of Services need a route before kube-proxy can redirect them.
         &["route", "add", "default", "dev", "node0"],
     ] {
         run("ip", args)?;
@@ -38,7 +37,7 @@ pub fn services_are_routed() -> bool {
     run("nft", &["list", "map", "ip", "kube-proxy", "service-ips"]).is_ok_and(|map| map.contains("10.96.0.1"))
 }
 
-/// By the answer of CoreDNS' plugin `ready`.
+/// Whether names can be resolved, by the answer of CoreDNS' plugin `ready`.
 pub fn names_are_known() -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(("127.0.0.1", 8181))?;

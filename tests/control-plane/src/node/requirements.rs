@@ -1,11 +1,11 @@
-//! What a machine must have to run a node, and the sentence that says what it lacks.
+//! What a machine needs to run a node, and the sentence that says what is missing.
 
 use std::{env, os::unix::fs::PermissionsExt, path::Path};
 
 use super::config::CNI_FOLDERS;
 use crate::{Error, process::SYSTEM_PATH};
 
-/// Programs, and the Debian packages that they are in.
+/// Programs, and the Debian packages that contain them.
 const PROGRAMS: &[(&str, &str)] = &[
     ("containerd", "containerd"),
     ("ctr", "containerd"),
@@ -25,7 +25,7 @@ pub fn check() -> Result<(), Error> {
     }
 }
 
-/// The Debian packages that a node would need beside what is there. Fails where none would do.
+/// The Debian packages that a node still needs. Fails if no package would help.
 pub fn missing_packages() -> Result<Vec<&'static str>, Error> {
     if !cfg!(target_os = "linux") {
         return Err(Error::NoNode("a node needs Linux".into()));

@@ -6,10 +6,9 @@ use rustix::mount::{MountFlags, mount, mount_bind_recursive};
 
 use crate::Error;
 
-/// To be called in the new mount namespace: nothing that is mounted here is seen outside of it.
+/// Must be called in the new mount namespace: its mounts are not visible outside.
 pub fn raise() -> Result<(), Error> {
-    // Sockets of containerd's shims, network namespaces of pods, and a machine's own sockets, which
-    // are none of a pod's business.
+    // Sockets of containerd's shims, network namespaces of pods, and the host's own sockets, which pods must not see.
     in_memory("/run")?;
     // Logs of pods.
     in_memory("/var/log")?;
@@ -21,8 +20,8 @@ fn in_memory(path: impl AsRef<Path>) -> Result<(), Error> {
     mount("tmpfs", path, "tmpfs", MountFlags::empty(), c"mode=0755").map_err(|error| failed(path, error.into()))
 }
 
-/// Puts a folder in memory in the place of this one, with the same things in it, but for `ours`.
-/// They cannot be mounted over where they are: they may be missing, and would then stay.
+/// Replaces this folder by one in memory with the same content, except for `ours`. Mounting over `ours` in place is no
+/// option: a missing folder would have to be created first, and would stay.
 fn spare(folder: &str, ours: &[&str]) -> Result<(), Error> {
     let (folder, original) = (Path::new(folder), Path::new("/run/original"));
     fs::create_dir(original).map_err(|source| failed(original, source))?;

@@ -1,4 +1,4 @@
-//! What a machine of ours could leave behind, looked for from outside.
+//! What a machine could leave behind, checked from outside.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
 
 use super::{cgroups, machine::PREFIX, network::run};
 
-/// The namespaces of a machine that is up, such as `net:[4026531840]`.
+/// The namespaces of a running machine, such as `net:[4026531840]`.
 #[derive(Debug, Default)]
 pub struct Namespaces(BTreeSet<PathBuf>);
 
@@ -19,7 +19,7 @@ impl Namespaces {
     }
 }
 
-/// What there was before, and belongs to others.
+/// What existed before the machine and is not part of it.
 #[derive(Debug)]
 pub struct Before {
     links: BTreeSet<String>,
@@ -32,7 +32,7 @@ impl Before {
         Self { links: links(), tables: tables(), cgroups: cgroups::uppermost() }
     }
 
-    /// One line for each thing that is left of the machine with this folder, these namespaces.
+    /// One line for each thing that is left of the machine with this folder and these namespaces.
     pub fn left_behind(&self, folder: &Path, namespaces: &Namespaces) -> Vec<String> {
         let id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut left = Vec::new();
