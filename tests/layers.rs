@@ -1,7 +1,7 @@
-//! The layers of `src/`: what each of its folders may use of the others.
+//! The layers of `src/`: which folders each folder may use.
 //!
-//! api ← key ← {cluster, protocol} ← authority ← {controller, enrollment, rest, agent, serve} ← cli. What a folder uses is
-//! read from the paths in its files, in `use` lines and elsewhere. A new folder fails the test until it has a row.
+//! api ← key ← {cluster, protocol} ← authority ← {controller, enrollment, rest, agent, serve} ← cli. The test reads the
+//! paths in each file of a folder, in `use` lines and elsewhere. A new folder fails the test until it has a row.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 
 use regex::Regex;
 
-/// Each folder, and what it may use besides itself. Each may name only folders above it. A row without a folder is fine.
+/// Each folder, and what it may use besides itself. A row may name only folders above it. A row may lack its folder.
 const LAYERS: [(&str, &[&str]); 13] = [
     ("api", &[]),
     ("key", &["api"]),
@@ -29,7 +29,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("main.rs", &["api", "cli"]),
 ];
 
-/// A folder, and what it may not use of a folder that it may use otherwise: calls to the API server decide nothing.
+/// A folder, and a part of an allowed folder that it must not use: calls to the API server decide nothing.
 const NEVER: [(&str, &str); 1] = [("cluster", "key::plan")];
 
 fn source() -> PathBuf {
@@ -91,7 +91,7 @@ fn each_folder_uses_only_what_is_below_it() {
         for file in files(&source().join(&entry)) {
             for path in paths(&fs::read_to_string(&file).unwrap()) {
                 let used = path.split("::").next().unwrap();
-                // A name of a file's own in lib.rs or main.rs, or the folder itself.
+                // A name from the file itself in lib.rs or main.rs, or the folder itself.
                 if used == folder || !LAYERS.iter().any(|(name, _)| *name == used) {
                     continue;
                 }
@@ -102,7 +102,7 @@ fn each_folder_uses_only_what_is_below_it() {
             }
         }
     }
-    // Otherwise nothing was read.
+    // Without these arrows, the test would have read nothing.
     for (from, to) in [("key", "api"), ("controller", "key"), ("enrollment", "key"), ("cli", "controller")] {
         assert!(arrows.contains(&(from, to.to_owned())), "{from} does not use {to}: {arrows:?}");
     }

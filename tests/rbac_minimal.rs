@@ -1,13 +1,13 @@
-//! The operator's rights against what it used: no right that no test needed, and none that was missing.
+//! The operator's rights against its requests: tests use every right, and no right is missing.
 //!
-//! Judged by the API server's audit log of the whole test run, in which the operator worked with the token of its
-//! ServiceAccount under the rights that the chart gives.
+//! The API server's audit log of the whole test run is the evidence. In that run, the operator used the token of its
+//! ServiceAccount and the rights from the chart.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
 use serde_json::Value;
 
-/// Each account, and the manifest with its rights, which is the chart's.
+/// Each account, and the chart's manifest with its rights.
 const ACCOUNTS: [(&str, &str); 2] =
     [("setupkey-operator", "rbac.yaml"), ("setupkey-operator-enrollment", "enrollment-rbac.yaml")];
 
@@ -37,7 +37,7 @@ fn granted(manifest: &str) -> BTreeSet<Right> {
     rights
 }
 
-/// What an account asked for, and whether it was let.
+/// The rights of an account that were used, and those that were refused.
 fn used(account: &str) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let folder = std::env::var("CONTROL_PLANE_DIR").expect("an audit log: this is run by `make test`");
     let log = std::fs::read_to_string(PathBuf::from(folder).join("audit.log")).expect("an audit log");

@@ -1,4 +1,4 @@
-//! What is true of every service, whatever it serves: limits, certificates, the end.
+//! What holds for every service: limits, certificates, shutdown.
 
 use std::{
     fs,
@@ -28,12 +28,12 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything that is waited for takes, even on a busy machine.
+/// Longer than any wait takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(200);
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
 
-/// A server at work on a port of its own.
+/// A running server on a port of its own.
 struct Running {
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -68,7 +68,7 @@ impl Running {
 async fn rest_of(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     match timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end of the connection") {
-        // What we sent and nobody read makes the end a reset.
+        // Bytes that the server did not read turn the end of the connection into a reset.
         Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
         _ => String::from_utf8(answer).unwrap(),
     }
@@ -116,7 +116,7 @@ async fn too_large_a_body_is_refused_before_it_is_sent() {
     };
     assert!(server.answer_to(&post(9)).await.starts_with("HTTP/1.1 413"));
     assert!(server.answer_to(&format!("{}12345678", post(8))).await.ends_with("\r\n8"));
-    // Where no length is said, the body is counted as it comes.
+    // Without a length, the server counts the body as it arrives.
     let chunked = "POST / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n123456789\r\n0\r\n\r\n";
     assert!(server.answer_to(chunked).await.starts_with("HTTP/1.1 413"));
 }
@@ -154,7 +154,7 @@ async fn handlers_know_the_address_of_the_client() {
     assert!(rest_of(&mut stream).await.ends_with(&stream.local_addr().unwrap().to_string()));
 }
 
-/// A route that says when it is reached, and answers when it may.
+/// A route that signals when it is reached, and answers when the test lets it.
 fn held() -> (Router, Arc<Notify>, Arc<Notify>) {
     let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (says, waits) = (Arc::clone(&reached), Arc::clone(&release));
@@ -227,7 +227,7 @@ fn new_certificate() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["localhost".to_owned()]).unwrap()
 }
 
-/// What a client is shown that trusts all of these.
+/// The certificate that the server shows to a client that trusts all of these.
 async fn shown(server: &Running, trusted: &[&CertifiedKey<KeyPair>]) -> CertificateDer<'static> {
     let mut roots = RootCertStore::empty();
     for certificate in trusted {
@@ -252,7 +252,7 @@ async fn a_renewed_certificate_is_served_without_a_restart() {
     let server = serve_with(hello(), Some(secret.load()), Limits::default()).await;
     assert_eq!(&shown(&server, &[&first, &second]).await, first.cert.der());
 
-    // A renewal that went wrong changes nothing, however often the server looks.
+    // A failed renewal changes nothing, however often the server checks.
     secret.swap("2", &second.cert.pem(), &first.signing_key.serialize_pem());
     tokio::time::sleep(SHORT).await;
     assert_eq!(&shown(&server, &[&first, &second]).await, first.cert.der());

@@ -1,10 +1,10 @@
 //! What a replica knows from its watches, without a request.
 //!
-//! What is expected is the product's own [`Expected`]. Around it, the model has the watches. The Peer watch delivers every
-//! event of a machine in order, each as late as it likes. The key watch is up to date until it falls behind, which is a
-//! step of its own; until then every version is noted when it is written. That is as good as noting it when it is read: a
-//! replica that judges on an older version loses the swap, and a replica that notes a version later than it was written
-//! has been shown no more Peers since then.
+//! Expectations are kept by the product's own [`Expected`]. The model adds the watches around it. The Peer watch
+//! delivers every event of a machine in order, each with any delay. The key watch is up to date until it falls behind,
+//! which is a step of its own. Until then, every version is noted when it is written. That is as good as noting it when
+//! it is read. A replica that judges by an older version loses the swap. A replica that notes a version later than it
+//! was written has seen no more Peers since then.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,23 +19,23 @@ use setupkey_operator::{
 
 use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, name_of, used};
 
-/// Nothing here takes time.
+/// Time does not pass in the model.
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The knowledge of a replica.
+/// What a replica knows.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Following {
     keys: Keys,
     expected: Arc<Expected>,
     /// Machines with nothing to know are left out.
     machines: BTreeMap<u8, Machine>,
-    /// The Peer of each machine when a list of Peers began that is not complete yet.
+    /// The Peer of each machine at the start of a list of Peers that is not complete yet.
     listing: Option<BTreeMap<u8, u8>>,
-    /// Entries that were written while the key watch is behind. It will deliver them if it catches up.
+    /// Entries that were written while the key watch is behind. The watch delivers them if it catches up.
     unheard: BTreeSet<Entry>,
 }
 
-/// How far a replica is with the versions of the key.
+/// How far a replica has followed the versions of the key.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Keys {
     /// It has seen all of them.
@@ -149,15 +149,14 @@ impl Following {
         Arc::make_mut(&mut self.expected)
     }
 
-    /// Meets what is expected of a machine.
+    /// Meets the expectations about a machine.
     fn meet(&mut self, machine: u8, meets: impl Fn(&expected::Entry) -> bool) {
         if self.expects(machine) {
             self.expected_mut().shown(name_of(machine), meets);
         }
     }
 
-    /// The Peer of a machine is created, changes or is deleted. An event that would show what is shown already is left out,
-    /// because it changes nothing.
+    /// The Peer of a machine is created, changes or is deleted. An event that shows nothing new is left out.
     pub fn happens(&mut self, machine: u8, event: Event) {
         let known = self.machines.entry(machine).or_default();
         let shown = match &self.listing {
@@ -205,8 +204,8 @@ impl Following {
         self.keys = Keys::Behind;
     }
 
-    /// The key watch has delivered every version that was missing. All are noted at this moment, so it does not matter in
-    /// which of them an entry came and went.
+    /// The key watch has delivered every version that was missing. All are noted at this moment. So it does not matter
+    /// in which version an entry came and in which it went.
     pub fn catch_up(&mut self, key: Option<&Key>) {
         let mut entries = std::mem::take(&mut self.unheard);
         entries.extend(key.iter().flat_map(|key| &key.pending));
@@ -234,12 +233,12 @@ impl Following {
         self.caught_up(key);
     }
 
-    /// Whether the Peer watch goes on. It does not while the Peers are listed.
+    /// Whether the Peer watch runs. It does not while the Peers are listed.
     pub fn is_watching(&self) -> bool {
         self.listing.is_none()
     }
 
-    /// Whether a list of Peers is of use, even if their watch is not interrupted.
+    /// Whether a list of Peers is useful, even if their watch is not interrupted.
     pub fn wants_list(&self) -> bool {
         !self.expected.is_trusted(NAMESPACE) || !self.is_up_to_date()
     }
@@ -270,7 +269,7 @@ impl Following {
         Some(())
     }
 
-    /// Forgets all other machines of the world, which has so many.
+    /// Forgets all machines except these. The world has `all` machines.
     pub fn keep(&mut self, machines: &BTreeSet<u8>, all: u8) {
         if machines.is_empty() {
             *self = Self::up_to_date();

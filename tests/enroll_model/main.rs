@@ -1,5 +1,5 @@
-//! Every order of events in small worlds: the ledger's protocol keeps its promises in all of them, and each protocol
-//! that leaves a step out breaks one.
+//! Every order of events in small worlds. The ledger's protocol keeps its promises in all of them. Each mutant leaves a
+//! step out, and breaks a promise.
 
 mod follow;
 mod model;
@@ -15,7 +15,7 @@ use stateright::{Checker, HasDiscoveries, Model, Path};
 const PROMISES: [&str; 7] =
     [LIMIT, ONE_USE_PER_PEER, NEVER_DOWN, REVOKED_IS_REVOKED, GONE_IS_GONE, ANSWERED_HAS_PEER, PENDING_EMPTIES];
 
-/// Two machines, one use, and nothing that goes wrong.
+/// Two machines, one use, and no faults.
 const CALM: Enrollment = Enrollment {
     replicas: 2,
     limit: 1,
@@ -30,7 +30,7 @@ const CALM: Enrollment = Enrollment {
     mutant: None,
 };
 
-/// One machine that asks twice with the same token, and all that may go wrong.
+/// One machine that asks twice with the same token, and all faults.
 const RETRY: Enrollment = Enrollment { asks: &[2], limit: 2, crashes: 1, losses: 1, removals: 1, ..CALM };
 
 /// One machine that asks twice, at replicas that follow keys and Peers.
@@ -44,7 +44,7 @@ fn steps(path: Path<model::World, model::Step>) -> String {
     path.into_actions().iter().map(|step| format!("  {step:?}\n")).collect()
 }
 
-/// Looks at every state of a world, and tells what is to be seen there.
+/// Explores every state of a world, and returns the sights in it.
 fn explore(name: &str, world: Enrollment) -> Vec<&'static str> {
     let checker = world.checker().threads(2).spawn_bfs().join();
     assert!(checker.is_done());
@@ -58,7 +58,7 @@ fn explore(name: &str, world: Enrollment) -> Vec<&'static str> {
     found.into_keys().collect()
 }
 
-/// Looks for a way in which a mutant breaks a promise.
+/// Looks for an order of events in which a mutant breaks a promise.
 fn breaks(world: Enrollment, promise: &'static str) {
     let mutant = world.mutant.expect("a mutant");
     let found = HasDiscoveries::AnyOf([promise].into());
@@ -109,7 +109,7 @@ fn every_promise_holds_in_every_world() {
     ];
     let worlds = worlds.into_iter().chain(followed);
     let seen: BTreeSet<_> = worlds.flat_map(|(name, world)| explore(name, world)).collect();
-    // Otherwise the promises would hold because nothing happens.
+    // Without these sights, the promises would hold only because nothing happens.
     assert_eq!(seen, SIGHTS.into());
 }
 

@@ -1,9 +1,8 @@
 //! The protocol, one step of one participant at a time.
 //!
-//! The decisions are the product's own: [`ledger::admit`], [`ledger::clear`] and, in [`follow`](super::follow), `Expected`,
-//! on real objects. Around them the model has what the protocol must not rely on: that a request is answered, that a
-//! process lives, that the key is not revoked or deleted meanwhile, that a machine does not ask again, and which process is
-//! faster.
+//! The decisions are the product's own: [`ledger::admit`], [`ledger::clear`] and, in [`follow`](super::follow),
+//! `Expected`, on real objects. The model around them does everything that may go wrong: a request is not answered, a
+//! process dies, the key is revoked or deleted meanwhile, a machine asks again, and any process may be the fastest.
 
 use std::{cell::LazyCell, collections::BTreeSet, sync::LazyLock};
 
@@ -19,12 +18,12 @@ use stateright::{Model, Property};
 
 use super::follow::{Event, Following};
 
-/// The world to be explored, all of it.
+/// The world to explore.
 #[derive(Clone, Copy, Debug)]
 pub struct Enrollment {
     pub replicas: usize,
     pub limit: u8,
-    /// How often each machine asks: more than once is a retry, with the same token, at any replica.
+    /// How often each machine asks. More than once is a retry with the same token, at any replica.
     pub asks: &'static [u8],
     /// How often a process dies, the leading controller included.
     pub crashes: u8,
@@ -36,9 +35,9 @@ pub struct Enrollment {
     pub changes: &'static [Change],
     /// Whether a replica reads the key before it tries to create a Peer again. It may do either: the entry is its own.
     pub looks_again: bool,
-    /// Whether replicas follow keys and Peers by watches, and may judge by what these tell instead of asking.
+    /// Whether replicas follow keys and Peers by watches, and may judge by these instead of a request.
     pub follows: bool,
-    /// How often a watch is interrupted, or that of keys falls behind.
+    /// How often a watch is interrupted, or the key watch falls behind.
     pub interruptions: u8,
     pub mutant: Option<Mutant>,
 }
@@ -54,9 +53,9 @@ pub enum Change {
 /// A protocol that leaves something out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mutant {
-    /// The controller gives the use of an orphaned entry back.
+    /// The controller gives back the use of an orphaned entry.
     Refund,
-    /// The status is written whatever the version.
+    /// The status is written without a version check.
     NoCompareAndSwap,
     /// A Peer has no finalizer.
     NoFinalizer,
@@ -64,9 +63,9 @@ pub enum Mutant {
     PeersBeforeKey,
     /// A replica admits every machine whose key is not revoked, and ignores the limit.
     OwnerWithoutLimit,
-    /// A machine is answered when it is counted.
+    /// A machine gets its answer when it is counted, before its Peer exists.
     AnswerWithTheSwap,
-    /// An entry is its owner's for ever.
+    /// An entry belongs to its owner for ever.
     NothingRollsForward,
     /// A replica creates Peers for as long as it lives.
     OwnerWithoutEnd,
@@ -116,7 +115,7 @@ pub struct Key {
     pub pending: Vec<Entry>,
 }
 
-/// An entry. Which commit it is of is not in the real one; the properties speak of it.
+/// An entry. `commit` tells commits apart for the promises; real entries do not have it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Entry {
     pub machine: u8,
@@ -127,7 +126,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Peer {
     commit: u8,
-    /// That of its entry.
+    /// The number of its entry.
     pub number: u8,
     finalizer: bool,
     leaving: bool,
@@ -138,9 +137,9 @@ struct Replica {
     /// Machines that wait to be judged.
     waiting: BTreeSet<u8>,
     judging: Option<Judging>,
-    /// Entries that it has committed itself.
+    /// Entries that the replica has committed itself.
     owned: Vec<Owned>,
-    /// What it knows by its watches, if it has any.
+    /// What it knows from its watches, if it follows any.
     following: Option<Following>,
 }
 
@@ -166,7 +165,7 @@ struct Owned {
     stage: Stage,
 }
 
-/// What an owner does next about its entry.
+/// The next step of an owner for its entry.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Stage {
     /// Create the Peer.
@@ -179,7 +178,7 @@ enum Stage {
     Release,
 }
 
-/// The controller that leads.
+/// The leading controller.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Leader {
     Idle,
@@ -194,7 +193,7 @@ enum Leader {
     },
 }
 
-/// What no process keeps, and the promises are about.
+/// The history that the promises are about. No process keeps it.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct History {
     most_used: u8,
@@ -339,7 +338,7 @@ impl Key {
 }
 
 impl Replica {
-    /// One that has just started.
+    /// A replica that has just started.
     fn started(follows: bool) -> Self {
         Self { following: follows.then(Following::started), ..Self::default() }
     }
@@ -355,7 +354,7 @@ impl World {
         self.losses -= u8::from(reply == Reply::Lost);
     }
 
-    /// Every version that was read before is old now.
+    /// Every version that was read before is stale now.
     fn key_changed(&mut self) {
         let judged = self.replicas.iter_mut().filter_map(|replica| replica.judging.as_mut()?.version.as_mut());
         judged.for_each(|version| version.fresh = false);
@@ -414,7 +413,7 @@ impl World {
         Some(())
     }
 
-    /// Every watch of Peers will deliver it.
+    /// Every Peer watch will deliver the event.
     fn peer_changed(&mut self, machine: u8, event: Event) {
         self.replicas
             .iter_mut()
@@ -426,7 +425,7 @@ impl World {
         self.history.answered_too_early |= !self.history.has_had[usize::from(machine)];
     }
 
-    /// Takes the finalizer off the Peer of this commit, and of no later one under its name.
+    /// Releases the Peer of this commit, but no later Peer with its name.
     fn release(&mut self, machine: u8, commit: u8, mutant: Option<Mutant>) {
         let place = &mut self.peers[usize::from(machine)];
         let Some(peer) = place else { return };
@@ -441,7 +440,7 @@ impl World {
         self.peer_changed(machine, event);
     }
 
-    /// The machines that are about to be looked for and are not pending, and what is known where they are.
+    /// The machines that are about to be looked up and are not pending, each with the knowledge of its replica.
     fn looked_for(&self) -> impl Iterator<Item = (u8, &Following)> {
         self.replicas.iter().flat_map(|replica| match (&replica.judging, &replica.following) {
             (Some(Judging { batch, version: Some(version), found: None }), Some(known)) if version.fresh => {
@@ -457,7 +456,7 @@ impl World {
         self.asks[usize::from(machine)] > 0 || replica.has(machine)
     }
 
-    /// What a replica knows of machines that do not come to it any more does not matter.
+    /// What a replica knows does not matter for machines that will not ask it any more.
     fn forget(&mut self) {
         let all = u8::try_from(self.asks.len()).expect("few machines");
         for at in 0..self.replicas.len() {
@@ -483,7 +482,7 @@ impl World {
 }
 
 impl Enrollment {
-    /// A replica that has started before everything else.
+    /// A replica that started before everything else.
     fn replica(&self) -> Replica {
         Replica { following: self.follows.then(Following::up_to_date), ..Replica::default() }
     }
@@ -554,7 +553,7 @@ impl Enrollment {
                 Verdict::Known => world.answer(*machine),
                 Verdict::Admitted if self.mutant == Some(Mutant::AnswerWithTheSwap) => world.answer(*machine),
                 Verdict::Not(Refusal::Refused) => world.history.refused = true,
-                // The answer to an admission comes later; the other machines are told to ask again.
+                // The answer to an admission comes later; the other machines get a 503 and ask again.
                 Verdict::Admitted | Verdict::Pending | Verdict::Not(_) => {}
             }
         }
@@ -590,7 +589,7 @@ impl Enrollment {
         Some(())
     }
 
-    /// What the participants of the protocol do by themselves.
+    /// What the participants do by themselves.
     fn progress(&self, world: &World, steps: &mut Vec<Step>) {
         let replies: &[Reply] = if world.losses > 0 { &[Reply::Heard, Reply::Lost] } else { &[Reply::Heard] };
         for (replica, state) in world.replicas.iter().enumerate() {
@@ -649,12 +648,12 @@ impl Enrollment {
         }
     }
 
-    /// What the watches do.
+    /// The steps of the watches.
     fn follow(&self, world: &World, steps: &mut Vec<Step>) {
         for (replica, state) in world.replicas.iter().enumerate() {
             let Some(known) = &state.following else { continue };
             if !self.machines().any(|machine| world.may_come(machine, state)) {
-                continue; // what it knows does not matter
+                continue; // its knowledge does not matter
             }
             steps.extend(known.to_hear_of().map(|machine| Step::HearsOfPeer { replica, machine }));
             if known.is_up_to_date() && world.interruptions > 0 {
@@ -674,7 +673,7 @@ impl Enrollment {
         }
     }
 
-    /// What happens to them.
+    /// What happens to the participants from outside.
     fn fate(&self, world: &World, steps: &mut Vec<Step>) {
         for machine in self.machines() {
             if world.asks[usize::from(machine)] > 0 {
@@ -840,7 +839,7 @@ pub const GONE_IS_GONE: &str = "a peer that was deleted is not created again";
 pub const ANSWERED_HAS_PEER: &str = "a machine that is answered has had a Peer";
 pub const PENDING_EMPTIES: &str = "when all is done, nothing is pending and no Peer is held";
 
-/// What happens somewhere in every set of worlds worth looking at.
+/// What must happen somewhere in every set of worlds that is worth exploring.
 pub const SIGHTS: [&str; 5] = [
     "a machine is refused",
     "an entry is rolled forward",
