@@ -1,8 +1,8 @@
 //! `make bench`: what the controller does and costs with many keys, on a real control plane.
 //!
-//! The operator runs as users run it: a release build, a process of its own, the token of its ServiceAccount, the rights
-//! of deploy/rbac.yaml. What it does is learnt from outside: requests from the API server's audit log, states from a
-//! watch of our own, memory and time from `/proc`. What each row of the table means is told in docs/performance.md.
+//! The operator runs as in production: a release build in a process of its own, with the token of its ServiceAccount
+//! and the rights of deploy/rbac.yaml. It is measured from outside: requests from the API server's audit log, states
+//! from a separate watch, memory and time from `/proc`. docs/performance.md explains each row of the table.
 
 mod measure;
 mod observer;

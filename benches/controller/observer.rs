@@ -1,4 +1,5 @@
-//! A watch of SetupKeys that belongs to nobody under measurement. It notes when each key first read what.
+//! A watch of SetupKeys that is independent of the programs under measurement. It notes when each key changed its
+//! state.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::process::Process;
 
-/// Between two counts. Times are noted when the watch brings them, so this bounds no figure.
+/// The pause between two counts. Times are noted when the watch delivers an event, so this limits no figure.
 const COUNT_PERIOD: Duration = Duration::from_millis(50);
 
 /// The watch; it ends when this is dropped.
@@ -29,7 +30,7 @@ pub struct Observer {
 
 type Keys = Arc<Mutex<HashMap<String, Seen>>>;
 
-/// A key as seen last.
+/// A key as last seen.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// When it first was Ready for the generation that it had.
@@ -41,7 +42,7 @@ pub struct Seen {
 }
 
 impl Observer {
-    /// Starts the watch and waits until it has listed what there is.
+    /// Starts the watch and waits until it has listed all keys.
     pub async fn start(keys: Api<SetupKey>) -> anyhow::Result<Self> {
         let seen = Keys::default();
         let (listing, mut listed) = watch::channel(false);
@@ -55,7 +56,7 @@ impl Observer {
         lock(&self.keys)
     }
 
-    /// Waits until so many keys are as described, while the process that should make them so is alive.
+    /// Waits until this many keys meet the condition. Fails if the process under measurement ends first.
     pub async fn until(
         &self,
         what: &str,

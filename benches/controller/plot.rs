@@ -24,7 +24,7 @@ pub fn svg(report: &Report) -> anyhow::Result<String> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-        // The errors of the backend are not Send, so they cannot be kept as they are.
+        // The errors of the backend are not Send, so only their text is kept.
         draw(&area, &report.curves, &rows).map_err(|error| anyhow!("could not draw the plot: {error}"))?;
     }
     Ok(svg)
@@ -71,7 +71,7 @@ fn draw_curves<'a>(
     Ok(())
 }
 
-/// One bar a figure, as a share of its goal; the line is the goal.
+/// One bar per figure, as a share of its goal; the line marks the goal.
 fn draw_bars(area: &Area<'_>, rows: &[(&Row, f64)]) -> Result<(), Box<dyn std::error::Error>> {
     let room = f64::from(WIDTH - LABELS - 120);
     let x_of = |share: f64| (f64::from(LABELS) + share / MOST * room) as i32;
@@ -80,7 +80,7 @@ fn draw_bars(area: &Area<'_>, rows: &[(&Row, f64)]) -> Result<(), Box<dyn std::e
     let first = 36;
     for (index, (row, goal)) in rows.iter().enumerate() {
         let y = first + i32::try_from(index as u32 * BAR_HEIGHT)?;
-        // A goal of nothing is met by nothing, and by nothing else.
+        // A goal of zero is met by zero only.
         let share = if row.value <= 0.0 { 0.0 } else { (row.value / goal).min(MOST) };
         let colour = if row.met == Some(false) { BAD } else { GOOD };
         area.draw(&Text::new(format!("{}, {} keys", row.what, row.keys), (12, y + 2), text.clone()))?;

@@ -1,8 +1,8 @@
-//! The raw client: the least that a program can do for a key, which is what the operator is compared with.
+//! The raw client: the least that a program must do for a key. The operator is compared with it.
 //!
-//! It watches the SetupKeys as the operator does and makes the operator's two writes for each new one, 32 at a time. It
-//! keeps no cache, watches no Secrets, decides nothing, records no events and tries nothing again. It is a process of its
-//! own, as the operator is, with a ServiceAccount of the same rights.
+//! It watches the SetupKeys as the operator does, and makes the operator's two writes for each new key, 32 at a time.
+//! It keeps no cache, watches no Secrets, decides nothing, records no events and retries nothing. Like the operator, it
+//! is a process of its own, with a ServiceAccount that has the same rights.
 
 use std::{fs, path::Path, process::Command};
 
@@ -31,16 +31,16 @@ use crate::{
 
 /// The argument by which this program is started as the raw client.
 pub const COMMAND: &str = "raw-client";
-/// As many keys at a time as the operator works on.
+/// The number of keys that the operator works on at the same time.
 const CONCURRENCY: usize = 32;
-/// The operator asks for the metadata of what it has written, too.
+/// For its writes, the operator also asks for metadata only.
 const METADATA_ONLY: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 /// Logged once the watch runs.
 const WATCHES: &str = "the raw client watches";
 
-/// What the operator wrote for one key. The raw client writes the same for all, so that both write the same bytes but
-/// for names and versions, whatever the operator comes to write.
+/// What the operator wrote for one key. The raw client writes the same bytes for all keys, except names and versions.
+/// So the comparison stays fair when the operator's writes change.
 #[derive(Deserialize, Serialize)]
 struct Model {
     secret: Secret,
@@ -55,13 +55,13 @@ pub async fn take_model(cluster: &Cluster, namespace: &str) -> anyhow::Result<()
     let ObjectMeta { labels, annotations, .. } = secret.metadata;
     secret.metadata = ObjectMeta { labels, annotations, ..ObjectMeta::default() };
     let mut status = serde_json::to_value(key.status)?;
-    // It is 0 by default, and the operator sends what it changes.
+    // The API server defaults it to 0, and the operator sends only what it changes.
     status.as_object_mut().context("the model key has no status")?.remove("usedTimes");
     let model = Model { secret, status };
     fs::write(cluster.file(MODEL), serde_json::to_vec(&model)?).context("could not write the model")
 }
 
-/// The file that holds it.
+/// The file that holds the model.
 const MODEL: &str = "model.json";
 
 /// Starts the raw client and waits until it works.
@@ -75,13 +75,13 @@ pub async fn start(cluster: &Cluster, namespace: &str) -> anyhow::Result<Process
     Ok(process)
 }
 
-/// Is the raw client, until it is killed.
+/// Runs as the raw client, until it is killed.
 pub async fn run(namespace: &str, model: &Path) -> anyhow::Result<()> {
     let model: Model = serde_json::from_slice(&fs::read(model).context("could not read the model")?)?;
     let kubeconfig = std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?;
     let client = client(Path::new(&kubeconfig)).await?;
 
-    // The watch must not wait for the writes, or the API server would break it off.
+    // The watch must not wait for the writes, or the API server would end it.
     let (appeared, keys) = mpsc::unbounded_channel();
     let watching = tokio::spawn(watch(Api::namespaced(client.clone(), namespace), appeared));
     let keys = futures::stream::unfold(keys, |mut keys| async { keys.recv().await.map(|key| (Ok(key), keys)) });
@@ -94,7 +94,7 @@ async fn watch(keys: Api<SetupKey>, appeared: mpsc::UnboundedSender<SetupKey>) -
     while let Some(event) = events.try_next().await.context("the watch failed")? {
         match event {
             watcher::Event::InitDone => println!("{WATCHES}"),
-            // The echo of our own status has its id.
+            // The event of our own status write has an id.
             watcher::Event::Apply(key) if key.status.as_ref().is_none_or(|status| status.id.is_none()) => {
                 appeared.send(key)?;
             }
@@ -110,7 +110,7 @@ async fn two_writes(client: &Client, model: &Model, key: SetupKey) -> anyhow::Re
     secret.metadata.name = Some(name.clone());
     secret.metadata.owner_references = key.controller_owner_ref(&()).map(|owner| vec![owner]);
     secret.labels_mut().insert(KEY_LABEL.to_owned(), name.clone());
-    // The API server keeps the name of the writer with each object, so it is to be as long as the operator's.
+    // The API server stores the field manager with each object, so it must be as long as the operator's.
     let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     let request = Request::new(Secret::url_path(&(), Some(&namespace)));
     let mut request = request.create(&parameters, serde_json::to_vec(&secret)?)?;

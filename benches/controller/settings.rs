@@ -7,11 +7,11 @@ use anyhow::{Context as _, ensure};
 use crate::shared::settings::setting;
 
 pub struct Settings {
-    /// Numbers of keys; each is measured on a control plane of its own.
+    /// Numbers of keys. Each one is measured on a control plane of its own.
     pub sizes: Vec<usize>,
     /// How long to watch an operator that has nothing to do.
     pub idle: Duration,
-    /// How many Secrets that are none of the operator's business to add.
+    /// How many foreign Secrets to add.
     pub foreign: usize,
 }
 
@@ -20,7 +20,7 @@ impl Settings {
         let mut sizes = Vec::new();
         for size in setting("BENCH_SIZES", "1000,10000".to_owned())?.split([',', ' ']).filter(|size| !size.is_empty()) {
             let keys = size.parse().ok().filter(|keys| (1..=99_999).contains(keys));
-            sizes.push(keys.with_context(|| format!("BENCH_SIZES has {size:?}, which is no number from 1 to 99999"))?);
+            sizes.push(keys.with_context(|| format!("BENCH_SIZES has {size:?}, not a number from 1 to 99999"))?);
         }
         ensure!(!sizes.is_empty(), "BENCH_SIZES names no size");
         sizes.sort_unstable();

@@ -1,4 +1,4 @@
-//! Machines that ask to join: the load. Each has a connection and an address of its own.
+//! Machines that ask to join: the load. Each has its own connection and address.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, sleep_until},
 };
 
-/// How long a machine waits after a 503. The service asks for a second.
+/// How long a machine waits after a 503. The service asks for one second.
 const COME_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection to a replica.
@@ -37,7 +37,7 @@ impl Connection {
     fn new(number: usize, replica: SocketAddr) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        // 127.1.0.0 and on.
+        // Addresses start at 127.1.0.0.
         let number = u32::try_from(number).unwrap_or_default();
         connector.set_local_address(Some(Ipv4Addr::from_bits(0x7f01_0000 + number).into()));
         let client = Client::builder(TokioExecutor::new()).build(connector);
@@ -52,7 +52,7 @@ impl Connection {
         Ok(status)
     }
 
-    /// Joins with a new public key and token, however often it is told to come again.
+    /// Joins with a new public key and token, and retries after each 503. Counts the retries in `again`.
     async fn join(&self, key: &str, again: &AtomicUsize) -> anyhow::Result<()> {
         let body = request(key);
         loop {
@@ -77,13 +77,13 @@ fn request(key: &str) -> Bytes {
 
 /// How machines joined.
 pub struct Joined {
-    /// Until the last one had its answer.
+    /// The time until the last one had its answer.
     pub time: Duration,
-    /// How often one of them was told to come again.
+    /// How often one of them got a 503.
     pub again: usize,
 }
 
-/// So many machines join, as fast as they are let in, so many at a time, in turns with these keys and at these replicas.
+/// Machines join as fast as they are admitted, `at_a_time` at once. They take turns with these keys and replicas.
 pub async fn join(
     replicas: &[SocketAddr],
     keys: &[String],
@@ -112,7 +112,7 @@ pub async fn join(
     Ok(Joined { time: begun.elapsed(), again: again.load(Ordering::Relaxed) })
 }
 
-/// Machines join at a rate, however long each takes. Returns how long each waited since it was due, in seconds.
+/// Machines join at a fixed rate. Returns how long each one waited after it was due, in seconds.
 pub async fn join_steadily(
     replicas: &[SocketAddr],
     keys: &[String],
@@ -140,7 +140,7 @@ pub async fn join_steadily(
     Ok(waited)
 }
 
-/// Machines come at a rate with keys that admit no machine, and each is refused. Returns how many were.
+/// Machines ask at a fixed rate with keys that admit no machine. Returns how many were refused.
 pub async fn refuse(replica: SocketAddr, keys: &[String], per_second: usize, time: Duration) -> anyhow::Result<usize> {
     const CONNECTIONS: usize = 40;
     let keys = Arc::new(keys.to_vec());
@@ -150,13 +150,13 @@ pub async fn refuse(replica: SocketAddr, keys: &[String], per_second: usize, tim
         let (keys, connection) = (Arc::clone(&keys), Connection::new(number, replica));
         tasks.spawn(async move {
             let mut ticks = interval(Duration::from_secs(1) * CONNECTIONS as u32 / per_second as u32);
-            // A machine that is late still comes.
+            // A machine that is late still asks.
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut refused = 0;
             while Instant::now() < end {
                 ticks.tick().await;
                 let status = connection.ask(request(&keys[refused % keys.len()])).await?;
-                ensure!(status == StatusCode::FORBIDDEN, "a machine that was to be refused got {status}");
+                ensure!(status == StatusCode::FORBIDDEN, "a machine got {status} instead of a refusal");
                 refused += 1;
             }
             anyhow::Ok(refused)
@@ -166,7 +166,7 @@ pub async fn refuse(replica: SocketAddr, keys: &[String], per_second: usize, tim
     Ok(refused.into_iter().sum())
 }
 
-/// Asks once.
+/// Sends one request.
 pub async fn ask_once(replica: SocketAddr, key: &str) -> anyhow::Result<StatusCode> {
     Connection::new(0, replica).ask(request(key)).await
 }

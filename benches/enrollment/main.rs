@@ -1,8 +1,8 @@
-//! `make bench-enrollment`: how fast machines join, what that costs, and what it costs to refuse them.
+//! `make bench-enrollment`: how fast machines join, what that costs, and what a refusal costs.
 //!
-//! Service and controller run as users run them: release builds in processes of their own, with the tokens of their
-//! ServiceAccounts and the rights of deploy/. The machines are this process. What each row of the table means is told in
-//! docs/performance.md.
+//! Service and controller run as in production: release builds in processes of their own, with the tokens of their
+//! ServiceAccounts and the rights of deploy/. This process plays the machines. docs/performance.md explains each row of
+//! the table.
 
 mod machines;
 mod measure;
@@ -21,6 +21,6 @@ async fn main() -> anyhow::Result<()> {
     let settings = Settings::from_environment()?;
     let report = measure::all(&settings).await?;
     println!("\n{}", report.markdown());
-    // The table in the documentation is not replaced by a part of it.
+    // A partial run does not replace the table in the documentation.
     if settings.is_whole() { report.write() } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The raw client: it creates Peers, and does nothing else.
+//! The raw client, which only creates Peers.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use setupkey_operator::{
     key::{Digest, PeerName, PublicKey},
 };
 
-/// Requests at a time.
+/// Requests in flight.
 const AT_A_TIME: usize = 64;
 
-/// Creates so many Peers, in turns of these keys, and returns how long that took.
+/// Creates `count` Peers, with these keys in turns, and returns how long that took.
 ///
-/// They are what the service creates but for the finalizer, or the controller would busy itself with taking it off.
+/// They equal the service's Peers, but have no finalizer: otherwise the controller would be busy with releasing them.
 pub async fn create(client: &Client, namespace: &str, keys: &[SetupKey], count: usize) -> anyhow::Result<Duration> {
     let peers: Api<Peer> = Api::namespaced(client.clone(), namespace);
     let (peers, parameters) =

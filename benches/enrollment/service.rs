@@ -11,7 +11,7 @@ use crate::{
     process::{Process, answers_ready, free_port},
 };
 
-/// Failures are counted for each address, and not even 2,000 a second from one address are too many.
+/// Failures are counted per address. This limit allows even 2,000 a second from one address.
 const FAILURES_PER_MINUTE: &str = "1000000";
 
 pub struct Replica {
@@ -19,7 +19,7 @@ pub struct Replica {
     pub address: SocketAddr,
 }
 
-/// Starts so many replicas and waits until they know all keys and peers.
+/// Starts `count` replicas and waits until they know all keys and peers.
 pub async fn start(cluster: &Cluster, count: usize) -> anyhow::Result<Vec<Replica>> {
     let mut replicas = Vec::new();
     for _ in 0..count {
@@ -35,17 +35,17 @@ pub async fn start(cluster: &Cluster, count: usize) -> anyhow::Result<Vec<Replic
     Ok(replicas)
 }
 
-/// Where they listen.
+/// The addresses of the replicas.
 pub fn addresses(replicas: &[Replica]) -> Vec<SocketAddr> {
     replicas.iter().map(|replica| replica.address).collect()
 }
 
-/// The processor time that all of them have used.
+/// The processor time that all replicas have used.
 pub fn cpu(replicas: &[Replica]) -> anyhow::Result<Duration> {
     replicas.iter().map(|replica| Ok(replica.process.usage()?.cpu)).sum()
 }
 
-/// Ends them.
+/// Ends the replicas.
 pub async fn end(replicas: Vec<Replica>) -> anyhow::Result<()> {
     for replica in replicas {
         replica.process.end().await?;

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::shared::settings::setting;
 
-/// What can be measured by itself.
+/// A part that can be measured by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Part {
     ManyKeys,
@@ -18,13 +18,13 @@ pub enum Part {
 pub struct Settings {
     /// Machines that join in each run.
     pub machines: usize,
-    /// Machines that ask at the same time, where they come as fast as they are let in.
+    /// Machines that ask at the same time, where they join as fast as they are admitted.
     pub at_a_time: usize,
     /// Runs of the service next to runs of the raw client.
     pub pairs: usize,
-    /// For how long machines come at a steady rate.
+    /// How long machines join at a steady rate.
     pub steady: Duration,
-    /// For how long machines are refused.
+    /// How long machines are refused.
     pub refusals: Duration,
     /// What to measure.
     pub parts: Vec<Part>,
@@ -42,13 +42,13 @@ impl Settings {
         })
     }
 
-    /// Whether everything is to be measured.
+    /// Whether all parts are measured.
     pub fn is_whole(&self) -> bool {
         self.parts == Part::value_variants()
     }
 }
 
-/// The parts of these names, with commas between them. No name is all.
+/// The parts with these names, separated by commas. No name means all parts.
 fn parts(names: &str) -> anyhow::Result<Vec<Part>> {
     if names.is_empty() {
         return Ok(Part::value_variants().to_vec());

@@ -1,7 +1,7 @@
-//! `make bench-rest`: what it costs to list a thousand keys in one call of NetBird's API, next to the ways around it.
+//! `make bench-rest`: the cost of listing a thousand keys in one call of NetBird's API, next to the alternatives.
 //!
-//! The service runs as users run it: a release build, a process of its own. All three ask the same API server with the
-//! same token, one after the other in turns, so that what else happens on the machine happens to each of them.
+//! The service runs as in production: a release build in a process of its own. All three clients ask the same API
+//! server with the same token, in turns. So other load on the machine affects each of them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 const KEYS: usize = 1000;
 const ROUNDS: usize = 21;
-/// Each issued key has one in its status.
+/// The status of each issued key has one.
 const DIGEST: &str = "\"digest\":";
 
 #[tokio::main]
@@ -126,7 +126,7 @@ fn timed(list: impl FnOnce() -> anyhow::Result<usize>) -> anyhow::Result<(Durati
     Ok((begun.elapsed(), bytes))
 }
 
-/// With a connection of its own each time, as curl would.
+/// Opens a new connection each time, as curl does.
 fn list_over_rest(port: u16, token: &str) -> anyhow::Result<usize> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     write!(
@@ -135,7 +135,7 @@ fn list_over_rest(port: u16, token: &str) -> anyhow::Result<usize> {
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    ensure!(answer.starts_with("HTTP/1.1 200") && answer.matches("\"id\"").count() == KEYS, "that was not all keys");
+    ensure!(answer.starts_with("HTTP/1.1 200") && answer.matches("\"id\"").count() == KEYS, "not all keys were listed");
     Ok(answer.len())
 }
 

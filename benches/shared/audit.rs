@@ -1,4 +1,4 @@
-//! Requests, as the API server's audit log has them: the one record that the operator cannot flatter.
+//! Requests from the API server's audit log, which the operator cannot influence.
 
 use std::{
     collections::BTreeMap,
@@ -11,9 +11,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
-/// Without a request for so long, nothing is left to be done.
+/// After this long without a request, nothing is left to do.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long that may take to come.
+/// The longest wait for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 
 /// What a request is for.
@@ -42,12 +42,12 @@ impl Counts {
         self.0.iter().filter(|((class, _), _)| classes.contains(class)).map(|(_, count)| count).sum()
     }
 
-    /// The writes of this resource that were done, whatever their verb.
+    /// The successful writes of this resource, with any verb.
     pub fn done(&self, resource: &str) -> u64 {
         self.writes(|what| what.ends_with(&format!(" {resource}")))
     }
 
-    /// The writes of this resource that came too late: 409.
+    /// The writes of this resource that lost a conflict: 409.
     pub fn lost(&self, resource: &str) -> u64 {
         self.writes(|what| what.ends_with(&format!(" {resource} (409)")))
     }
@@ -57,7 +57,8 @@ impl Counts {
         writes.map(|(_, count)| count).sum()
     }
 
-    /// The requests of some classes, divided by something, as in "1 create secrets, 1 patch setupkeys/status".
+    /// The requests of some classes, each count divided by `divisor`, as in "1 create secrets, 1 patch
+    /// setupkeys/status".
     pub fn list(&self, classes: &[Class], divisor: f64) -> String {
         let wanted = self.0.iter().filter(|((class, _), _)| classes.contains(class));
         let listed =
@@ -67,7 +68,7 @@ impl Counts {
     }
 }
 
-/// The requests of one user from some moment on.
+/// The requests of one user from a moment on.
 pub struct Window {
     log: BufReader<File>,
     user: String,
@@ -83,12 +84,12 @@ impl Window {
         Ok(Self { log, user: user.to_owned(), line: String::new(), counts: Counts::default() })
     }
 
-    /// Counts what has come since the last call, and returns how many requests other than watches and leases that were.
+    /// Counts the requests since the last call. Returns how many of them are neither watches nor leases.
     pub fn read(&mut self) -> anyhow::Result<u64> {
         let mut active = 0;
-        // A line without its end is one that is being written; the rest of it comes with the next call.
+        // A line without its end is still being written. The rest of it comes with the next call.
         while self.log.read_line(&mut self.line)? > 0 && self.line.ends_with('\n') {
-            // Most lines are other people's, and not worth parsing.
+            // Most lines are about other users, and parsing them would waste time.
             if self.line.contains(&self.user) {
                 let request: Request = serde_json::from_str(&self.line).context("the audit log has an odd line")?;
                 if let Some((class, what)) = request.counted_for(&self.user) {
@@ -101,7 +102,7 @@ impl Window {
         Ok(active)
     }
 
-    /// Waits until the user makes no more requests, and returns when the last of them was seen.
+    /// Waits until the user makes no more requests. Returns when the last of them was seen.
     pub async fn settle(&mut self) -> anyhow::Result<Instant> {
         let (begun, mut last) = (Instant::now(), Instant::now());
         while last.elapsed() < QUIET {
@@ -145,9 +146,9 @@ struct Response {
 }
 
 impl Request {
-    /// Its class, and its verb and resource, if it is one to count.
+    /// The class of the request, and its verb and resource. `None` if it does not count.
     fn counted_for(&self, user: &str) -> Option<(Class, String)> {
-        // A watch completes when it ends, which may be after we have stopped looking.
+        // A watch completes when it ends, which may be after the measurement.
         let counted = if self.verb == "watch" { "ResponseStarted" } else { "ResponseComplete" };
         if self.user.username != user || self.stage != counted {
             return None;

@@ -1,4 +1,4 @@
-//! The control plane that is measured on, who works on it, and how the load gets there.
+//! The control plane that is measured on, its accounts, and the load on it.
 
 use std::{
     fs,
@@ -29,15 +29,15 @@ use super::audit::Window;
 
 /// Namespace of the operator's and the raw client's ServiceAccounts.
 const SYSTEM: &str = "setupkey-system";
-/// Requests in flight while keys are created, whoever makes the Secrets.
+/// Requests in flight while keys are created, for the operator and the raw client alike.
 const CREATORS: usize = 64;
 /// Requests in flight for any other load.
 const WRITERS: usize = 32;
-/// How long a namespace may take to go.
+/// How long the deletion of a namespace may take.
 const DELETION_LIMIT: Duration = Duration::from_secs(300);
 
 pub struct Cluster {
-    // The only field that is never read: it ends the programs when it is dropped.
+    // Never read: dropping it ends the programs.
     control_plane: ControlPlane,
     /// The administrator's client: the load and the observer.
     pub admin: Client,
@@ -45,26 +45,27 @@ pub struct Cluster {
     /// The enrollment service.
     pub enrollment: Identity,
     pub raw_client: Identity,
-    /// Such as v1.37.2.
+    /// For example v1.37.2.
     pub version: String,
 }
 
 /// A ServiceAccount with the operator's rights.
 pub struct Identity {
     pub kubeconfig: PathBuf,
-    /// As the audit log calls it.
+    /// The name in the audit log.
     pub user: String,
 }
 
 impl Cluster {
-    /// A control plane with the CRDs, the rights of the operator and of its services, and a second ServiceAccount with the same rights, so that the
-    /// raw client passes through the same authentication and authorization without being counted with the operator.
+    /// A control plane with the CRDs and the rights of the operator and its services. A second ServiceAccount has the
+    /// operator's rights. With it, the raw client passes through the same authentication and authorization, but is
+    /// counted separately.
     pub async fn start() -> anyhow::Result<Self> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         let control_plane = ControlPlane::start(Options {
             audit_log: true,
             crds: vec![repository.join("crds")],
-            // One worker, the default, would take minutes to empty a namespace of ten thousand keys.
+            // One worker, the default, would need minutes to empty a namespace of ten thousand keys.
             api_server_args: vec!["--delete-collection-workers=16".to_owned()],
             ..Options::default()
         })?;
@@ -85,12 +86,12 @@ impl Cluster {
         Ok(Self { admin, operator, enrollment, raw_client, version, control_plane })
     }
 
-    /// A file beside those of the control plane, which goes with them.
+    /// A file in the folder of the control plane, which is deleted with it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.control_plane.dir().join(name)
     }
 
-    /// A count of somebody's requests from now on.
+    /// Counts the requests of this identity from now on.
     pub fn requests_of(&self, identity: &Identity) -> anyhow::Result<Window> {
         Window::open(self.control_plane.audit_log(), &identity.user)
     }
@@ -120,7 +121,7 @@ impl Cluster {
             ensure!(begun.elapsed() < DELETION_LIMIT, "namespace {name} was not gone within {DELETION_LIMIT:?}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        // Garbage collection takes note of what went.
+        // Gives the garbage collector time to notice the deletions.
         tokio::time::sleep(Duration::from_secs(3)).await;
         Ok(())
     }
@@ -163,7 +164,7 @@ impl Cluster {
         .await
     }
 
-    /// Creates Secrets of 32 KiB that carry no label of ours.
+    /// Creates Secrets of 32 KiB that do not have the operator's label.
     pub async fn create_foreign_secrets(&self, namespace: &str, count: usize) -> anyhow::Result<()> {
         let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
         let (secrets, parameters) = (&secrets, &PostParams::default());
@@ -180,32 +181,32 @@ impl Cluster {
     }
 }
 
-/// As in the README's example, with this limit; 0 is none.
+/// As in the README's example, with this limit; 0 means none.
 pub fn key_spec(usage_limit: i64) -> SetupKeySpec {
     let spec = json!({ "usageLimit": usage_limit, "expiresIn": "2160h", "autoGroups": ["office", "printers"] });
     serde_json::from_value(spec).expect("the spec of a SetupKey")
 }
 
-/// What of a key is changed.
+/// Which part of a key is changed.
 #[derive(Clone, Copy)]
 pub enum Part {
     Spec,
     Status,
 }
 
-/// All names have one length, so that all keys have one size.
+/// All names have the same length, so all keys have the same size.
 pub fn key_name(number: usize) -> String {
     format!("key-{number:05}")
 }
 
-/// A client like the operator's: the same limits, and no retries behind our back.
+/// A client like the operator's: the same limits, and no hidden retries.
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let read = Kubeconfig::read_from(kubeconfig).context("could not read the kubeconfig")?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    Client::try_from(tuned(config.context("the kubeconfig is of no use")?)).context("could not make a client")
+    Client::try_from(tuned(config.context("the kubeconfig cannot be used")?)).context("could not make a client")
 }
 
-/// Does something for each number, so many at a time.
+/// Runs the action for each number, `at_a_time` at once.
 async fn each<F>(count: usize, at_a_time: usize, action: impl Fn(usize) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,

@@ -1,4 +1,4 @@
-//! The machine that figures hold for.
+//! The machine that the figures apply to.
 
 use std::{fs, thread};
 
@@ -16,7 +16,7 @@ pub fn describe() -> String {
     format!("{model}, {cores} cores, {:.0} GiB, Linux {}", kilobytes / f64::from(1 << 20), kernel.trim())
 }
 
-/// A field of one of the files of `/proc` that have a name, a colon and a value on each line.
+/// The value of a field in a `/proc` file with lines of name, colon and value.
 pub fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));
     fields.find(|(found, _)| found.trim() == name).map(|(_, value)| value.trim())

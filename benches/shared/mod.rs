@@ -1,4 +1,4 @@
-//! What every benchmark needs: the control plane, programs under measurement and what they cost, and the report.
+//! What every benchmark needs: the control plane, the programs under measurement, their cost, and the report.
 
 pub mod audit;
 pub mod cluster;

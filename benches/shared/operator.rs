@@ -11,14 +11,14 @@ use super::{
     process::{GLANCE, Process, Usage, answers_ready, free_port},
 };
 
-/// Logged once this process may work.
+/// Logged when this process leads.
 const LEADS: &str = "this process leads";
-/// How long after its start an operator with nothing to do is taken for idle.
+/// How long after its start an operator with nothing to do counts as idle.
 const REST: Duration = Duration::from_secs(10);
-/// Between two looks at the time that it has used; ten of the kernel's ticks.
+/// The pause between two samples of its processor time; ten of the kernel's ticks.
 const SAMPLE: Duration = Duration::from_millis(100);
-/// The share of a core that it uses while it makes passes, at the least: more than one tick in a sample. Idle, it uses
-/// less than a tick in seconds.
+/// The least share of a core that counts as busy: more than one tick in a sample. An idle operator uses less than one
+/// tick in several seconds.
 const BUSY: f64 = 0.15;
 
 pub struct Operator {
@@ -30,15 +30,15 @@ pub struct Operator {
 pub struct Start {
     /// From the start of the process until `/readyz` was ok.
     pub ready: Duration,
-    /// From the start of the process until it was last busy. Passes that take less than [`BUSY`] of one sample go
-    /// unnoticed, so this is no earlier than `ready`.
+    /// From the start of the process until it was last busy. A reconcile that takes less than [`BUSY`] of one sample is
+    /// not noticed, so this is no earlier than `ready`.
     pub last_pass: Duration,
-    /// After a rest.
+    /// After [`REST`].
     pub usage: Usage,
 }
 
 impl Operator {
-    /// Starts it with the flags that a deployment has.
+    /// Starts the operator with the flags of a deployment.
     pub fn spawn(cluster: &Cluster) -> anyhow::Result<Self> {
         let health = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
@@ -48,7 +48,7 @@ impl Operator {
         Ok(Self { process, health })
     }
 
-    /// Starts it and waits until it works.
+    /// Starts the operator and waits until it works.
     pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let mut operator = Self::spawn(cluster)?;
         operator.ready().await?;
@@ -67,7 +67,7 @@ impl Operator {
         self.process.until("lead", |process| process.has_logged(LEADS)).await
     }
 
-    /// Starts it, watches it start, and lets it come to rest.
+    /// Starts the operator, measures its start, and waits until it is idle.
     pub async fn observed_start(cluster: &Cluster) -> anyhow::Result<(Self, Start)> {
         let mut operator = Self::spawn(cluster)?;
         let started = operator.process.started;
@@ -87,9 +87,9 @@ impl Operator {
                 (sampled, cpu) = (Instant::now(), used);
                 operator.process.check()?;
             }
-            anyhow::ensure!(started.elapsed() < Duration::from_secs(180), "the operator does not come to rest");
+            anyhow::ensure!(started.elapsed() < Duration::from_secs(180), "the operator does not become idle");
         }
-        // It has been ready for long, so both are there.
+        // The operator has been ready for long, so the log already says that it leads.
         operator.leads().await?;
         let start = Start { ready: ready.unwrap_or_default(), last_pass, usage: operator.process.usage()? };
         Ok((operator, start))

@@ -1,4 +1,4 @@
-//! A program under measurement: a child with a log file, and what the kernel knows of it.
+//! A program under measurement: a child process with a log file, and the kernel's figures about it.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::machine::field;
 
 const LOG_TAIL_LINES: usize = 15;
-/// Between two looks at something that is waited for. It bounds how exact a time is that was found by looking.
+/// The pause between two checks. It limits the precision of every time that is found by polling.
 pub const GLANCE: Duration = Duration::from_millis(10);
 /// How long a program may take to start, and to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub struct Process {
     pub started: Instant,
 }
 
-/// What the kernel counted for a process.
+/// The kernel's figures for a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
     /// User and system time of all threads.
@@ -41,9 +41,9 @@ pub struct Usage {
 }
 
 impl Process {
-    /// Starts a program that is given the cluster by KUBECONFIG and nothing else of our environment.
+    /// Starts a program with KUBECONFIG for the cluster. It inherits nothing of our environment.
     ///
-    /// To be called on the main thread: the child dies with the thread that started it, so that nothing outlives us.
+    /// Call this on the main thread: the child dies with the thread that started it, so that no child outlives us.
     pub fn start(name: &'static str, command: &mut Command, kubeconfig: &Path, log: PathBuf) -> anyhow::Result<Self> {
         let output = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
         command.env_clear().env("KUBECONFIG", kubeconfig).env("NO_COLOR", "1").stdin(Stdio::null());
@@ -72,10 +72,10 @@ impl Process {
             Some(field(&status, name)?.strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
         };
         let usage = (|| Some(Usage { cpu: cpu(&stat)?, resident: bytes("VmRSS")?, peak: bytes("VmHWM")? }))();
-        usage.with_context(|| format!("could not make sense of what /proc says about {}", self.name))
+        usage.with_context(|| format!("could not parse what /proc reports about {}", self.name))
     }
 
-    /// Waits until something holds, and returns how long after the start of the wait that was.
+    /// Waits until the condition holds, and returns how long that took.
     pub async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         while !holds(self) {
@@ -88,7 +88,7 @@ impl Process {
         Ok(begun.elapsed())
     }
 
-    /// Whether the log has this in it. For the first seconds of a process, while its log is short.
+    /// Whether the log contains these words. It reads the whole log, so use it in the first seconds of a process only.
     pub fn has_logged(&self, words: &str) -> bool {
         fs::read_to_string(&self.log).is_ok_and(|log| log.contains(words))
     }
@@ -98,7 +98,7 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("could not signal {}", self.name))
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the program to end, and waits until it has ended.
     pub async fn end(mut self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)?;
         let begun = Instant::now();
@@ -120,7 +120,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only for a child that is gone, which is what we want.
+        // Both fail only for a child that is already gone.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -133,16 +133,16 @@ fn cpu(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
-/// A port of this machine that nobody listens on.
+/// A port of this machine that no process listens on.
 ///
-/// Below the ports that the system hands out, so that no connection takes it before the program does.
+/// It is below the ephemeral ports, so no connection takes it before the program does.
 pub fn free_port() -> u16 {
     let mut ports = std::iter::repeat_with(|| rand::random_range(20_000..32_000));
     let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     ports.find(is_free).expect("the iterator does not end")
 }
 
-/// Asks `/readyz`. Blocking, for an answer from this machine takes less than a millisecond.
+/// Asks `/readyz`. Blocking, because an answer from this machine takes less than a millisecond.
 pub fn answers_ready(health: SocketAddr) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&health, Duration::from_millis(200))?;

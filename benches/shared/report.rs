@@ -7,18 +7,18 @@ use serde::Serialize;
 
 use super::machine;
 
-/// The table of the last run stands in docs/performance.md between a line that names the command, and this one.
+/// docs/performance.md has the table of the last run between a line that names the command and this line.
 const END: &str = "<!-- end of the table -->";
 
 #[derive(Serialize)]
 pub struct Report {
-    /// The benchmark, as its files are called.
+    /// The name of the benchmark in its file names.
     #[serde(skip)]
     name: &'static str,
-    /// By which it is run.
+    /// The command that runs the benchmark.
     #[serde(skip)]
     command: &'static str,
-    /// When it was made, RFC 3339.
+    /// The date of the run, RFC 3339.
     date: String,
     machine: String,
     kubernetes: String,
@@ -35,13 +35,13 @@ pub struct Row {
     pub keys: usize,
     pub value: f64,
     pub unit: &'static str,
-    /// What else is to be said about the figure.
+    /// Further details of the figure.
     pub detail: String,
     pub goal: Option<Goal>,
     pub met: Option<bool>,
 }
 
-/// What a figure is to be.
+/// The goal of a figure.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
@@ -69,7 +69,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// From the seconds of all keys.
+    /// A curve from the seconds of all keys.
     pub fn new(who: &'static str, mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         let keys = seconds.len();
@@ -112,14 +112,14 @@ impl Row {
 }
 
 impl Report {
-    /// Without rows yet.
+    /// A report without rows.
     pub fn new(name: &'static str, command: &'static str, kubernetes: String) -> Self {
         let date = chrono::Utc::now().format("%Y-%m-%dT%H:%MZ").to_string();
         let (rows, curves) = (Vec::new(), Vec::new());
         Self { name, command, date, machine: machine::describe(), kubernetes, rows, curves }
     }
 
-    /// The table, aligned, so that it reads well in a terminal, too.
+    /// The table, aligned so that it is readable in a terminal, too.
     pub fn markdown(&self) -> String {
         let head = ["what", "keys", "measured", "goal", "met"].map(str::to_owned);
         let rows: Vec<_> = std::iter::once(head).chain(self.rows.iter().map(Row::cells)).collect();
@@ -163,7 +163,7 @@ impl Report {
     fn put_into(&self, page: &str, table: &str) -> anyhow::Result<String> {
         let begin = format!("<!-- the table of the last run: written by {} -->", self.command);
         let parts = page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        let (before, after) = parts.with_context(|| format!("it has not both of the lines {begin:?} and {END:?}"))?;
+        let (before, after) = parts.with_context(|| format!("it does not have both lines, {begin:?} and {END:?}"))?;
         Ok(format!("{before}{begin}\n\n{table}\n{END}{after}"))
     }
 }
@@ -172,7 +172,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
 
-/// The middle, or the mean of the two in the middle.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -184,12 +184,12 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// All values, in their order.
+/// All values in order.
 pub fn list(values: impl IntoIterator<Item = f64>) -> String {
     values.into_iter().map(number).collect::<Vec<_>>().join(", ")
 }
 
-/// Three figures, or all before the point.
+/// Three significant digits, or all digits before the point.
 pub fn number(value: f64) -> String {
     let decimals = match value.abs() {
         0.0 => return "0".to_owned(),

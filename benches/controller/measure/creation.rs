@@ -1,4 +1,4 @@
-//! Creating keys: how long until all are Ready, next to the raw client, and what it costs.
+//! Creating keys: the time until all are Ready, next to the raw client, and the cost.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{
 struct Creation {
     /// Seconds from the first create until each key was Ready.
     ready: Vec<f64>,
-    /// Seconds of processor time of whoever made them Ready, until it had nothing left to do.
+    /// Seconds of processor time of the program that made them Ready, until it had nothing left to do.
     cpu: f64,
     counts: Counts,
 }
@@ -30,16 +30,16 @@ impl Creation {
     }
 }
 
-/// Returns the operator at work on the keys that it created last.
+/// Returns the running operator, with the keys that it created last.
 pub async fn measure(bench: &Bench<'_>, curves: &mut Vec<Curve>) -> anyhow::Result<(Operator, Vec<Row>)> {
     bench.say("warming up, and taking the operator's writes as the raw client's model");
     take_model(bench).await?;
-    // An even number: the API server slows down as it ages, which alternating evens out over two pairs.
+    // An even number: the API server slows down as it ages, and alternating the order evens that out over two pairs.
     let pairs = if bench.keys > 1000 { 2 } else { 4 };
     let (mut operators, mut raws, mut running) = (Vec::new(), Vec::new(), None);
     for pair in 1..=pairs {
         bench.say(&format!("creating, comparison {pair} of {pairs}"));
-        // The operator is last in the last pair, for its keys are needed after that.
+        // The operator runs last in the last pair, because its keys are needed afterwards.
         let last = pair == pairs;
         let raw_namespace = format!("raw-{pair}");
         let namespace = if last { bench.namespace.clone() } else { format!("operator-{pair}") };
@@ -89,8 +89,8 @@ fn rows(keys: usize, operators: &[Creation], raws: &[Creation]) -> Vec<Row> {
     ]
 }
 
-/// Lets the operator make some keys, for the raw client to copy the first, and for the API server to be warm when the
-/// first comparison begins.
+/// Lets the operator create some keys. The raw client copies the first one, and the API server is warm when the first
+/// comparison begins.
 async fn take_model(bench: &Bench<'_>) -> anyhow::Result<()> {
     const NAMESPACE: &str = "model";
     const KEYS: usize = 500;
@@ -128,7 +128,7 @@ async fn by_raw_client(bench: &Bench<'_>, namespace: &str) -> anyhow::Result<Cre
     let writes = creation.counts.of(&[Class::Write]);
     ensure!(
         writes == 2 * bench.keys as u64,
-        "the raw client made {writes} writes for {} keys, so it is nothing to compare with",
+        "the raw client made {writes} writes for {} keys, so it cannot be compared",
         bench.keys
     );
     bench.cluster.delete_namespace(namespace).await?;

@@ -1,7 +1,7 @@
-//! How soon after its moment a key reads expired.
+//! How soon after its expiry a key reads expired.
 //!
-//! A key lives a day at least, so its expiry is moved: it is fixed in the status when the key is issued, and the operator
-//! takes it from there.
+//! A key lives at least a day, so the benchmark moves the expiry. It is fixed in the status when the key is issued, and
+//! the operator reads it there.
 
 use anyhow::Context as _;
 use chrono::Utc;
@@ -15,7 +15,7 @@ use crate::{
     report::{Row, number},
 };
 
-/// Keys that expire one after another, at most, and over how many seconds.
+/// The most keys that expire one after another, and the seconds over which they are spread.
 const SPREAD_KEYS: usize = 1000;
 const SPREAD_SECONDS: u64 = 20;
 
@@ -38,11 +38,12 @@ pub async fn all_at_once(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::
     Ok(Row::new("expiry: all in one second, until all read so", bench.keys, last, "s").at_most(120.0))
 }
 
-/// Lets keys expire over so many seconds, and returns by how many seconds each read so too late, sorted.
+/// Lets keys expire over this many seconds. Returns how many seconds late each one read expired, sorted.
 async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, seconds: u64) -> anyhow::Result<Vec<f64>> {
     let observer = bench.observe().await?;
     let mut requests = bench.cluster.requests_of(&bench.cluster.operator)?;
-    // The operator takes up each new expiry by a write of its own, and all must be at rest when the first moment comes.
+    // The operator handles each new expiry with a write of its own. All of them must be done when the first key
+    // expires.
     let preparation = 10 + count as u64 / 100;
     let first = Timestamp::from(Utc::now()).plus_seconds(preparation);
     let moment = |number: usize| first.plus_seconds(number as u64 % seconds);

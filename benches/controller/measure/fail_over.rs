@@ -1,4 +1,4 @@
-//! How long nobody leads after the leader went.
+//! How long there is no leader after the leader ends.
 
 use rustix::process::Signal;
 
@@ -9,10 +9,10 @@ use crate::{
 };
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
-    // Started anew each time as the standby, so that each time another one takes over.
+    // Each ended leader starts again as the standby, so another process takes over each time.
     let mut leader = Operator::start(bench.cluster).await?;
     let mut rows = Vec::new();
-    // A released lease is found at the standby's next look, which comes every 2 s, so one try would be a matter of luck.
+    // The standby finds a released Lease at its next poll, which comes every 2 s. A single try would depend on luck.
     for (signal, name, tries) in [(Signal::TERM, "SIGTERM", 3), (Signal::KILL, "SIGKILL", 1)] {
         let mut seconds = Vec::new();
         for _ in 0..tries {

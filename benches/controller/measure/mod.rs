@@ -1,4 +1,4 @@
-//! What is measured, in the order in which it is: each part leaves the keys settled for the next.
+//! The measurements, in their order. Each one leaves the keys settled for the next.
 
 mod creation;
 mod expiry;
@@ -15,11 +15,11 @@ use crate::{
     settings::Settings,
 };
 
-/// Keys of one size on their cluster.
+/// Keys of one size, on their cluster.
 struct Bench<'a> {
     cluster: &'a Cluster,
     keys: usize,
-    /// The namespace of the keys that the operator made and that stay for all that is measured after.
+    /// The namespace of the keys that the operator issued and that all later measurements use.
     namespace: String,
     begun: Instant,
 }
@@ -33,13 +33,13 @@ impl Bench<'_> {
         Observer::start(self.cluster.keys(&self.namespace)).await
     }
 
-    /// How long something may take that is done to every key.
+    /// How long an operation on every key may take.
     fn limit(&self) -> Duration {
         Duration::from_secs(60 + self.keys as u64 / 20)
     }
 }
 
-/// Everything. Each size has a control plane of its own, so that none is measured on what another left behind.
+/// Measures everything. Each size has a control plane of its own, without objects from another size.
 pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let mut report = None;

@@ -1,4 +1,4 @@
-//! Starting anew with settled keys: how soon, at which cost, and what it takes to hold them in memory.
+//! Restarting with settled keys: the time, the cost, and the memory to hold them.
 
 use anyhow::ensure;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
-/// Memory after a start varies by some hundred KiB, so the middle of a few is taken.
+/// Memory after a start varies by some hundred KiB, so the median of a few starts is taken.
 const STARTS: usize = 3;
 
 /// Several starts, and the requests of all of them.
@@ -29,7 +29,7 @@ impl Starts {
     }
 }
 
-/// Returns the operator at work.
+/// Returns the running operator.
 pub async fn measure(bench: &Bench<'_>, rows: &mut Vec<Row>) -> anyhow::Result<(Operator, Starts)> {
     let (operator, starts) = start_often(bench).await?;
     ensure!(starts.counts.of(&[Class::List]) > 0, "the audit log does not show the operator's lists");
@@ -62,7 +62,7 @@ pub async fn measure(bench: &Bench<'_>, rows: &mut Vec<Row>) -> anyhow::Result<(
     Ok((operator, starts))
 }
 
-/// The same with Secrets beside ours that are none of the operator's business.
+/// The same measurement, with foreign Secrets next to the operator's own.
 pub async fn with_foreign_secrets(
     bench: &Bench<'_>,
     count: usize,

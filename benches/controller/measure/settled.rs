@@ -1,4 +1,4 @@
-//! What a settled key costs: one change of it, and none.
+//! What a settled key costs: with one change, and with none.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     report::{Row, number},
 };
 
-/// Keys that are revoked, at most; a rate per key needs no more.
+/// The most keys that are revoked; a rate per key needs no more.
 const REVOKED: usize = 500;
 
-/// Revokes keys, and lets them admit peers again.
+/// Revokes keys, and then un-revokes them.
 pub async fn revocation(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Result<Vec<Row>> {
     let count = bench.keys.min(REVOKED);
     bench.say(&format!("revoking {count} keys"));
@@ -64,7 +64,7 @@ pub async fn idle(bench: &Bench<'_>, operator: &mut Operator, time: Duration) ->
     requests.read()?;
     let after = operator.process.usage()?;
     operator.process.check()?;
-    // The leader renews its Lease, whatever else it does not do.
+    // The leader renews its Lease even when it does nothing else.
     ensure!(requests.counts.of(&[Class::Lease]) > 0, "the audit log does not show the operator");
 
     const WORK: [Class; 4] = [Class::Write, Class::Get, Class::List, Class::Event];

@@ -1,11 +1,11 @@
-//! One key that all machines come with.
+//! One key for all machines.
 
 use anyhow::ensure;
 
 use super::{Bench, REPLICAS, Run, WORK};
 use crate::{report::Row, service};
 
-/// Where the ledger is: a write of it is a swap, done or lost to another replica.
+/// The resource that holds the ledger. A write of it is a swap, either done or lost to another replica.
 const LEDGER: &str = "setupkeys/status";
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {

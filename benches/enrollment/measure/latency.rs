@@ -1,4 +1,4 @@
-//! How long a machine waits when few come.
+//! How long a machine waits at a low rate.
 
 use super::{Bench, KEYS, REPLICAS};
 use crate::{

@@ -1,4 +1,4 @@
-//! Many keys, next to a client that creates the same Peers and does nothing else.
+//! Many keys, next to a client that only creates the same Peers.
 
 use super::{Bench, KEYS, Keys, REPLICAS, Run, WORK};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     service,
 };
 
-/// Machines and Peers of the warm-up, which is not measured.
+/// The namespace of the keys and their Peers.
 const NAMESPACE: &str = "many-keys";
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
@@ -20,7 +20,7 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let (mut runs, mut raws) = (Vec::new(), Vec::new());
     for pair in 1..=bench.settings.pairs {
         bench.say(&format!("{KEYS} keys, comparison {pair} of {}", bench.settings.pairs));
-        // The API server slows down as it ages, which alternating evens out.
+        // The API server slows down as it ages, and alternating the order evens that out.
         if pair % 2 == 0 {
             raws.push(by_raw_client(bench, &raw_client, &keys).await?);
             runs.push(bench.join(&replicas, &keys).await?);

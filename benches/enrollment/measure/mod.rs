@@ -1,4 +1,4 @@
-//! What is measured, in the order in which it is.
+//! The measurements, in their order.
 
 mod hot_key;
 mod latency;
@@ -25,14 +25,14 @@ use crate::{
     settings::{Part, Settings},
 };
 
-/// Keys that machines come with in turns.
+/// Keys that the machines use in turns.
 const KEYS: usize = 100;
 /// Replicas of the service that the chart starts.
 const REPLICAS: usize = 3;
-/// What the service does to admit machines.
+/// The requests that the service makes to admit machines.
 const WORK: [Class; 3] = [Class::Write, Class::Get, Class::List];
 
-/// The cluster, with the controller at work and its keys issued.
+/// The cluster, with a running controller and issued keys.
 struct Bench<'a> {
     cluster: &'a Cluster,
     settings: &'a Settings,
@@ -44,7 +44,7 @@ impl Bench<'_> {
         eprintln!("[{:>4.0} s] {what}", self.begun.elapsed().as_secs_f64());
     }
 
-    /// Makes keys without a limit in a namespace of their own and waits until the controller has issued them.
+    /// Creates keys without a limit in a namespace of their own, and waits until the controller has issued them.
     async fn issue(&self, namespace: &str, count: usize) -> anyhow::Result<Keys> {
         self.cluster.create_namespace(namespace).await?;
         self.cluster.create_keys(namespace, count, &key_spec(0)).await?;
@@ -73,7 +73,7 @@ impl Bench<'_> {
         Ok(values)
     }
 
-    /// As many machines as the settings say join at these replicas.
+    /// Lets machines join at these replicas, as many as the settings say.
     async fn join(&self, replicas: &[Replica], keys: &Keys) -> anyhow::Result<Run> {
         let mut requests = self.cluster.requests_of(&self.cluster.enrollment)?;
         let mut of_controller = self.cluster.requests_of(&self.cluster.operator)?;
@@ -95,22 +95,22 @@ struct Keys {
     values: Vec<String>,
 }
 
-/// How machines joined, and what that cost.
+/// How machines joined, and the cost.
 struct Run {
-    /// Until the last machine had its answer.
+    /// The time until the last machine had its answer.
     time: Duration,
-    /// How often one was told to come again.
+    /// How often a machine got a 503.
     again: usize,
-    /// Until the service had nothing left to do.
+    /// The time until the service had nothing left to do.
     settled: Duration,
-    /// Of all replicas, until then.
+    /// The processor time of all replicas until then.
     cpu: Duration,
-    /// Of the service.
+    /// The requests of the service.
     counts: Counts,
     of_controller: Counts,
 }
 
-/// Everything, on one control plane.
+/// Measures everything, on one control plane.
 pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let cluster = Cluster::start().await?;
     let mut report = Report::new("enrollment", "make bench-enrollment", cluster.version.clone());

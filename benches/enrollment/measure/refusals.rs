@@ -1,4 +1,4 @@
-//! Refusals, for a while and at a rate that only an attack has.
+//! Refusals, for a while and at a rate that only an attack reaches.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use crate::{
 };
 
 const PER_SECOND: usize = 2000;
-/// Looks at the memory. What the first part of the time adds is connections and the allocator's reserve.
+/// Samples of the memory. During the first one, connections and the allocator's reserve still grow.
 const SAMPLES: u32 = 12;
-/// More than this between the first look and the last is not flat.
+/// The most MiB by which memory may grow from the first sample to the last.
 const FLAT: f64 = 1.0;
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
@@ -64,7 +64,7 @@ async fn until_refused(bench: &Bench<'_>, replica: std::net::SocketAddr, key: &s
         ensure!(begun.elapsed() < Duration::from_secs(20), "a key that was revoked still admits machines");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // What was admitted before that is done with.
+    // Waits until the earlier admissions are complete.
     bench.cluster.requests_of(&bench.cluster.enrollment)?.settle().await?;
     Ok(())
 }
