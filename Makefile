@@ -13,7 +13,7 @@ CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
 CARGO_FUZZ_VERSION := 0.13.1
 
-# Where a user has setup-envtest's folder, it replaces what we would build.
+# If KUBEBUILDER_ASSETS is set to setup-envtest's folder, that folder replaces what we would build.
 ifdef KUBEBUILDER_ASSETS
 CONTROL_PLANE := $(TOOLS)/kube-controller-manager $(TOOLS)/helm
 else
@@ -28,7 +28,7 @@ GO_BUILD    := CGO_ENABLED=0 go build -trimpath
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# It needs neither tools nor a control plane. `make test` explores the whole model of enrollment, which takes minutes.
+# Needs neither tools nor a control plane. `make test` explores the whole model of enrollment, which takes minutes.
 .PHONY: check
 check: ## the quick loop, less than a minute: format, lints, unit tests, layers, HTTP limits, the model's mutants
 	cargo fmt --all --check
@@ -67,7 +67,7 @@ tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool
 mutants: control-plane ## break the code in one place at a time and see the right test fail (an hour)
 	@hack/mutants.sh
 
-# What is found goes to fuzz/artifacts; what was tried stays in target/fuzz, for the next time to go on from.
+# Failing inputs go to fuzz/artifacts. All inputs stay in target/fuzz, where the next run continues.
 .PHONY: fuzz
 fuzz: $(CARGO_FUZZ) ## send nonsense to the parser of enrollment requests for FUZZ_SECONDS (60); needs a nightly compiler
 	@mkdir -p target/fuzz/corpus
@@ -99,7 +99,7 @@ $(TOOLS)/kube-%: tools/kubernetes/go.mod tools/kubernetes/go.sum
 $(TOOLS)/kubectl $(TOOLS)/kubelet: tools/kubernetes/go.mod tools/kubernetes/go.sum
 	$(call build-kube,$(@F))
 
-# kubectl refuses to talk about versions unless one is stamped in.
+# kubectl refuses to report versions unless one is stamped in.
 define build-kube
 @echo "building $(1) $(KUBE_VERSION) from source: minutes the first time, cached after that"
 @mkdir -p $(TOOLS)
@@ -109,7 +109,7 @@ define build-kube
 @touch $(TOOLS)/$(1)
 endef
 
-# Each of these is a Go module of its own, in the folder of its name.
+# Each of these is a separate Go module, in the folder with its name.
 $(TOOLS)/etcd: PACKAGE := go.etcd.io/etcd/server/v3
 $(TOOLS)/helm: PACKAGE := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/helm3: PACKAGE := helm.sh/helm/v3/cmd/helm
@@ -124,7 +124,7 @@ $(addprefix $(TOOLS)/,etcd helm helm3 actionlint coredns kstatus netbird-client)
 
 $(addprefix $(TOOLS)/,coredns kstatus netbird-client): $(TOOLS)/%: tools/%/main.go
 
-# A single static program of Debian's package prometheus; the server in it is not installed.
+# A single static program from Debian's package prometheus. The server in that package is not installed.
 $(TOOLS)/promtool:
 	@mkdir -p $(TOOLS)
 	@if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; \

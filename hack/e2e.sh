@@ -4,10 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The sentence of a failed story says what was wrong; fifty lines of stack do not.
+# A failed story prints one sentence about what was wrong. Fifty lines of backtrace would hide it.
 export RUST_BACKTRACE=0
 read -r -a words <<<"${STORY:-}"
-# The node has no way out, so everything is built before.
+# The node has no way out of its network, so everything is built before.
 cargo build --quiet --locked --package control-plane
 cargo test --quiet --locked --test e2e --no-run
 if [[ -n ${E2E_KUBECONFIG:-} ]]; then
@@ -17,7 +17,7 @@ fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 hack/image.sh
 hack/node-image.sh target/image/shell.tar
-# The same program under another tag is an upgrade to Kubernetes.
+# To Kubernetes, the same program under another tag is an upgrade.
 export E2E_UPGRADE_IMAGE=setupkey-operator:$version-next
 ( source hack/pack-image.sh
 	pack_image "$E2E_UPGRADE_IMAGE" "$OPERATOR_CONFIG" target/image/root target/image/next.tar )

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the image of the Dockerfile without a container engine: a docker-archive with the static binary in its one
-# layer. Runs the binary from an empty, read-only root first, for that is where it has to work.
+# layer. Before that, runs the binary from an empty, read-only root, because it must work there.
 # Usage: make image [IMAGE=name:tag]; the archive is target/image/image.tar, for `docker load` or `ctr images import`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ if ldd "$out/root/setupkey-operator" 2>&1 | grep -q '=>'; then
 	echo "the binary is not static"
 	exit 1
 fi
-# A root with one file in it, that nobody can write to.
+# A read-only root with one file in it.
 # shellcheck disable=SC2016 # $0 is for the inner shell
 printed=$(unshare --map-root-user --mount sh -c '
 	mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"

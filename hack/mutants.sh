@@ -2,7 +2,7 @@
 # Breaks the code in one place at a time and runs the test that must notice: a check that cannot fail is no check.
 # Usage: make mutants [MUTANT=name]. Works in a copy; prints one line per mutant; fails if one survives.
 #
-# Each mutant is a patch in hack/mutants, called by its name. It begins with two lines of comment:
+# Each mutant is a patch in hack/mutants, and the file has its name. It begins with two lines of comment:
 #   # what is broken
 #   # test: the test that must fail, after the flag that selects its target: --lib, or --test integration
 set -euo pipefail
@@ -31,7 +31,7 @@ git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t 
 git -C "$tree" init --quiet
 export CARGO_TARGET_DIR="$PWD/target/mutants/build" CONTROL_PLANE_TOOLS="$PWD/target/tools" RUST_BACKTRACE=0
 
-# Unbroken code must pass, or a test that fails for another reason would pass for one that notices.
+# Unbroken code must pass. Otherwise a test that fails for another reason would look as if it caught a mutant.
 mapfile -t tests < <(for patch in "${patches[@]}"; do test_of "$patch"; done | sort -u)
 (cd "$tree" && timeout 1800 cargo test --quiet --lib --tests -- "${tests[@]##* }") >target/mutants/unbroken.log 2>&1 ||
 	{ echo "the tests fail without a mutant, see target/mutants/unbroken.log"; exit 1; }

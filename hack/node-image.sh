@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the image that our node's pods are made of: a static busybox, as their shell and as what holds a pod open.
+# Packs the image for our node's pods: a static busybox. It is their shell, and also the process that holds a pod open.
 # Usage: hack/node-image.sh ARCHIVE
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,5 +19,5 @@ for applet in $("$busybox" --list); do
 	[[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
 done
 mkdir -p "$(dirname "$1")"
-# The name is that in tests/control-plane/src/node/config.rs. Without a command, it waits.
+# The name is the one in tests/control-plane/src/node/config.rs. Without a command, the image waits.
 pack_image localhost/setupkey-node:shell '{"Env":["PATH=/bin"],"Cmd":["sleep","2147483647"]}' "$root" "$1"

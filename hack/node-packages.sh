@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a node takes from the system and is not there yet, where there is apt: containerd, runc, the CNI plugins,
-# nftables, iproute2 and a static busybox. Otherwise says in one sentence what is missing.
+# Installs with apt what a node still needs from the system: containerd, runc, the CNI plugins, nftables, iproute2 and a
+# static busybox. Without apt, prints one sentence about what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ command -v apt-get >/dev/null ||
 echo "installing ${packages[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# Debian starts a service when it installs it, unless systemd seems not to run. Ours is a containerd of its own.
+# Debian starts a service on installation, unless systemd seems not to run. The node runs a containerd of its own.
 # shellcheck disable=SC2016 # "$@" is for the inner shell
 unshare --mount bash -euo pipefail -c '
 	if [[ -d /run/systemd ]]; then mount -t tmpfs none /run/systemd; fi

@@ -1,11 +1,11 @@
 # Sourced by the scripts that build images: packs a folder into a docker-archive, without a container engine.
 # shellcheck shell=bash
 
-# What the operator's image runs, and as whom: as in the Dockerfile.
-# shellcheck disable=SC2034 # for those who source this
+# The user and the command of the operator's image, as in the Dockerfile.
+# shellcheck disable=SC2034 # for the scripts that source this
 OPERATOR_CONFIG='{"User":"65532:65532","Entrypoint":["/setupkey-operator"]}'
 
-# The same bytes for the same files, whenever and by whomever they are packed.
+# Packs the same files into the same bytes, at any time and as any user.
 pack() { tar --create --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory "$1" --file "$2" "${@:3}"; }
 
 # Sets `arch` to the machine's architecture as images name it.
@@ -17,8 +17,8 @@ image_architecture() {
 	esac
 }
 
-# pack_image NAME CONFIG FOLDER ARCHIVE: an image of one layer with all of the folder in it. CONFIG is what it runs and as
-# whom, in JSON.
+# pack_image NAME CONFIG FOLDER ARCHIVE: an image with one layer that holds the whole folder. CONFIG is its command and
+# user, in JSON.
 pack_image() {
 	local name=$1 config=$2 root=$3 archive=$4 arch work layer
 	image_architecture

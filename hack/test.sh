@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests on the control plane that this was started with, and then a verdict on what they made the operator ask for.
+# Runs all tests on the control plane that it was started with. Then compares the operator's requests with its rights.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo test --workspace --locked

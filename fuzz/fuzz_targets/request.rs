@@ -1,4 +1,4 @@
-//! Any body that is sent to `POST /v1/enroll`: parsing it never panics, and what is accepted fits into a Peer.
+//! Any body that is sent to `POST /v1/enroll`: parsing it never panics, and an accepted request fits into a Peer.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,14 +13,14 @@ fuzz_target!(|body: &[u8]| {
             assert!(labels.len() <= 32 && labels.iter().all(|label| (1..=63).contains(&label.len())));
             is_read_as_it_was_meant(body, &applicant.public_key.to_string());
         }
-        // The complaint goes back to the client, and must not quote what it sent.
+        // The message goes back to the client, so it must not quote the body.
         Err(complaint) => assert!(complaint.to_string().len() < 200),
     }
 });
 
-/// A public key has one spelling, so that a machine has one Peer. A setup key is accepted in any case.
+/// A public key has only one spelling, so a machine has only one Peer. A setup key is accepted in any case.
 fn is_read_as_it_was_meant(body: &[u8], public_key: &str) {
-    let mut sent: Value = serde_json::from_slice(body).expect("JSON, since it was accepted");
+    let mut sent: Value = serde_json::from_slice(body).expect("JSON, because it was accepted");
     assert_eq!(sent["publicKey"], json!(public_key));
     let again = |sent: &Value| parse(sent.to_string().as_bytes()).expect("what was accepted once");
     let first = again(&sent);
