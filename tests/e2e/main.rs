@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![
-        // The longest first.
+        // The longest stories come first.
         story!(enrollment::a_killed_ephemeral_peer_is_removed_and_another_is_not_connected, Needs::HandsOnTheNode),
         story!(examples::each_example_with_a_pod_does_what_it_says),
         story!(enrollment::pods_enroll_by_the_name_of_the_service_and_are_peers),

@@ -8,7 +8,7 @@ use crate::harness::{Cluster, manifest};
 
 fn refusal(output: &Output) -> String {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "it was accepted");
+    assert!(!output.status.success(), "the request was accepted");
     error
 }
 

@@ -26,7 +26,7 @@ async fn canary_leak() {
     let issued = cluster.ready("office").await;
     values.push(cluster.value("office", "setup-key").await);
 
-    // Every way to a new value, and every state.
+    // Every way to get a new value, and every state.
     cluster.delete_secret("office").await;
     let again = cluster.status_when("office", "issued again", |status| status.digest != issued.digest).await;
     values.push(cluster.value("office", "setup-key").await);

@@ -84,7 +84,7 @@ async fn a_deleted_peer_is_not_resurrected() {
     let status = cluster.keys().get("office").await.unwrap().status.unwrap();
     assert_eq!((status.used_times, status.pending), (1, Vec::new()), "released before its entry was cleared");
     no_write_for(&operator.requests, QUIET).await;
-    assert_eq!(cluster.peers().get_opt(&name).await.unwrap(), None, "it came back");
+    assert_eq!(cluster.peers().get_opt(&name).await.unwrap(), None, "the Peer was created again");
     operator.stop().await;
 }
 
@@ -190,7 +190,7 @@ async fn a_lost_status_counts_its_peers() {
     cluster.ready("other").await;
     eventually("three counts to be refused", || async { (refused.load(Ordering::SeqCst) >= 3).then_some(()) }).await;
     let status = cluster.keys().get("office").await.unwrap().status.unwrap_or_default();
-    assert_eq!((status.digest, status.state), (None, None), "it admits peers without having counted");
+    assert_eq!((status.digest, status.state), (None, None), "the key admits peers before they are counted");
     refuses.store(false, Ordering::SeqCst);
     let status = cluster.ready("office").await;
     assert_eq!((status.used_times, status.state), (3, Some(State::Overused)));
@@ -217,7 +217,7 @@ async fn an_ephemeral_peer_that_is_not_seen_is_removed_and_others_are_not() {
     cluster.see(&stays, seen(0)).await;
     cluster.see(&seen_once, seen(5)).await;
     cluster.see(&there, seen(14)).await;
-    // Before anything is due.
+    // Nothing is due yet.
     no_write_for(&operator.requests, QUIET).await;
 
     // The Peer goes 10 minutes and a third after it joined, and no sooner.

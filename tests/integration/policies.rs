@@ -108,7 +108,7 @@ async fn stays(cluster: &Cluster, name: &str, reason: &str) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         looks += 1;
     }
-    assert!(looks > 10, "it was looked at {looks} times");
+    assert!(looks > 10, "only {looks} checks");
 }
 
 async fn stalled(cluster: &Cluster, name: &str, reason: &str) -> SetupKeyStatus {
@@ -295,7 +295,7 @@ async fn an_error_that_lasts_is_reported_and_hides_no_revocation() {
         assert!(message(&failed).contains("nothing.example.com"), "{}", message(&failed));
         cluster.event(name, "SecretFailed").await;
     }
-    assert!(changed.elapsed() < Duration::from_secs(10), "it was reported after {:?}", changed.elapsed());
+    assert!(changed.elapsed() < Duration::from_secs(10), "reported after {:?}", changed.elapsed());
     stays(&cluster, "after", "SecretFailed").await;
 
     cluster.kubectl_ok(&["delete", "validatingwebhookconfiguration", &cluster.namespace], "");

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use tower::{Layer, Service};
 
-/// The requests so far. Cheap to clone; clones share the record.
+/// The requests so far. Cheap to clone: clones share the log.
 #[derive(Clone, Default)]
 pub struct Requests(Arc<Mutex<Vec<Entry>>>);
 

@@ -59,7 +59,7 @@ async fn revoked_key_that_expires_reads_expired() {
     assert_eq!(says(&expired, "Valid"), "False Expired");
     assert_eq!(says(&expired, "Ready"), "True Reconciled");
 
-    // Un-revoking does not bring it back.
+    // An un-revoked key stays expired.
     operator.requests.clear();
     cluster.patch_spec("office", json!({ "revoked": false })).await;
     assert_eq!(cluster.ready("office").await.state, Some(State::Expired));

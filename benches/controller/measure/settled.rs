@@ -55,7 +55,7 @@ async fn set_revoked(bench: &Bench<'_>, count: usize, revoked: bool) -> anyhow::
     bench.cluster.patch_keys(&bench.namespace, count, Part::Spec, patch).await
 }
 
-/// Watches the operator do nothing.
+/// Watches an operator that has nothing to do.
 pub async fn idle(bench: &Bench<'_>, operator: &mut Operator, time: Duration) -> anyhow::Result<Vec<Row>> {
     bench.say(&format!("idle for {} s", time.as_secs()));
     let mut requests = bench.cluster.requests_of(&bench.cluster.operator)?;

@@ -22,7 +22,7 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// `addresses` are those by which clients know the API server.
+    /// `addresses` are the addresses at which clients reach the API server.
     pub fn generate(addresses: &[IpAddr]) -> Result<Self, rcgen::Error> {
         let mut authority = named("control-plane-authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

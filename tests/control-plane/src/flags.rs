@@ -104,7 +104,7 @@ pub fn audit(dir: &Path) -> Vec<String> {
     vec![
         flag("--audit-log-path", dir.join(file::AUDIT_LOG).display()),
         flag("--audit-policy-file", dir.join(file::AUDIT_POLICY).display()),
-        // One file without rotation, so that a reader can count on it.
+        // One file without rotation, so that a reader finds every request in it.
         flag("--audit-log-maxsize", 0),
     ]
 }

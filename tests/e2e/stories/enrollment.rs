@@ -79,7 +79,7 @@ pub async fn a_killed_ephemeral_peer_is_removed_and_another_is_not_connected(clu
         peers.get_opt(&passing.name_any()).await.ok()?.is_none().then_some(())
     })
     .await;
-    assert!(Utc::now() >= last_seen.moment() + Release::PEER_LIFETIME, "it was removed within its lifetime");
+    assert!(Utc::now() >= last_seen.moment() + Release::PEER_LIFETIME, "the Peer was removed within its lifetime");
     eventually("the other to be not connected", || async {
         let peer = peers.get(&lasting.name_any()).await.ok()?;
         (!peer.status?.connected && peer.metadata.uid == lasting.metadata.uid).then_some(())

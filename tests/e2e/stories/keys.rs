@@ -45,7 +45,7 @@ pub async fn a_deleted_secret_comes_back_and_the_mounted_file_follows(cluster: A
     let second = place.replace_secret("office", &first).await;
     let log = place.log_with("follower", &sha256sum(&second)).await;
     assert_eq!(log.lines().count(), 2, "there was a third value: {log}");
-    assert_eq!(place.life("follower").await, life, "it was restarted");
+    assert_eq!(place.life("follower").await, life, "the pod was restarted");
     assert_eq!((second.id, second.expires), (first.id, first.expires));
 }
 

@@ -66,7 +66,7 @@ async fn no_key_and_no_token_leaks_from_the_enrollment_service() {
         async move { status }
     })
     .await;
-    assert!(status.success(), "it ended with {status}");
+    assert!(status.success(), "the service ended with {status}");
 
     let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).unwrap();
     let mut everything = vec![

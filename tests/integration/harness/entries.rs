@@ -79,7 +79,7 @@ impl Cluster {
 
     /// Waits until no entry is pending.
     pub async fn settled(&self, key: &str) -> SetupKey {
-        eventually(&format!("nothing of SetupKey {key} to be pending"), || async {
+        eventually(&format!("SetupKey {key} to have no pending entry"), || async {
             let key = self.keys().get(key).await.ok()?;
             key.status.as_ref().is_none_or(|status| status.pending.is_empty()).then_some(key)
         })

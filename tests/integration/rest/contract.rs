@@ -59,7 +59,7 @@ async fn every_row_of_the_contract_holds() {
         (format!("POST {KEYS}"), create(json!({ "expires_in": -1 })), 422, "expiresin can not be in the past"),
         (format!("PUT {this}"), json!({ "revoked": true }), 422, "setup key autogroups field is invalid"),
         (format!("PUT {this}"), json!({ "auto_groups": null }), 422, "setup key autogroups field is invalid"),
-        // NetBird would take these.
+        // NetBird accepts these.
         (format!("POST {KEYS}"), create(json!({ "expires_in": 0 })), 422, RANGE),
         (format!("POST {KEYS}"), create(json!({ "expires_in": null })), 422, RANGE),
         (format!("POST {KEYS}"), create(json!({ "expires_in": 1 })), 422, RANGE),

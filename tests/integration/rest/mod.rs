@@ -57,7 +57,7 @@ impl Rest {
 
     async fn with(cluster: &Cluster, patience: Duration, clock: TestClock) -> Self {
         let config = admin_config().await;
-        assert!(config.auth_info.token.is_some(), "there is nothing that could be lent");
+        assert!(config.auth_info.token.is_some(), "the service has no token that a caller could borrow");
         Self::at(&config, &cluster.namespace, patience, clock)
     }
 

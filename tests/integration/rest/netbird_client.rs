@@ -77,7 +77,7 @@ async fn netbirds_own_client_finds_all_as_it_expects() {
         async move { status }
     })
     .await;
-    assert!(status.success(), "it ended with {status}");
+    assert!(status.success(), "the service ended with {status}");
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
     assert!(log.contains("TRACE"), "the log was not at trace");
     let signature = token.rsplit('.').next().unwrap();

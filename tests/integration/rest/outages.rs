@@ -31,7 +31,7 @@ fn reviews() -> Router {
     Router::new().route(REVIEWS, post(|| async { Json(review) }))
 }
 
-/// The service on an API server that answers like this.
+/// The service, with an API server that gives these answers.
 async fn on(api_server: Router, patience: Duration) -> Rest {
     let (listener, config) = listener().await;
     tokio::spawn(async { axum::serve(listener, api_server).await });
