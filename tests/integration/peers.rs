@@ -96,7 +96,8 @@ async fn an_entry_that_only_a_cache_still_shows_is_not_rolled_forward() {
     cluster.commit("office", &[entry(1)]).await;
     eventually("the entry to be seen", || async {
         let metrics = operator.metrics.expose().unwrap();
-        metrics.contains("setupkey_used_times{").then_some(())
+        let used = format!(r#"setupkey_used_times{{namespace="{}",name="office"}} 1"#, cluster.namespace);
+        metrics.contains(&used).then_some(())
     })
     .await;
     // The replica creates the Peer, clears the entry and releases the Peer, and the machine leaves. The controller sees
