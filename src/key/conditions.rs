@@ -61,10 +61,14 @@ pub fn reason_of<'a>(status: &'a SetupKeyStatus, type_: &str) -> Option<&'a str>
     condition(status, type_).map(|condition| condition.reason.as_str())
 }
 
+/// Whether the condition of this type is there and true.
+pub fn is_true(status: &SetupKeyStatus, type_: &str) -> bool {
+    condition(status, type_).is_some_and(|condition| condition.status == "True")
+}
+
 /// Whether the last report says that the cluster matches the spec.
 pub fn is_ready(key: &SetupKey) -> bool {
-    let ready = key.status.as_ref().and_then(|status| condition(status, READY));
-    ready.is_some_and(|condition| condition.status == "True")
+    key.status.as_ref().is_some_and(|status| is_true(status, READY))
 }
 
 /// Sets a condition, or removes it for `None`. Its transition time moves only when its status does.

@@ -22,7 +22,7 @@ use crate::{
     },
     key::{
         Digest, KeyValue,
-        conditions::{READY, STALLED},
+        conditions::{READY, STALLED, condition, is_true},
     },
 };
 
@@ -178,8 +178,6 @@ enum Look {
 
 /// Why a person must act before the key can be issued.
 fn stalled(key: &SetupKey) -> Option<&str> {
-    let conditions = &key.status.as_ref()?.conditions;
-    let condition = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
-    condition(STALLED).filter(|stalled| stalled.status == "True")?;
-    condition(READY).map(|ready| ready.message.as_str())
+    let status = key.status.as_ref().filter(|status| is_true(status, STALLED))?;
+    condition(status, READY).map(|ready| ready.message.as_str())
 }

@@ -18,7 +18,7 @@ use crate::{
     controller::watch::WatchedKey,
     key::{
         Facts,
-        conditions::{READY, STALLED},
+        conditions::{READY, STALLED, is_true},
     },
 };
 
@@ -71,10 +71,6 @@ impl Shown<'_> {
     fn state(&self, now: DateTime<Utc>) -> Option<State> {
         Facts::of(self.key).map(|facts| facts.state(now))
     }
-
-    fn has_condition(&self, type_: &str, status: &str) -> bool {
-        self.status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == status)
-    }
 }
 
 impl Collector for Keys {
@@ -103,10 +99,8 @@ impl Collector for Keys {
         gauge("setupkey_last_used_timestamp_seconds", "When a peer last joined; absent when none has", &|key| {
             seconds(key.status.last_used)
         })?;
-        gauge("setupkey_ready", "1 when the cluster matches the spec", &|key| {
-            Some(key.has_condition(READY, "True").into())
-        })?;
-        gauge("setupkey_stalled", "1 while a person must act", &|key| Some(key.has_condition(STALLED, "True").into()))?;
+        gauge("setupkey_ready", "1 when the cluster matches the spec", &|key| Some(is_true(key.status, READY).into()))?;
+        gauge("setupkey_stalled", "1 while a person must act", &|key| Some(is_true(key.status, STALLED).into()))?;
         encode_states(
             encoder.encode_descriptor(
                 "setupkey_state",
