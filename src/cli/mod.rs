@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use kube::{Client, client::ClientBuilder};
 use setupkey_operator::{
     api::Lifetime,
-    cluster::{CountRequests, Scope, tuned},
+    cluster::{CountRequests, Scope, pages::LimitPages, tuned},
 };
 use tokio::{
     net::TcpListener,
@@ -87,7 +87,7 @@ async fn find_cluster() -> anyhow::Result<kube::Config> {
 async fn client(count: &CountRequests) -> anyhow::Result<Client> {
     let client =
         ClientBuilder::try_from(tuned(find_cluster().await?)).context("the client configuration cannot be used")?;
-    Ok(client.with_layer(count).build())
+    Ok(client.with_layer(count).with_layer(&LimitPages).build())
 }
 
 /// A lifetime of at least a minute, because `lastSeen` is in whole seconds and written once per third of it.

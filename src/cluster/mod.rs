@@ -1,10 +1,12 @@
-//! What every part needs to call the API server: time limits, errors, Secrets, backoff, metrics of requests, and the clock.
+//! What every part needs to call the API server: time limits, errors, lists in pages, Secrets, backoff, metrics of requests,
+//! and the clock.
 
 mod backoff;
 pub mod call;
 pub mod clock;
 mod object_name;
 pub mod openmetrics;
+pub mod pages;
 pub mod readiness;
 mod requests;
 pub mod secrets;
@@ -15,13 +17,17 @@ pub use clock::{Clock, SystemClock};
 use kube::{
     Api, Client, Resource,
     api::{PatchParams, PostParams},
-    core::NamespaceResourceScope,
+    api::ObjectMeta,
+    core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
 };
 pub use object_name::ObjectName;
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};
 
-use crate::api::metadata::MANAGER;
+use crate::{
+    api::{SetupKey, metadata::MANAGER},
+    key::size::too_large,
+};
 
 /// The namespaces in which a process works.
 #[derive(Clone, Debug)]
@@ -53,9 +59,15 @@ where
     }
 }
 
-/// Objects in one page of a list. A process keeps the memory that it needs to read a page: at 10,000 keys, pages of 500 cost
-/// 6 MiB more.
-pub const PAGE: u32 = 100;
+/// Makes a key that is too large to be handled one that cannot be decoded. All else leaves such a key alone.
+pub fn bound(key: &mut DeserializeGuard<SetupKey>) {
+    let Ok(decoded) = &mut key.0 else { return };
+    if let Some(error) = too_large(decoded) {
+        let metadata = std::mem::take(&mut decoded.metadata);
+        let metadata = ObjectMeta { labels: None, annotations: None, managed_fields: None, ..metadata };
+        key.0 = Err(InvalidObject { error, metadata });
+    }
+}
 
 /// A resource version as a number, by which two versions can be ordered. Kubernetes guarantees the order since 1.35. `None`
 /// if the API server uses something other than numbers.

@@ -13,7 +13,7 @@ use kube::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    api::{SetupKey, metadata::MANAGER},
+    api::metadata::MANAGER,
     cluster::call::{Attempt, call},
     key::transition::{Notice, Severity},
 };
@@ -48,7 +48,7 @@ impl Notifier {
     }
 
     /// Logs the notice and queues its event.
-    pub fn notify(&self, key: &SetupKey, notice: Notice) {
+    pub fn notify(&self, key: &impl Resource<DynamicType = ()>, notice: Notice) {
         let (namespace, name, uid) =
             (key.namespace().unwrap_or_default(), key.name_any(), key.uid().unwrap_or_default());
         match notice.severity {

@@ -1,7 +1,8 @@
 //! Looking at the Secret and the Peers of a key: in the cache where that is enough, at the API server where it is not.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
+use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
 
@@ -9,8 +10,9 @@ use super::watch::SecretMetadata;
 use crate::{
     api::{Peer, SetupKey, metadata::KEY_ID_LABEL},
     cluster::{
-        ObjectName, PAGE,
+        ObjectName,
         call::{Attempt, Error, call},
+        pages,
         secrets::{self, SecretData},
     },
     key::{
@@ -97,17 +99,14 @@ pub fn owned(mut secret: SecretData, key: &SetupKey, written: Written) -> OwnedS
 pub async fn count_peers(client: &Client, key: &SetupKey, id: &KeyId) -> Result<i64, Error> {
     let namespace = key.namespace().unwrap_or_default();
     let peers: Api<DeserializeGuard<Peer>> = Api::namespaced(client.clone(), &namespace);
-    let mut page = ListParams::default().labels(&format!("{KEY_ID_LABEL}={id}")).limit(PAGE);
+    let joined_with = ListParams::default().labels(&format!("{KEY_ID_LABEL}={id}"));
+    let attempt = Attempt::on("count the Peers of SetupKey", &namespace, &key.name_any());
+    let mut pages = pin!(pages::list(peers, joined_with, attempt));
     let (mut count, mut latest) = (0, 0);
-    loop {
-        let attempt = Attempt::on("count the Peers of SetupKey", &namespace, &key.name_any());
-        let listed = call(attempt, peers.list(&page)).await?;
-        count += i64::try_from(listed.items.len()).unwrap_or(i64::MAX);
-        let readable = listed.items.iter().filter_map(|peer| peer.0.as_ref().ok());
+    while let Some(page) = pages.try_next().await? {
+        count += i64::try_from(page.len()).unwrap_or(i64::MAX);
+        let readable = page.iter().filter_map(|peer| peer.0.as_ref().ok());
         latest = readable.map(|peer| peer.spec.setup_key_ref.number).fold(latest, i64::max);
-        match listed.metadata.continue_.filter(|more| !more.is_empty()) {
-            Some(more) => page = page.continue_token(&more),
-            None => return Ok(count.max(latest)),
-        }
     }
+    Ok(count.max(latest))
 }

@@ -132,8 +132,9 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     let key = match &watched.0 {
         Ok(key) => key,
         Err(error) => {
-            let ObjectName { namespace, name } = ObjectName::of(&*watched);
-            tracing::warn!(namespace, name, %error, "this SetupKey cannot be decoded and is left alone");
+            let message = shortened(&format!("This SetupKey is left alone: {error}"));
+            let notice = Notice { severity: Severity::Warning, reason: "NotHandled", action: "Reconcile", message };
+            context.notifier.notify(&*watched, notice);
             return Ok(Action::await_change());
         }
     };
@@ -363,7 +364,7 @@ impl<'a> Pass<'a> {
         }
         let message = format!("The status cannot be written: {}", shortened(&error.why()));
         let notice = Notice { severity: Severity::Warning, reason: "StatusFailed", action: "WriteStatus", message };
-        self.context.notifier.notify(&self.key, notice);
+        self.context.notifier.notify(&*self.key, notice);
     }
 
     async fn create_peers(&mut self) {

@@ -5,15 +5,12 @@ use std::{fmt::Debug, ops::ControlFlow, sync::Arc};
 use futures::TryStreamExt;
 use kube::{
     Api, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::cluster::{PAGE, watch_backoff};
+use crate::cluster::pages;
 
 /// What a watch fills. The verbs are those of `kubert::index`.
 pub trait Index<K>: Send + Sync {
@@ -61,8 +58,7 @@ where
     I: Index<K>,
 {
     let kind = K::kind(&());
-    let events = watcher(api.clone(), watcher::Config::default().page_size(PAGE)).backoff(watch_backoff());
-    let mut events = std::pin::pin!(events);
+    let mut events = std::pin::pin!(pages::watch(api.clone(), watcher::Config::default()));
     let (mut listed, mut listing) = (Vec::new(), true);
     loop {
         let event = tokio::select! {

@@ -15,6 +15,7 @@ pub mod presence;
 pub mod record;
 pub mod report;
 pub mod secret;
+pub mod size;
 pub mod transition;
 mod value;
 

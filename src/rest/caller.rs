@@ -19,7 +19,7 @@ use secrecy::zeroize::Zeroizing;
 use tower::service_fn;
 
 use super::refusal::Refusal;
-use crate::cluster::tuned;
+use crate::cluster::{pages::LimitPages, tuned};
 
 /// The connection to the API server that all callers share. It carries no identity of its own.
 #[derive(Clone)]
@@ -46,7 +46,8 @@ impl Cluster {
         anonymous.accept_invalid_certs = config.accept_invalid_certs;
         anonymous.tls_server_name = config.tls_server_name.clone();
         anonymous.proxy_url = config.proxy_url.clone();
-        Ok(Self { anonymous: ClientBuilder::try_from(tuned(anonymous))?.build(), namespace })
+        let anonymous = ClientBuilder::try_from(tuned(anonymous))?.with_layer(&LimitPages).build();
+        Ok(Self { anonymous, namespace })
     }
 
     /// The namespace whose keys are served.

@@ -1,5 +1,6 @@
 //! The `SetupKey`s of one namespace, as one caller may see and change them.
 
+use futures::{Stream, TryStreamExt};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
@@ -10,7 +11,10 @@ use serde_json::json;
 use super::{refusal::Refusal, translate::Change};
 use crate::{
     api::SetupKey,
-    cluster::call::{Attempt, call},
+    cluster::{
+        call::{Attempt, call},
+        pages,
+    },
 };
 
 /// The field manager of this API's writes.
@@ -32,15 +36,15 @@ impl CallerKeys {
         Self { keys: Api::namespaced(client.clone(), namespace), client, namespace: namespace.to_owned() }
     }
 
-    /// All keys. A key that cannot be decoded is logged and left out, so that it does not hide the others.
-    pub async fn list(&self) -> Result<Vec<SetupKey>, Refusal> {
-        self.select(&ListParams::default()).await
+    /// All keys, a page at a time. A key that cannot be decoded is logged and left out, so that it does not hide the others.
+    pub fn pages(&self) -> impl Stream<Item = Result<Vec<SetupKey>, Refusal>> {
+        self.select(ListParams::default())
     }
 
     /// The key with this id. A key that is being deleted is not found.
     pub async fn find(&self, id: &str) -> Result<SetupKey, Refusal> {
         let selector = format!("status.id={}", escaped(id));
-        let mut found = self.select(&ListParams::default().fields(&selector)).await?;
+        let mut found: Vec<_> = self.select(ListParams::default().fields(&selector)).try_concat().await?;
         match found.len() {
             0 | 1 => found.pop().ok_or_else(|| Refusal::NotFound(id.to_owned())),
             // Ids are random, so two equal ones were written by hand. The request could mean either.
@@ -51,19 +55,19 @@ impl CallerKeys {
         }
     }
 
-    async fn select(&self, params: &ListParams) -> Result<Vec<SetupKey>, Refusal> {
+    fn select(&self, params: ListParams) -> impl Stream<Item = Result<Vec<SetupKey>, Refusal>> {
         let keys: Api<DeserializeGuard<SetupKey>> = Api::namespaced(self.client.clone(), &self.namespace);
         let attempt = Attempt::to(format!("list SetupKeys of namespace {}", self.namespace));
-        let listed = call(attempt, keys.list(params)).await?;
-        let keys = listed.items.into_iter().filter_map(|DeserializeGuard(key)| match key {
+        let usable = |DeserializeGuard(key): DeserializeGuard<SetupKey>| match key {
             Ok(key) => key.metadata.deletion_timestamp.is_none().then_some(key),
             Err(invalid) => {
                 let name = invalid.metadata.name.as_deref().unwrap_or_default();
                 tracing::warn!(namespace = self.namespace, name, error = invalid.error, "cannot decode a SetupKey");
                 None
             }
-        });
-        Ok(keys.collect())
+        };
+        let pages = pages::list(keys, params, attempt).err_into();
+        pages.map_ok(move |page| page.into_iter().filter_map(usable).collect())
     }
 
     /// Changes both fields in one write, so that of two concurrent changes one wins as a whole.

@@ -8,6 +8,7 @@ mod caller;
 mod creation;
 mod gitops;
 mod keys;
+mod listing;
 mod refusal;
 mod routes;
 mod translate;

@@ -49,6 +49,9 @@ pub enum Refusal {
         /// How long the pause is, in whole seconds.
         retry_after: Duration,
     },
+    /// This process has no room for another list.
+    #[error("too many lists are under way; try again")]
+    Busy,
     /// The key was created, but the caller may not read it. The text says where it is.
     #[error("{0}")]
     CreatedButHidden(String),
@@ -73,7 +76,7 @@ impl Refusal {
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Refusal::CreatedNotIssued(_) => StatusCode::GATEWAY_TIMEOUT,
-            Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Busy | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -174,6 +177,9 @@ impl IntoResponse for Refusal {
             }
             Refusal::TooMany { retry_after } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs()));
+            }
+            Refusal::Busy => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
             _ => {}
         }

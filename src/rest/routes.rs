@@ -21,6 +21,7 @@ use super::{
     caller::{Caller, Cluster},
     gitops,
     keys::CallerKeys,
+    listing::Lists,
     refusal::{self, Refusal},
     translate,
     wire::{self, SetupKeyAnswer},
@@ -50,6 +51,8 @@ pub struct Service {
 /// The API, within these limits.
 pub fn router(service: Service, limits: &Limits) -> Router {
     let requests = service.requests.clone();
+    let lists = Lists::default();
+    let list = move |service: State<Service>, caller: Caller| list(service, caller, lists);
     let calls = Router::new()
         .route("/api/setup-keys", get(list).post(create))
         .route("/api/setup-keys/{id}", get(read).put(update).delete(remove))
@@ -71,10 +74,8 @@ impl Service {
     }
 }
 
-async fn list(State(service): State<Service>, caller: Caller) -> Result<Response, Refusal> {
-    let (keys, now) = (service.keys_of(&caller).list().await?, service.clock.now());
-    let answers: Vec<_> = keys.iter().filter_map(|key| translate::answer(key, now)).collect();
-    Ok(Json(answers).into_response())
+async fn list(State(service): State<Service>, caller: Caller, lists: Lists) -> Result<Response, Refusal> {
+    lists.answer(&service.keys_of(&caller), service.clock.now()).await
 }
 
 async fn read(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {

@@ -15,6 +15,7 @@ mod gitops;
 mod gitops_health;
 mod harness;
 mod issuing;
+mod large;
 mod leaders;
 mod log_lines;
 mod metrics;

@@ -54,6 +54,13 @@ impl Process {
         eventually(&format!("{} to log {text:?}", self.name), || async { self.has_logged(text).then_some(()) }).await;
     }
 
+    /// The most resident memory that the process has had so far.
+    pub fn peak_mib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
+        peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+    }
+
     pub fn signal(&self, signal: &str) {
         assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
     }

@@ -111,6 +111,14 @@ impl Collector for Keys {
             &shown,
             now,
         )?;
+        let not_handled = all.iter().filter(|watched| watched.0.is_err()).count();
+        let mut not_handled_family = encoder.encode_descriptor(
+            "setupkey_keys_not_handled",
+            "SetupKeys that are left alone, because they cannot be decoded or are too large",
+            None,
+            MetricType::Gauge,
+        )?;
+        not_handled_family.encode_gauge(&(not_handled as i64))?;
         let mut omitted_family = encoder.encode_descriptor(
             "setupkey_series_omitted",
             "Keys without series of their own, because there are more than --metrics-max-keys",

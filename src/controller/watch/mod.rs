@@ -16,7 +16,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         reflector::{self, ObjectRef, Store, store::Writer},
-        watcher::{self, watcher},
+        watcher,
     },
 };
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::own_writes::{Kind, OwnWrites};
 use crate::{
     api::{SetupKey, metadata::KEY_LABEL},
-    cluster::{PAGE, scoped, watch_backoff},
+    cluster::{bound, pages, scoped},
 };
 
 pub use peer::WatchedPeer;
@@ -115,7 +115,7 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
     let signals = Signals { own_writes: Arc::clone(&own_writes), filled: Arc::new(filling), relisted };
     let (keys, keys_writer) = reflector::store();
     let (secrets, secrets_writer) = reflector::store();
-    let everything = watcher::Config::default().page_size(PAGE);
+    let everything = watcher::Config::default();
     let ours = everything.clone().labels(KEY_LABEL);
     let key_events = watch(scoped(client, namespace), everything.clone(), keys_writer, signals.clone());
     let secret_events = watch(scoped(client, namespace), ours, secrets_writer, signals.clone());
@@ -165,9 +165,8 @@ fn watch<K>(
 where
     K: Resource<DynamicType = ()> + Watchable + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    watcher(api, config)
+    pages::watch(api, config)
         .modify(K::strip)
-        .backoff(watch_backoff())
         .reflect(writer)
         .filter_map(|event| {
             future::ready(match event {
@@ -193,6 +192,9 @@ where
         .map(Ok)
 }
 
+/// Owners of a Secret that are kept. It has one, unless its owner references were edited.
+const OWNERS: usize = 2;
+
 /// A kind that is watched.
 pub trait Watchable {
     /// Which one.
@@ -206,10 +208,13 @@ impl Watchable for WatchedKey {
     const KIND: Kind = Kind::SetupKey;
 
     fn strip(&mut self) {
+        bound(self);
         let metadata = self.meta_mut();
         metadata.managed_fields = None;
         metadata.labels = None;
         metadata.annotations = None;
+        metadata.finalizers = None;
+        metadata.owner_references = None;
         if let Ok(SetupKey { status: Some(status), .. }) = &mut self.0 {
             status.conditions.shrink_to_fit();
         }
@@ -219,11 +224,13 @@ impl Watchable for WatchedKey {
 impl Watchable for SecretMetadata {
     const KIND: Kind = Kind::Secret;
 
-    /// Keeps the name, the version and the owners.
+    /// Keeps the name, the version and the owners of our kind. A tenant chooses how many owners there are, and how long their
+    /// names.
     fn strip(&mut self) {
         let metadata = std::mem::take(&mut self.metadata);
         let owners = metadata.owner_references.into_iter().flatten();
-        let owners = owners.map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
+        let owners = owners.filter(|owner| owner.kind == SetupKey::kind(&()) && owner.name.len() + owner.uid.len() <= 512);
+        let owners = owners.take(OWNERS).map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
         let owners: Vec<_> = owners.collect();
         // The label repeats the owner's name unless one of them was edited. A map with one entry costs as much memory as
         // all the rest.

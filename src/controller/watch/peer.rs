@@ -74,6 +74,9 @@ impl WatchedPeer {
     }
 }
 
+/// The most characters of finalizers that are kept of a Peer.
+const FINALIZERS: usize = 4096;
+
 impl Watchable for WatchedPeer {
     const KIND: Kind = Kind::Peer;
 
@@ -86,7 +89,8 @@ impl Watchable for WatchedPeer {
             resource_version: metadata.resource_version,
             creation_timestamp: metadata.creation_timestamp,
             deletion_timestamp: metadata.deletion_timestamp,
-            finalizers: metadata.finalizers,
+            // Others write these, too. A Peer with more is not held by ours.
+            finalizers: metadata.finalizers.filter(|all| all.iter().map(String::len).sum::<usize>() <= FINALIZERS),
             ..ObjectMeta::default()
         };
         if !self.is_held() {

@@ -23,7 +23,7 @@ use hyper_util::{
 use kube::client::ClientBuilder;
 use serde_json::{Value, json};
 use setupkey_operator::{
-    cluster::{Readiness, Scope, tuned},
+    cluster::{Readiness, Scope, pages::LimitPages, tuned},
     enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
     serve::{Certificate, Server},
 };
@@ -95,7 +95,7 @@ impl Replica {
         let (requests, metrics) = (Requests::default(), Metrics::default());
         let client = ClientBuilder::try_from(tuned(config_of(token.to_owned()).await)).unwrap();
         let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
-        let client = client.with_layer(&setup.faults).build();
+        let client = client.with_layer(&setup.faults).with_layer(&LimitPages).build();
         let readiness = Arc::new(Readiness::default());
         let environment = Environment {
             client,

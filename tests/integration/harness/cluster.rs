@@ -3,7 +3,10 @@
 use std::process::Output;
 
 use k8s_openapi::{
-    api::core::v1::{Namespace, Secret},
+    api::{
+        core::v1::{Namespace, Secret},
+        events::v1::Event,
+    },
     apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{
@@ -120,18 +123,18 @@ impl Cluster {
         String::from_utf8(data.0).expect("text")
     }
 
-    /// Waits until the key has an event with this reason.
-    pub async fn event(&self, name: &str, reason: &str) {
-        let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.namespace);
+    /// Waits until the key has an event with this reason, and returns it.
+    pub async fn event(&self, name: &str, reason: &str) -> Event {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         eventually(&format!("the event {reason} of {name}"), || async {
             let events = events.list(&Default::default()).await.ok()?;
-            let of_key = |event: &k8s_openapi::api::events::v1::Event| {
+            let of_key = |event: &Event| {
                 event.reason.as_deref() == Some(reason)
                     && event.regarding.as_ref().is_some_and(|object| object.name.as_deref() == Some(name))
             };
-            events.items.iter().any(of_key).then_some(())
+            events.items.into_iter().find(of_key)
         })
-        .await;
+        .await
     }
 
     pub async fn delete_secret(&self, name: &str) {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::client::ClientBuilder;
 use setupkey_operator::{
-    cluster::{Clock, Readiness, Scope, tuned},
+    cluster::{Clock, Readiness, Scope, pages::LimitPages, tuned},
     controller::{self, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
@@ -99,7 +99,7 @@ impl Cluster {
         let metrics = Metrics::new(Arc::clone(&clock), setup.metrics_max_keys);
         let client = ClientBuilder::try_from(tuned(config)).expect("a client");
         let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
-        let client = client.with_layer(&setup.faults).with_layer(&attempts).build();
+        let client = client.with_layer(&setup.faults).with_layer(&attempts).with_layer(&LimitPages).build();
         let readiness = Arc::new(Readiness::default());
         let shutdown = CancellationToken::new();
         let environment = Environment {

@@ -3,6 +3,7 @@
 mod callers;
 mod contract;
 mod keys;
+mod lists;
 mod netbird_client;
 mod outages;
 mod tokens;

@@ -13,7 +13,7 @@ use rcgen::generate_simple_self_signed;
 use super::tokens::{EVERYTHING, token_of};
 use crate::harness::{Cluster, admin_kubeconfig, eventually, tool};
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -37,7 +37,7 @@ fn start_service(cluster: &Cluster, folder: &Path, port: u16, health_port: u16) 
         .unwrap()
 }
 
-fn probe(port: u16, path: &str) -> Option<String> {
+pub fn probe(port: u16, path: &str) -> Option<String> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
     std::io::read_to_string(&mut stream).ok()

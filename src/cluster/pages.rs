@@ -1,0 +1,183 @@
+//! Lists in pages that fit into a budget of bytes.
+//!
+//! A page is read whole before its objects are decoded and most of each is dropped. A tenant can put more than a megabyte
+//! of labels into each of a hundred objects, so the number of objects bounds no memory. A page above the budget is broken
+//! off, and asked for again with a quarter of the objects. A page of one object always fits: etcd takes 1.5 MiB at most.
+
+use std::{
+    error::Error as StdError,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{Stream, StreamExt, future::BoxFuture, stream};
+use http::{Request, Response};
+use http_body_util::{LengthLimitError, Limited};
+use kube::{
+    Api, Resource,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tower::{Layer, Service};
+
+use super::{
+    call::{Attempt, Error, call},
+    watch_backoff,
+};
+
+/// Objects in one page. A process keeps the memory that it needs to read a page: at 10,000 keys, pages of 500 cost 6 MiB more.
+const OBJECTS: u32 = 100;
+
+/// The largest page, in bytes. While a page is decoded, it costs about four times as much.
+const BYTES: usize = 6 * 1024 * 1024;
+
+/// The layer of a client that breaks off pages above the budget.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitPages;
+
+impl<S> Layer<S> for LimitPages {
+    type Service = LimitedPages<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LimitedPages { inner }
+    }
+}
+
+/// A client that breaks off pages above the budget.
+pub struct LimitedPages<S> {
+    inner: S,
+}
+
+impl<S, A, B> Service<Request<A>> for LimitedPages<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Limited<B>>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let limit = if is_page(request.uri().query().unwrap_or_default()) { BYTES } else { usize::MAX };
+        let answer = self.inner.call(request);
+        Box::pin(async move { Ok(answer.await?.map(|body| Limited::new(body, limit))) })
+    }
+}
+
+/// A request for a page has a limit. A watch has none.
+fn is_page(query: &str) -> bool {
+    query.split('&').any(|parameter| parameter.starts_with("limit="))
+}
+
+/// Whether a page was broken off.
+fn is_too_large(error: &kube::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn smaller(page: u32) -> u32 {
+    (page / 4).max(1)
+}
+
+/// The objects of a list, a page at a time.
+pub fn list<K>(api: Api<K>, params: ListParams, attempt: Attempt) -> impl Stream<Item = Result<Vec<K>, Error>>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let start = Some((params, OBJECTS));
+    stream::unfold(start, move |state| {
+        let (api, attempt) = (api.clone(), attempt.clone());
+        async move {
+            let (params, mut objects) = state?;
+            loop {
+                match call(attempt.clone(), api.list(&params.clone().limit(objects))).await {
+                    Ok(page) => {
+                        let more = page.metadata.continue_.filter(|more| !more.is_empty());
+                        return Some((Ok(page.items), more.map(|more| (params.continue_token(&more), objects))));
+                    }
+                    Err(Error::Api { source, .. }) if objects > 1 && is_too_large(&source) => objects = smaller(objects),
+                    Err(error) => return Some((Err(error), None)),
+                }
+            }
+        }
+    })
+}
+
+/// The events of a watch that begins with a list and is started again after an error.
+///
+/// A watch that had to shrink its pages keeps them small for its later lists.
+pub fn watch<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    Api<K>: Send + Sync,
+{
+    let begin = move |objects| begin(api.clone(), config.clone(), objects);
+    let start = (begin(OBJECTS), OBJECTS, begin);
+    stream::unfold(start, |(mut events, mut objects, begin)| async move {
+        loop {
+            let event = events.next().await?;
+            match &event {
+                Err(watcher::Error::InitialListFailed(error)) if objects > 1 && is_too_large(error) => {
+                    objects = smaller(objects);
+                    tracing::warn!(objects, "a page of a list is too large; listing again in smaller pages");
+                    events = begin(objects);
+                }
+                _ => return Some((event, (events, objects, begin))),
+            }
+        }
+    })
+}
+
+type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>;
+
+fn begin<K>(api: Api<K>, config: watcher::Config, objects: u32) -> Events<K>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watcher(api, config.page_size(objects)).backoff(watch_backoff()).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    #[test]
+    fn only_pages_are_limited() {
+        assert!(is_page("limit=100"));
+        assert!(is_page("labelSelector=a&limit=1&continue=x"));
+        assert!(!is_page("watch=true&timeoutSeconds=290&allowWatchBookmarks=true"));
+        assert!(!is_page("labelSelector=limit%3D1"));
+        assert!(!is_page(""));
+    }
+
+    #[tokio::test]
+    async fn a_page_that_was_broken_off_is_known_by_its_cause() {
+        let body = Limited::new(Full::<Bytes>::from("too long"), 3);
+        let cut = body.collect().await.expect_err("the limit");
+        assert!(is_too_large(&kube::Error::Service(cut)));
+        assert!(!is_too_large(&kube::Error::TlsRequired));
+    }
+
+    #[test]
+    fn pages_shrink_to_one_object() {
+        let sizes: Vec<_> = std::iter::successors(Some(OBJECTS), |size| (*size > 1).then(|| smaller(*size))).collect();
+        assert_eq!(sizes, [100, 25, 6, 1]);
+    }
+}
