@@ -25,6 +25,7 @@ mod observe;
 mod own_writes;
 mod peers;
 mod reconcile;
+mod records;
 mod retry;
 mod watch;
 mod work;
@@ -51,6 +52,7 @@ use election::Leadership;
 use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
+use records::Records;
 
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
 const CONCURRENCY: u16 = 32;
@@ -84,10 +86,12 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     environment.readiness.expect(namespaces.len());
     let (notifier, publisher) = Notifier::new(environment.client.clone());
     let publisher = tokio::spawn(publisher.run());
-    let loops = namespaces
-        .into_iter()
-        .map(|namespace| watch_and_reconcile(environment.clone(), namespace, notifier.clone(), shutdown.clone()));
+    let records = Arc::<Records>::default();
+    let loops = namespaces.into_iter().map(|namespace| {
+        watch_and_reconcile(environment.clone(), namespace, notifier.clone(), Arc::clone(&records), shutdown.clone())
+    });
     join_all(loops).await;
+    drop(records);
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
@@ -101,6 +105,7 @@ async fn watch_and_reconcile(
     environment: Environment,
     namespace: Option<String>,
     notifier: Notifier,
+    records: Arc<Records>,
     shutdown: CancellationToken,
 ) {
     let watched = watch::start(&environment.client, namespace.as_deref());
@@ -115,12 +120,13 @@ async fn watch_and_reconcile(
     // Each of these causes a pass over every key. A pass over a settled key costs no request.
     let metrics = environment.metrics.clone();
     metrics.watch(watched.keys.clone());
+    records.watch(watched.keys.clone());
     let taken_up = stream::once(environment.leadership.clone().taken_up()).filter_map(move |leads| {
         metrics.leads(leads);
         future::ready(leads.then_some(()))
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let context = Arc::new(Context::new(environment.clone(), notifier, &watched));
+    let context = Arc::new(Context::new(environment.clone(), notifier, Arc::clone(&records), &watched));
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, shutdown.clone());
 
@@ -128,7 +134,8 @@ async fn watch_and_reconcile(
     let idle = shutdown.clone();
     let keys = Controller::for_stream(watched.key_changes, watched.keys)
         .watches_stream(watched.secret_changes, watch::keys_of_secret)
-        .reconcile_all_on(watched.relists)
+        .reconcile_all_on(records.disputes())
+        .reconcile_all_on(watched.relists.inspect(move |()| records.listed()))
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
         .with_config(Config::default().concurrency(CONCURRENCY))

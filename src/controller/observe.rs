@@ -90,6 +90,7 @@ pub fn owned(mut secret: SecretData, key: &SetupKey, written: Written) -> OwnedS
         },
         immutable: secret.immutable,
         holds,
+        belongs_to_another: false,
         written,
     }
 }

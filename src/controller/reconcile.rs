@@ -24,6 +24,7 @@ use super::{
     notify::Notifier,
     observe,
     own_writes::{Kind, OwnWrites},
+    records::Records,
     retry::Versions,
     watch::{SecretMetadata, Watched, WatchedKey},
     work::{Work, action},
@@ -39,9 +40,9 @@ use crate::{
     key::{
         ledger::{Swap, Use},
         plan::{Observed, Step, Until, plan},
-        record::{Freshness, Persistence, Rehearsal, Subject, Trouble},
+        record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         secret::{OwnedSecret, SecretView},
-        transition::{Notice, Severity, notices},
+        transition::{Cause, Notice, Severity, notices},
     },
 };
 
@@ -63,13 +64,14 @@ pub struct Context {
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
     own_writes: Arc<OwnWrites>,
+    records: Arc<Records>,
     handover: Handover,
     work: Work,
 }
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
+    pub fn new(environment: Environment, notifier: Notifier, records: Arc<Records>, watched: &Watched) -> Self {
         Self {
             work: Work::new(&environment, watched.filled.clone()),
             client: environment.client,
@@ -79,6 +81,7 @@ impl Context {
             keys: watched.keys.clone(),
             secrets: watched.secrets.clone(),
             own_writes: Arc::clone(&watched.own_writes),
+            records,
             handover: Handover::new(environment.handover),
         }
     }
@@ -87,6 +90,7 @@ impl Context {
     pub fn forget(&self, key: &ObjectName) {
         self.work.forget(key);
         self.handover.forget(key);
+        self.records.forget(key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -155,7 +159,11 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
 /// A pass under way, and everything that it has seen so far.
 struct Pass<'a> {
     context: &'a Context,
+    /// As it is stored.
     key: Cow<'a, SetupKey>,
+    standing: Standing,
+    /// The key without its record, if another writer has altered that.
+    without_record: Option<SetupKey>,
     freshness: Freshness,
     cached_secret: Option<Arc<SecretMetadata>>,
     secret: SecretView,
@@ -172,6 +180,8 @@ struct Pass<'a> {
     failures: u32,
     /// An error that did not end the pass, because other steps do not depend on it.
     error: Option<Error>,
+    /// Why the record changes, if it does.
+    cause: Cause,
 }
 
 impl<'a> Pass<'a> {
@@ -182,9 +192,12 @@ impl<'a> Pass<'a> {
         abandoned: BTreeSet<Use>,
         failures: u32,
     ) -> Self {
+        let standing = context.records.standing(key);
         Self {
             context,
             key: Cow::Borrowed(key),
+            standing,
+            without_record: (standing == Standing::Altered).then(|| without_record(key)),
             freshness: Freshness::Cached,
             secret_version: cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone()),
             cached_secret,
@@ -197,12 +210,14 @@ impl<'a> Pass<'a> {
             outdated: false,
             failures,
             error: None,
+            cause: Cause::SecretChanged,
         }
     }
 
     fn observed(&self) -> Observed<'_> {
         Observed {
-            key: &self.key,
+            key: self.trusted(),
+            stored: &self.key,
             freshness: self.freshness,
             secret: &self.secret,
             trouble: self.trouble.as_ref(),
@@ -211,6 +226,11 @@ impl<'a> Pass<'a> {
             abandoned: &self.abandoned,
             peers_created: self.peers_created,
         }
+    }
+
+    /// The key, as far as its status can be believed.
+    fn trusted(&self) -> &SetupKey {
+        self.without_record.as_ref().unwrap_or(&self.key)
     }
 
     /// The versions that this pass has seen last.
@@ -223,7 +243,13 @@ impl<'a> Pass<'a> {
         for _ in 0..MOST_STEPS {
             let client = &self.context.client;
             match plan(self.observed(), self.context.clock.now()) {
-                Step::Wait(until) => return self.error.take().map_or(Ok(until), Err),
+                Step::Wait(until) => {
+                    if self.standing == Standing::Altered && self.trouble.is_none() {
+                        // Compared with the Secret, and found to be true.
+                        self.context.records.wrote(&self.key);
+                    }
+                    return self.error.take().map_or(Ok(until), Err);
+                }
                 Step::Confirm => self.confirm().await?,
                 Step::CountPeers(id) => match observe::count_peers(client, &self.key, &id).await {
                     Ok(counted) => self.counted = Some(counted),
@@ -259,7 +285,8 @@ impl<'a> Pass<'a> {
 
     /// Looks at the Secret: in the cache, and at the API server if that is not enough.
     async fn look(&mut self) {
-        match observe::in_cache(&self.key, self.cached_secret.as_ref()) {
+        match observe::in_cache(self.trusted(), self.cached_secret.as_ref()) {
+            Some(SecretView::Unchanged) if self.standing == Standing::Disputed => self.read_secret().await,
             Some(secret) => self.secret = secret,
             None => self.read_secret().await,
         }
@@ -267,12 +294,33 @@ impl<'a> Pass<'a> {
 
     async fn read_secret(&mut self) {
         match observe::live(&self.context.client, &self.key, self.cached_secret.as_ref()).await {
-            Ok(secret) => self.secret = secret,
+            Ok(secret) => {
+                self.secret = secret;
+                self.compare_with_other_keys();
+            }
             Err(error) => {
                 self.secret = SecretView::Unread;
                 self.failed(Subject::Secret, error);
             }
         }
+    }
+
+    /// Finds out whether the key in our Secret stands on record for another `SetupKey`.
+    fn compare_with_other_keys(&mut self) {
+        self.context.records.compared(&self.key);
+        let SecretView::Owned(secret) = &mut self.secret else { return };
+        let Some(found) = &secret.holds else { return };
+        let key = self.without_record.as_ref().unwrap_or(&self.key);
+        let Some(rival) = self.context.records.rival(key, &found.digest) else { return };
+        secret.belongs_to_another = true;
+        self.cause = Cause::TakenFromAnother;
+        let ObjectName { namespace, name } = ObjectName::of(key);
+        tracing::warn!(
+            namespace,
+            name,
+            on_record_for = format!("{}/{}", rival.namespace, rival.name),
+            "the Secret holds the key of another SetupKey; it gets a new key"
+        );
     }
 
     /// Notes trouble. It goes into the report: at once if the API server refuses, else once it has lasted.
@@ -333,6 +381,7 @@ impl<'a> Pass<'a> {
             self.abandoned.clear(); // They are another key's.
         }
         self.key = Cow::Owned(found);
+        self.believe();
         self.freshness = Freshness::Confirmed;
         if changed {
             self.read_secret().await;
@@ -340,7 +389,14 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Asks what the record of the key is worth, after the key was read or written.
+    fn believe(&mut self) {
+        self.standing = self.context.records.standing(&self.key);
+        self.without_record = (self.standing == Standing::Altered).then(|| without_record(&self.key));
+    }
+
     async fn write_status(&mut self, status: &SetupKeyStatus) -> Result<(), Error> {
+        self.context.records.sending(&self.key, status);
         let written = match write::write_status(&self.context.client, &self.key, status).await {
             Ok(written) => written,
             Err(error) => {
@@ -349,10 +405,13 @@ impl<'a> Pass<'a> {
             }
         };
         self.context.wrote_key(&written);
-        for notice in notices(&self.key, status) {
+        self.context.records.wrote(&written);
+        let cause = if self.standing == Standing::Altered { Cause::RecordAltered } else { self.cause };
+        for notice in notices(&self.key, status, cause) {
             self.context.notifier.notify(&written, notice);
         }
         self.key = Cow::Owned(written);
+        self.believe();
         self.freshness = Freshness::Confirmed;
         Ok(())
     }

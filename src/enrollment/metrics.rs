@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
+        gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
     registry::Registry,
@@ -27,6 +28,8 @@ pub struct Metrics {
     swaps: Family<Labels, Counter>,
     heartbeats: Family<Labels, Counter>,
     limited: Counter,
+    /// Digests that stand on record for more than one key.
+    pub disputed: Gauge,
     requests: Requests,
     /// Requests of clients.
     pub http: serve::metrics::HttpRequests,
@@ -47,6 +50,7 @@ impl Default for Metrics {
             swaps: Family::default(),
             heartbeats: Family::default(),
             limited: Counter::default(),
+            disputed: Gauge::default(),
             requests: Requests::default(),
             http: serve::metrics::HttpRequests::default(),
         };
@@ -74,6 +78,11 @@ impl Default for Metrics {
             "setupkey_failures_limited",
             "Requests answered with 429, because their address had failed too often",
             metrics.limited.clone(),
+        );
+        registry.register(
+            "setupkey_digests_disputed",
+            "Digests that stand on record for more than one SetupKey; the oldest of these admits the machines",
+            metrics.disputed.clone(),
         );
         metrics.requests.register(&mut registry);
         metrics.http.register(&mut registry);

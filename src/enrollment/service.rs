@@ -58,7 +58,7 @@ impl Service {
         let Environment { client, clock, readiness, metrics, peer_lifetime, failures_per_minute, owner_time } =
             environment;
         let (peers, stop) = (Arc::<Peers>::default(), CancellationToken::new());
-        let keys = Arc::new(Keys::new(Arc::clone(&peers)));
+        let keys = Arc::new(Keys::new(Arc::clone(&peers), metrics.disputed.clone()));
         follow(&client, scope, &keys, &peers, &readiness, &stop);
         let api = ApiServer::new(client);
         let admissions = Admissions::new(

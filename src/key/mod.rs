@@ -2,6 +2,7 @@
 //!
 //! Nothing here has a client, a clock or a log. The moment is always an argument, and so is every random byte.
 
+pub mod claim;
 pub mod conditions;
 mod digest;
 pub mod expected;

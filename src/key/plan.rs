@@ -142,7 +142,7 @@ fn status(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
         Some(trouble) if trouble.is_passing() => partial_report(observed, now),
         _ => report(observed, now),
     };
-    (observed.key.status.as_ref() != Some(&status)).then(|| Step::WriteStatus(Box::new(status)))
+    (observed.stored.status.as_ref() != Some(&status)).then(|| Step::WriteStatus(Box::new(status)))
 }
 
 /// Entries that their replica has abandoned must become Peers and leave the ledger, on a key that was just read: the Peer of

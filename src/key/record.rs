@@ -15,8 +15,11 @@ use crate::api::{SetupKey, Timestamp};
 /// Everything that a decision is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed<'a> {
-    /// The resource, with the status as last written.
+    /// The resource, with the status as last written. Where another writer has altered the record in it, without that
+    /// record ([`without_record`]).
     pub key: &'a SetupKey,
+    /// The resource as it is stored. A report is compared with its status.
+    pub stored: &'a SetupKey,
     /// Where `key` comes from.
     pub freshness: Freshness,
     /// The Secret of the key's name.
@@ -31,6 +34,17 @@ pub struct Observed<'a> {
     pub abandoned: &'a BTreeSet<Use>,
     /// Whether this pass has created the Peers of these entries.
     pub peers_created: bool,
+}
+
+/// What is known of the writer of a record, which is the id, the digest and the expiry in the status of a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// The operator wrote it, as far as is known.
+    Kept,
+    /// The same, but its digest stands on record for another key too. It must be compared with the Secret.
+    Disputed,
+    /// Another writer has changed it since the operator wrote it. It is worth nothing.
+    Altered,
 }
 
 /// Where an object comes from.
@@ -112,7 +126,8 @@ impl Issue {
         let longest = expiry_if_issued(key, now);
         let annotated = || Some(secret.expires()?.min(longest));
         Self {
-            id: id_in_status(key).or_else(|| secret.id()),
+            // With the value of another key, the id of that key may have come too.
+            id: id_in_status(key).or_else(|| secret.id().filter(|_| !secret.belongs_to_another)),
             expires: expiry_in_status(key).or_else(annotated).unwrap_or_else(|| expiry_since_creation(key, now)),
         }
     }
@@ -132,6 +147,9 @@ pub(super) fn holds_the_key(key: &SetupKey, secret: &OwnedSecret) -> bool {
     let Some(found) = &secret.holds else { return false };
     if let Written::Key(sent) = &secret.written {
         return *sent == found.digest;
+    }
+    if secret.belongs_to_another {
+        return false;
     }
     let status = key.status.as_ref();
     match status.and_then(|status| status.digest.as_deref()) {
@@ -161,7 +179,17 @@ pub(super) fn lost_ledger(key: &SetupKey, secret: &SecretView) -> Option<KeyId> 
     let SecretView::Owned(secret) = secret else { return None };
     let known = key.status.as_ref().is_some_and(|status| status.id.is_some());
     let just_issued = matches!(secret.written, Written::Key(_));
-    (!known && !just_issued).then(|| secret.id()).flatten()
+    (!known && !just_issued && !secret.belongs_to_another).then(|| secret.id()).flatten()
+}
+
+/// The key as if its record were lost. The record is then made again from the Secret, as after a status was lost.
+pub fn without_record(key: &SetupKey) -> SetupKey {
+    let mut key = key.clone();
+    if let Some(status) = &mut key.status {
+        (status.id, status.digest, status.key) = (None, None, None);
+        (status.expires, status.secret) = (None, None);
+    }
+    key
 }
 
 fn id_in_status(key: &SetupKey) -> Option<KeyId> {

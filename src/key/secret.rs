@@ -41,6 +41,8 @@ pub struct OwnedSecret {
     pub immutable: bool,
     /// The key in it, or `None` when the data key is missing or holds something else.
     pub holds: Option<Fingerprint>,
+    /// Whether another `SetupKey` has precedence for the key in it ([`has_precedence`](super::claim::has_precedence)).
+    pub belongs_to_another: bool,
     /// What this pass has written to it.
     pub written: Written,
 }
@@ -209,6 +211,7 @@ mod tests {
             written_by_us: WrittenByUs { labels: ["team", "old"].map(str::to_owned).into(), ..Default::default() },
             immutable: false,
             holds: None,
+            belongs_to_another: false,
             written: Written::Nothing,
         };
         let wanted = Metadata { labels: map(&[("team", "a")]), annotations: map(&[("note", "n")]) };

@@ -25,20 +25,47 @@ pub enum Severity {
     Warning,
 }
 
+/// Why a record changes that stands in the status already.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cause {
+    /// The Secret was deleted, or the key in it altered.
+    SecretChanged,
+    /// The Secret held the key of another `SetupKey`.
+    TakenFromAnother,
+    /// Another writer has changed the record.
+    RecordAltered,
+}
+
 /// The notices about the change from the status that `key` carries to the one after it.
-pub fn notices(key: &SetupKey, after: &SetupKeyStatus) -> Vec<Notice> {
+pub fn notices(key: &SetupKey, after: &SetupKeyStatus, cause: Cause) -> Vec<Notice> {
     let fresh = SetupKeyStatus::default();
     let before = key.status.as_ref().unwrap_or(&fresh);
-    [key_notice(key, before, after), state_notice(key, before, after), stalled_notice(before, after)]
+    [key_notice(key, before, after, cause), state_notice(key, before, after), stalled_notice(before, after)]
         .into_iter()
         .flatten()
         .collect()
 }
 
-/// A key was issued, or replaced under the same id.
-fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+/// A key was issued, or replaced.
+fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, cause: Cause) -> Option<Notice> {
     let secret = key.secret_name();
     match (&before.digest, &after.digest) {
+        _ if cause == Cause::RecordAltered => Some(Notice {
+            severity: Severity::Warning,
+            reason: "StatusRestored",
+            action: "RestoreStatus",
+            message: format!(
+                "Another writer changed the id, digest or expiry in the status; the operator has restored them from Secret {secret:?}"
+            ),
+        }),
+        (_, Some(_)) if cause == Cause::TakenFromAnother => Some(Notice {
+            severity: Severity::Warning,
+            reason: "KeyRegenerated",
+            action: "ReplaceKey",
+            message: format!(
+                "Secret {secret:?} held a key that stands on record for another SetupKey; it holds a new key now, and the old one admits no peer through this SetupKey"
+            ),
+        }),
         (None, Some(_)) => Some(Notice {
             severity: Severity::Normal,
             reason: "Issued",

@@ -14,6 +14,7 @@ mod faults;
 mod gitops;
 mod gitops_health;
 mod harness;
+mod identity;
 mod issuing;
 mod large;
 mod leaders;

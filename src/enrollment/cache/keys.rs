@@ -11,14 +11,15 @@ use std::{
 
 use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
 use parking_lot::RwLock;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
 use super::Peers;
 use crate::{
     api::SetupKey,
-    cluster::{ObjectName, version},
+    cluster::{ObjectName, bound, version},
     enrollment::watch::Index,
-    key::Digest,
+    key::{Digest, claim::by_age},
 };
 
 /// The cache. Its reads are look-ups in a map.
@@ -35,6 +36,8 @@ struct Contents {
     /// UIDs of keys whose history has a gap: a version could not be decoded, or `usedTimes` went down for the same key id.
     /// A pending entry may have been missed, so every applicant is looked up at the API server.
     missed: HashSet<String>,
+    /// How many digests have more than one key.
+    disputed: Gauge,
 }
 
 /// A version of a key, to swap.
@@ -47,15 +50,17 @@ pub struct KeyVersion {
 }
 
 impl Keys {
-    /// An empty cache, which tells `peers` what to expect.
-    pub fn new(peers: Arc<Peers>) -> Self {
-        Self { peers, contents: RwLock::default() }
+    /// An empty cache, which tells `peers` what to expect, and shows in `disputed` how many digests more than one key has.
+    pub fn new(peers: Arc<Peers>, disputed: Gauge) -> Self {
+        Self { peers, contents: RwLock::new(Contents { disputed, ..Contents::default() }) }
     }
 
-    /// The key with this digest.
+    /// The key with this digest. If there are several, it is the oldest, so that all replicas decide alike, whatever they
+    /// saw first.
     pub fn find(&self, digest: &Digest) -> Option<Arc<SetupKey>> {
         let contents = self.contents.read();
-        contents.names.get(digest.as_str())?.iter().find_map(|name| contents.get(name))
+        let keys = contents.names.get(digest.as_str())?.iter().filter_map(|name| contents.get(name));
+        keys.min_by(|one, other| by_age(one, other))
     }
 
     /// The key with this uid, in a version that is not older than this one.
@@ -93,10 +98,11 @@ impl Index<DeserializeGuard<SetupKey>> for Keys {
     /// The metadata, if the key cannot be decoded.
     type Cached = Result<SetupKey, Box<ObjectMeta>>;
 
-    fn cached(object: DeserializeGuard<SetupKey>) -> Self::Cached {
+    fn cached(mut object: DeserializeGuard<SetupKey>) -> Self::Cached {
+        bound(&mut object);
         object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
-            tracing::warn!(?namespace, ?name, %error, "a SetupKey cannot be decoded and admits no machine");
+            tracing::warn!(?namespace, ?name, %error, "a SetupKey cannot be used and admits no machine");
             Box::new(error.metadata)
         })
     }
@@ -159,7 +165,7 @@ impl Contents {
                 self.forget(old, &name);
             }
             if let Some(new) = new {
-                self.names.entry(new).or_default().push(name.clone());
+                self.remember(new, &name);
             }
         }
         match self.keys.get(&name) {
@@ -184,9 +190,25 @@ impl Contents {
         key.uid()
     }
 
+    fn remember(&mut self, digest: String, name: &ObjectName) {
+        let names = self.names.entry(digest).or_default();
+        names.push(name.clone());
+        if names.len() == 2 {
+            self.disputed.inc();
+        }
+        if let [first, .., last] = &names[..] {
+            let (first, last) = (first.to_string(), last.to_string());
+            tracing::warn!(first, last, "two SetupKeys have the same digest on record; the older one is used");
+        }
+    }
+
     fn forget(&mut self, digest: &str, name: &ObjectName) {
         if let Some(names) = self.names.get_mut(digest) {
+            let before = names.len();
             names.retain(|of_digest| of_digest != name);
+            if before == 2 && names.len() == 1 {
+                self.disputed.dec();
+            }
             if names.is_empty() {
                 self.names.remove(digest);
             }
@@ -200,6 +222,8 @@ pub fn stripped(mut key: SetupKey) -> SetupKey {
     metadata.managed_fields = None;
     metadata.labels = None;
     metadata.annotations = None;
+    metadata.finalizers = None;
+    metadata.owner_references = None;
     key
 }
 
@@ -239,7 +263,7 @@ mod tests {
     }
 
     fn keys() -> Keys {
-        Keys::new(Arc::default())
+        Keys::new(Arc::default(), Gauge::default())
     }
 
     fn found(keys: &Keys, of: &str) -> Option<String> {
@@ -276,6 +300,23 @@ mod tests {
         assert!(found(&keys, "stays").is_some() && found(&keys, "new").is_some());
         keys.reset(None, Vec::new());
         assert_eq!(found(&keys, "stays"), None);
+    }
+
+    #[test]
+    fn of_two_keys_with_one_digest_the_older_is_found_whatever_came_first() {
+        let born = |name: &str, created: &str| {
+            let mut key = issued(name, "value");
+            key.metadata.creation_timestamp = serde_json::from_value(json!(created)).unwrap();
+            Ok(key)
+        };
+        let (older, younger) = ("2026-11-24T06:00:00Z", "2026-11-24T06:00:01Z");
+        for order in [[("older", older), ("younger", younger)], [("younger", younger), ("older", older)]] {
+            let keys = keys();
+            order.iter().for_each(|(name, created)| keys.apply(born(name, created)));
+            assert_eq!((found(&keys, "value").as_deref(), keys.contents.read().disputed.get()), (Some("older"), 1));
+            keys.delete("n", "older");
+            assert_eq!((found(&keys, "value").as_deref(), keys.contents.read().disputed.get()), (Some("younger"), 0));
+        }
     }
 
     fn version(of: &str, version: u64, used: i64) -> SetupKey {

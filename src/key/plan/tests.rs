@@ -12,9 +12,9 @@ use crate::{
         Fingerprint, KeyValue,
         conditions::{READY, STALLED, VALID, is_ready},
         ledger::Use,
-        record::{Persistence, Subject, Trouble},
+        record::{Persistence, Subject, Trouble, without_record},
         secret::{Metadata, SecretView, Written, is_owned_by, wanted_metadata},
-        transition::notices,
+        transition::{Cause, notices},
     },
 };
 
@@ -70,6 +70,7 @@ struct Stored {
     metadata: Metadata,
     holds: Option<Fingerprint>,
     immutable: bool,
+    belongs_to_another: bool,
 }
 
 /// What a pass has seen so far, as the controller keeps it.
@@ -87,6 +88,7 @@ impl Seen {
     fn observed<'a>(&'a self, key: &'a SetupKey) -> Observed<'a> {
         Observed {
             key,
+            stored: key,
             freshness: self.freshness,
             secret: &self.secret,
             trouble: self.trouble.as_ref(),
@@ -302,7 +304,7 @@ impl World {
         let altered = self.admission == Admission::ReplacesData;
         let holds = if altered { fingerprint(self.version + 1_000_000) } else { sent.clone() };
         self.relabel(&mut metadata);
-        let stored = Stored { ours: true, version: self.version, metadata, holds: Some(holds), immutable: false };
+        let stored = Stored { ours: true, version: self.version, metadata, holds: Some(holds), immutable: false, belongs_to_another: false };
         self.secret.insert(stored).view(Written::Key(sent.digest))
     }
 
@@ -389,6 +391,7 @@ impl Stored {
             written_by_us: Default::default(),
             immutable: self.immutable,
             holds: self.holds.clone(),
+            belongs_to_another: self.belongs_to_another,
             written,
         }
     }
@@ -620,6 +623,44 @@ fn a_lost_ledger_is_counted_before_anything_else() {
 }
 
 #[test]
+fn a_key_on_record_elsewhere_is_replaced_under_a_new_id() {
+    let mut world = World::settled(json!({}));
+    let (id, digest) = (world.status().id.clone(), world.status().digest.clone());
+    // As a tenant leaves it that adopts the Secret of another: nothing is on record here.
+    world.key.status = Some(SetupKeyStatus { observed_generation: Some(-1), ..Default::default() });
+    world.secret.as_mut().unwrap().belongs_to_another = true;
+    world.joined.insert(id.clone().unwrap(), 3);
+    world.pass();
+    assert!(world.status().digest.is_some() && world.status().digest != digest);
+    assert!(world.status().id.is_some() && world.status().id != id);
+    assert_eq!(world.status().used_times, 0, "the uses of another key are counted");
+    assert!(is_ready(&world.key));
+}
+
+#[test]
+fn a_record_that_others_altered_is_made_again_from_the_secret_and_goes_without_one() {
+    let world = World::settled(json!({}));
+    let mut stored = world.key.clone();
+    let status = stored.status.as_mut().unwrap();
+    status.digest = Some(fingerprint(99).digest.to_string());
+    status.expires = Some(moment("2099-01-01T00:00:00Z").into());
+    let key = without_record(&stored);
+    let seen = world.begin();
+    let written = |secret: &SecretView, counted| {
+        let observed = Observed { stored: &stored, secret, counted, ..seen.observed(&key) };
+        match plan(observed, world.clock) {
+            Step::WriteStatus(status) => *status,
+            step => panic!("{step:?}"),
+        }
+    };
+    let found = SecretView::Owned(world.secret.as_ref().unwrap().view(Written::Nothing));
+    let restored = written(&found, Some(0));
+    assert_eq!(Some(&restored), world.key.status.as_ref());
+    let lost = written(&SecretView::Foreign, None);
+    assert_eq!((lost.digest, lost.expires, lost.valid), (None, None, Some(false)));
+}
+
+#[test]
 fn a_secret_that_cannot_be_read_does_not_stop_its_key() {
     let mut world = World::settled(json!({}));
     let digest = world.status().digest.clone();
@@ -651,7 +692,7 @@ fn each_transition_is_told_once() {
     let reasons = |world: &mut World| {
         let before = world.key.clone();
         world.pass();
-        notices(&before, world.status()).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
+        notices(&before, world.status(), Cause::SecretChanged).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
     };
     let mut world = World::new(json!({ "usageLimit": 1, "expiresIn": "24h" }));
     assert_eq!(reasons(&mut world), ["Issued"]);
@@ -735,7 +776,7 @@ impl World {
             Happening::DeleteSecret => self.secret = None,
             Happening::ForeignSecret => {
                 let metadata = Metadata::default();
-                self.secret = Some(Stored { ours: false, version, metadata, holds: None, immutable: false });
+                self.secret = Some(Stored { ours: false, version, metadata, holds: None, immutable: false, belongs_to_another: false });
             }
             Happening::Commit => self.commit(),
             Happening::Admit(admission) => self.admission = admission,

@@ -21,6 +21,8 @@ use crate::{faults::Faults, requests::Requests};
 /// How a controller is started.
 pub struct Setup {
     pub clock: TestClock,
+    /// Namespaces in which it works besides that of the test.
+    pub also: Vec<String>,
     pub faults: Faults,
     /// The token of another identity than the operator's own.
     pub token: Option<String>,
@@ -34,6 +36,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             clock: TestClock::default(),
+            also: Vec::new(),
             faults: Faults::default(),
             token: None,
             wait_until_ready: true,
@@ -111,7 +114,7 @@ impl Cluster {
             peer_lifetime: setup.peer_lifetime,
             handover: setup.handover,
         };
-        let scope = Scope::Namespaces(vec![self.namespace.clone()]);
+        let scope = Scope::Namespaces([vec![self.namespace.clone()], setup.also].concat());
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
         if setup.wait_until_ready {
             eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;

@@ -1,0 +1,246 @@
+//! What stands on record for the keys: id, digest and expiry, in the status of each.
+//!
+//! Only the controller writes this part of a status. A policy in the chart sees to that, and not every cluster has it. So a
+//! process remembers what it last wrote or saw of each record. A record that has changed since was changed by another
+//! writer, and a pass compares it with the Secret. One change is taken as it is: an expiry that moves earlier lets in no
+//! machine that would not have been let in before.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+};
+
+use futures::{Stream, stream};
+use kube::runtime::reflector::Store;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::watch::WatchedKey;
+use crate::{
+    api::{SetupKey, SetupKeyStatus, Timestamp},
+    cluster::ObjectName,
+    key::{Digest, claim::has_precedence, record::Standing},
+};
+
+/// The records of all keys that this process watches.
+#[derive(Default)]
+pub struct Records {
+    caches: Mutex<Vec<Store<WatchedKey>>>,
+    /// Each record as it was last written or seen.
+    known: Mutex<HashMap<ObjectName, Known>>,
+    /// Keys whose digest stood on record for another key too when they were listed, and that no pass has compared with
+    /// their Secret since.
+    disputed: Mutex<HashSet<ObjectName>>,
+    /// Tells the reconcilers of all scopes that there are more of these.
+    found: watch::Sender<()>,
+    hasher: RandomState,
+}
+
+/// What is remembered of a record.
+struct Known {
+    last: Record,
+    /// Records that were sent since. Until one of them is known to be stored, each of them may be.
+    sent: Vec<Record>,
+}
+
+/// How many of them are remembered: more than are sent before one is stored, or seen not to be.
+const MOST_SENT: usize = 8;
+
+/// A record, as far as it must be told from another one.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Record {
+    /// A hash of all but the expiry.
+    hash: u64,
+    expires: Option<Timestamp>,
+}
+
+impl Record {
+    /// Whether nothing but the expiry has changed since, and that not to a later moment.
+    fn allows(&self, now: &Self) -> bool {
+        let earlier = match (self.expires, now.expires) {
+            (Some(before), Some(now)) => now <= before,
+            (before, now) => before == now,
+        };
+        self.hash == now.hash && earlier
+    }
+}
+
+impl Records {
+    /// Adds the keys of a scope.
+    pub fn watch(&self, keys: Store<WatchedKey>) {
+        self.caches.lock().push(keys);
+    }
+
+    /// Looks for digests that stand on record for more than one key, after keys were listed: another writer may have
+    /// changed a status while no process was there to see it.
+    pub fn listed(&self) {
+        let keys: Vec<_> = self.caches.lock().iter().flat_map(Store::state).collect();
+        let mut by_digest = HashMap::<&str, &SetupKey>::new();
+        for key in keys.iter().filter_map(|watched| watched.0.as_ref().ok()) {
+            let digest = key.status.as_ref().and_then(|status| status.digest.as_deref());
+            let Some(digest) = digest else { continue };
+            if let Some(first) = by_digest.insert(digest, key) {
+                self.disputed.lock().extend([ObjectName::of(first), ObjectName::of(key)]);
+                self.found.send_replace(());
+            }
+        }
+    }
+
+    /// One item each time that disputed digests were found. The keys may be in another scope than the list that showed it.
+    pub fn disputes(&self) -> impl Stream<Item = ()> + use<> {
+        stream::unfold(self.found.subscribe(), |mut found| async move { Some((found.changed().await.ok()?, found)) })
+    }
+
+    /// What is known of the writer of this key's record.
+    pub fn standing(&self, key: &SetupKey) -> Standing {
+        let (name, now) = (ObjectName::of(key), self.record(key, key.status.as_ref()));
+        let mut known = self.known.lock();
+        let known = known.entry(name.clone()).or_insert(Known { last: now, sent: Vec::new() });
+        let kept = known.last.allows(&now) || known.sent.iter().any(|sent| sent.allows(&now));
+        if kept {
+            known.last = now;
+        }
+        match (kept, self.disputed.lock().contains(&name)) {
+            (false, _) => Standing::Altered,
+            (true, true) => Standing::Disputed,
+            (true, false) => Standing::Kept,
+        }
+    }
+
+    /// Notes the record that this process is about to write. The answer may be lost.
+    pub fn sending(&self, key: &SetupKey, status: &SetupKeyStatus) {
+        if let Some(known) = self.known.lock().get_mut(&ObjectName::of(key)) {
+            known.sent.truncate(MOST_SENT - 1);
+            known.sent.insert(0, self.record(key, Some(status)));
+        }
+    }
+
+    /// Notes the record that this process has written.
+    pub fn wrote(&self, key: &SetupKey) {
+        let name = ObjectName::of(key);
+        self.disputed.lock().remove(&name);
+        self.known.lock().insert(name, Known { last: self.record(key, key.status.as_ref()), sent: Vec::new() });
+    }
+
+    /// Notes that this record was compared with the Secret.
+    pub fn compared(&self, key: &SetupKey) {
+        if !self.disputed.lock().is_empty() {
+            self.disputed.lock().remove(&ObjectName::of(key));
+        }
+    }
+
+    /// Drops what is known of a key that is gone.
+    pub fn forget(&self, key: &ObjectName) {
+        self.known.lock().remove(key);
+        self.disputed.lock().remove(key);
+    }
+
+    /// Another key that keeps this one from holding the value with this digest.
+    pub fn rival(&self, key: &SetupKey, digest: &Digest) -> Option<ObjectName> {
+        let caches = self.caches.lock();
+        let precedes = |watched: &WatchedKey| watched.0.as_ref().is_ok_and(|other| has_precedence(other, key, digest));
+        let rival = caches.iter().find_map(|keys| keys.find(precedes))?;
+        Some(ObjectName::of(&*rival))
+    }
+
+    /// A keyed hash, so that no writer can choose another record with the same one.
+    fn record(&self, key: &SetupKey, status: Option<&SetupKeyStatus>) -> Record {
+        let hash = self.hasher.hash_one((
+            &key.metadata.uid,
+            status.map(|status| (&status.id, &status.digest)),
+            status.and_then(|status| Some(&status.secret.as_ref()?.resource_version)),
+        ));
+        Record { hash, expires: status.and_then(|status| status.expires) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::{
+        core::DeserializeGuard,
+        runtime::{reflector, watcher::Event},
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(name: &str, created: &str, digest: &str) -> SetupKey {
+        serde_json::from_value(json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
+            "metadata": { "namespace": "n", "name": name, "uid": name, "creationTimestamp": created },
+            "spec": {}, "status": { "digest": digest },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_record_is_altered_if_it_changes_and_this_process_has_not_written_it() {
+        let records = Records::default();
+        let (before, after) = (key("office", "2026-11-24T06:00:00Z", "a"), key("office", "2026-11-24T06:00:00Z", "b"));
+        assert_eq!(records.standing(&before), Standing::Kept, "the first sight is believed");
+        assert_eq!(records.standing(&after), Standing::Altered);
+        assert_eq!(records.standing(&after), Standing::Altered, "until it is written");
+        records.wrote(&after);
+        assert_eq!(records.standing(&after), Standing::Kept);
+        records.forget(&ObjectName::of(&after));
+        assert_eq!(records.standing(&before), Standing::Kept);
+    }
+
+    #[test]
+    fn a_record_whose_answer_is_lost_is_our_own_whenever_it_shows() {
+        let records = Records::default();
+        let (before, after) = (key("office", "2026-11-24T06:00:00Z", "a"), key("office", "2026-11-24T06:00:00Z", "b"));
+        records.standing(&before);
+        let another = key("office", "2026-11-24T06:00:00Z", "c");
+        records.sending(&before, after.status.as_ref().unwrap());
+        records.sending(&before, another.status.as_ref().unwrap());
+        for shown in [&before, &after, &another] {
+            assert_eq!(records.standing(shown), Standing::Kept);
+        }
+        assert_eq!(records.standing(&key("office", "2026-11-24T06:00:00Z", "d")), Standing::Altered);
+    }
+
+    #[test]
+    fn an_expiry_may_move_earlier_and_not_later() {
+        let records = Records::default();
+        let mut office = key("office", "2026-11-24T06:00:00Z", "a");
+        let mut standing = |expires: &str| {
+            office.status.as_mut().unwrap().expires = Some(expires.parse().unwrap());
+            records.standing(&office)
+        };
+        assert_eq!(standing("2026-12-24T06:00:00Z"), Standing::Kept);
+        assert_eq!(standing("2026-12-23T06:00:00Z"), Standing::Kept);
+        assert_eq!(standing("2026-12-24T06:00:00Z"), Standing::Altered);
+    }
+
+    #[test]
+    fn uses_are_no_part_of_the_record() {
+        let records = Records::default();
+        let mut office = key("office", "2026-11-24T06:00:00Z", "a");
+        records.wrote(&office);
+        office.status.as_mut().unwrap().used_times = 7;
+        assert_eq!(records.standing(&office), Standing::Kept);
+    }
+
+    #[test]
+    fn two_keys_with_one_digest_are_disputed_until_they_are_compared() {
+        let (store, mut writer) = reflector::store();
+        let (older, younger) = (key("b", "2026-11-24T06:00:00Z", "same"), key("a", "2026-11-24T06:00:01Z", "same"));
+        let alone = key("c", "2026-11-24T06:00:02Z", "other");
+        for listed in [&older, &younger, &alone] {
+            writer.apply_watcher_event(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
+        }
+        let records = Records::default();
+        records.watch(store);
+        records.listed();
+        assert_eq!(records.standing(&older), Standing::Disputed);
+        assert_eq!(records.standing(&younger), Standing::Disputed);
+        assert_eq!(records.standing(&alone), Standing::Kept);
+        records.compared(&older);
+        assert_eq!(records.standing(&older), Standing::Kept);
+        let digest = Digest::from_base64("same");
+        assert_eq!(records.rival(&older, &digest), None);
+        assert_eq!(records.rival(&younger, &digest), Some(ObjectName::of(&older)));
+        assert_eq!(records.rival(&alone, &digest).map(|rival| rival.namespace).as_deref(), Some("n"));
+    }
+}
