@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chart::template_of,
-    harness::{crds, digest, eventually},
+    harness::{any_peer, crds, digest, eventually},
 };
 
 /// The guards, with the enrollment service.
@@ -169,6 +169,14 @@ impl Release {
             })
             .await;
         }
+    }
+
+    /// Waits until the guards refuse an administrator's Peer.
+    async fn is_guarded(&self) {
+        eventually("the guards to be in force", || async {
+            self.send(Account::Administrator, "Peer", "p", Request::Create(json!(any_peer())), true).await.map(drop)
+        })
+        .await;
     }
 
     /// A key as the controller issues it, with a condition of another controller. Returns its UID.

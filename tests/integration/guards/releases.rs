@@ -17,8 +17,8 @@ async fn an_exempt_account_passes_and_is_named_by_user_group_or_service_account(
     let release = Release::install("exempt", false).await;
     release.issued("office").await;
     release.guard(&[&release.scope()]);
+    release.is_guarded().await;
     let refused = || async { release.send(Administrator, "Peer", "p", Create(json!(any_peer())), true).await };
-    eventually("the guards to be in force", || async { refused().await.map(drop) }).await;
     let exempt = |field: &str, value: &str| format!("policies.guards.exempt[0].{field}={value}");
     let service_account = json!({ "namespace": release.namespace, "name": format!("{}-enrollment", release.name) });
     let lost = PatchStatus(Value::Null);
@@ -27,7 +27,7 @@ async fn an_exempt_account_passes_and_is_named_by_user_group_or_service_account(
         eventually(&format!("the {kind} to be exempt"), || async { refused().await.is_none().then_some(()) }).await;
         release.does(Administrator, "SetupKey", "office", lost.clone()).await;
         release.guard(&[&release.scope()]);
-        eventually("the guards to be in force", || async { refused().await.map(drop) }).await;
+        release.is_guarded().await;
     }
     let account = ["namespace", "name"].map(|field| exempt(field, service_account[field].as_str().unwrap()));
     release.guard(&[&release.scope(), &exempt("kind", "ServiceAccount"), &account[0], &account[1]]);
@@ -48,10 +48,7 @@ async fn two_releases_with_different_namespaces_do_not_meet() {
         release.guard(&[&release.scope()]);
     }
     for release in &releases {
-        eventually("the guards to refuse a Peer", || async {
-            release.send(Administrator, "Peer", "p", Create(json!(any_peer())), true).await.map(drop)
-        })
-        .await;
+        release.is_guarded().await;
     }
     for (release, other) in [(&releases[0], &releases[1]), (&releases[1], &releases[0])] {
         release.does(Enrollment, "Peer", "joined", Create(json!(any_peer()))).await;
@@ -68,6 +65,7 @@ async fn two_releases_with_different_namespaces_do_not_meet() {
 async fn a_namespace_under_the_guards_goes_with_its_keys_and_peers() {
     let release = Release::install("gone", false).await;
     release.guard(&[&release.scope()]);
+    release.is_guarded().await;
     let uid = release.issued("office").await;
     release.does(Controller, "Secret", "office", secret(&uid, json!({}))).await;
     let mut peer = json!(any_peer());
@@ -85,17 +83,20 @@ async fn a_namespace_under_the_guards_goes_with_its_keys_and_peers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_expressions_of_the_guards_pass_the_type_check() {
     let release = Release::install("types", false).await;
-    release.guard(&[&release.scope(), "policies.guards.exempt[0].kind=User,policies.guards.exempt[0].name=x"]);
     let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy");
     let resource = ApiResource::from_gvk_with_plural(&gvk, "validatingadmissionpolicies");
     let policies: Api<DynamicObject> = Api::all_with(release.client(Administrator).await, &resource);
-    for guard in ["setup-key-status", "peers", "secrets"] {
-        let name = format!("{}.{}.{guard}", release.name, release.namespace);
-        let checked = eventually(&format!("{name} to be checked"), || async {
-            let policy = policies.get(&name).await.ok()?;
-            (policy.data["status"]["observedGeneration"] == json!(policy.metadata.generation)).then_some(policy)
-        })
-        .await;
-        assert_eq!(checked.data["status"]["typeChecking"], json!({}), "{}", checked.name_any());
+    for enrollment in ["enrollment.enabled=true", "enrollment.enabled=false"] {
+        let exempt = "policies.guards.exempt[0].kind=User,policies.guards.exempt[0].name=x";
+        release.guard(&[&release.scope(), exempt, enrollment]);
+        for guard in ["setup-key-status", "peers", "secrets"] {
+            let name = format!("{}.{}.{guard}", release.name, release.namespace);
+            let checked = eventually(&format!("{name} to be checked"), || async {
+                let policy = policies.get(&name).await.ok()?;
+                (policy.data["status"]["observedGeneration"] == json!(policy.metadata.generation)).then_some(policy)
+            })
+            .await;
+            assert_eq!(checked.data["status"]["typeChecking"], json!({}), "{}", checked.name_any());
+        }
     }
 }

@@ -68,6 +68,15 @@ async fn the_enrollment_service_writes_only_the_ledger_and_takes_no_use_back() {
     ]);
     release.repels(&attacks, &[&release.scope()]).await;
 
+    // An empty list of conditions counts as none.
+    release.does(Administrator, "SetupKey", "office", PatchStatus(json!({ "conditions": [ready] }))).await;
+    let key = json!({ "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "spec": {} });
+    release.does(Administrator, "SetupKey", "bare", Create(key)).await;
+    release.does(Administrator, "SetupKey", "bare", PatchStatus(json!({ "conditions": [] }))).await;
+    let used = json!({ "usedTimes": 1, "conditions": null });
+    release.does(Enrollment, "SetupKey", "bare", ReplaceStatus(used)).await;
+    // The service writes the time of another controller's condition in its own format.
+    release.does(Administrator, "SetupKey", "office", PatchStatus(json!({ "conditions": [ready, theirs] }))).await;
     let mut respelled = theirs;
     respelled["lastTransitionTime"] = "2026-11-24T05:00:00Z".into();
     let entry = serde_json::to_value(entry(4)).unwrap();
