@@ -27,7 +27,7 @@ use crate::{
 /// The guards, with the enrollment service.
 const GUARDS: [&str; 4] = ["--show-only", "templates/guards.yaml", "--set", "enrollment.enabled=true"];
 
-/// A condition of another controller. The enrollment service writes its time in another format.
+/// The time of another controller's condition. The enrollment service writes it in another format.
 const THEIRS: &str = "2026-11-24T06:00:00.5+01:00";
 
 /// The control plane without guards. It ends with this process.
@@ -81,7 +81,7 @@ impl Release {
         format!("scope.namespaces={{{}}}", self.namespace)
     }
 
-    /// Installs the guards with these values, in force soon.
+    /// Installs the guards with these values. They are in force a moment later.
     fn guard(&self, values: &[&str]) {
         let values = values.iter().flat_map(|value| ["--set", value]);
         self.apply(&GUARDS.into_iter().chain(values).collect::<Vec<_>>());
@@ -194,10 +194,15 @@ impl Release {
     }
 }
 
+/// The administrator of this control plane.
+async fn admin_config() -> Config {
+    let kubeconfig = Kubeconfig::read_from(unguarded_plane().kubeconfig()).unwrap();
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
+}
+
 /// A client of this user.
 async fn client_of(user: &str, groups: &[&str]) -> Client {
-    let kubeconfig = Kubeconfig::read_from(unguarded_plane().kubeconfig()).unwrap();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    let mut config = admin_config().await;
     config.auth_info.impersonate = Some(user.to_owned());
     let groups: Vec<_> = groups.iter().map(|group| (*group).to_owned()).collect();
     config.auth_info.impersonate_groups = Some(groups).filter(|groups| !groups.is_empty());

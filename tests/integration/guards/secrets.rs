@@ -1,17 +1,19 @@
 //! What the controller may write into Secrets.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::{
-    Api,
+    Api, Client,
     api::{DynamicObject, PostParams},
+    config::AuthInfo,
 };
 use serde_json::{Value, json};
-use std::process::Command;
 
 use super::{
     Account::*,
     Release,
     Request::{self, *},
-    resource, unguarded_plane,
+    admin_config, resource,
 };
 use crate::harness::{any_key, eventually};
 
@@ -53,16 +55,15 @@ async fn the_controller_cannot_make_itself_a_token_of_another_account() {
     secrets.create(&PostParams::default(), &token(&stolen)).await.expect("without the guard, the Secret");
     let stolen = eventually("the token of the other account", || async {
         let encoded = secrets.get(&stolen).await.ok()?.data["data"]["token"].as_str()?.to_owned();
-        String::from_utf8(base64::Engine::decode(&base64::prelude::BASE64_STANDARD, encoded).unwrap()).ok()
+        String::from_utf8(BASE64_STANDARD.decode(encoded).unwrap()).ok()
     })
     .await;
-    let plane = unguarded_plane();
-    let mut whoami = Command::new(plane.kubectl());
-    whoami.arg(format!("--server={}", plane.url())).arg("--insecure-skip-tls-verify");
-    whoami.args(["--kubeconfig=/dev/null", "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]);
-    let whoami = whoami.arg(format!("--token={stolen}")).output().unwrap();
-    let name = format!("system:serviceaccount:kube-system:{boss}");
-    assert_eq!(String::from_utf8_lossy(&whoami.stdout), name, "without the guard, the controller is that account");
+    let mut config = admin_config().await;
+    config.auth_info = AuthInfo { token: Some(stolen.into()), ..AuthInfo::default() };
+    let reviews: Api<SelfSubjectReview> = Api::all(Client::try_from(config).unwrap());
+    let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await.unwrap();
+    let name = review.status.unwrap().user_info.unwrap().username.unwrap();
+    assert_eq!(name, format!("system:serviceaccount:kube-system:{boss}"), "without the guard");
 
     // A release for the whole cluster would bind the accounts of the other tests.
     release.guard(&["policies.guards.setupKeyStatus=false", "policies.guards.peers=false"]);
