@@ -89,6 +89,9 @@ crds: $(TOOLS)/helm ## generate crds/ from the code, and deploy/ from the chart
 	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.'; \
 		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
 		--set enrollment.enabled=true --show-only templates/enrollment-rbac.yaml; } > deploy/enrollment-rbac.yaml
+	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.'; \
+		$(TOOLS)/helm template setupkey-operator charts/setupkey-operator --namespace setupkey-system \
+		--set enrollment.enabled=true --show-only templates/guards.yaml; } > deploy/guards.yaml
 
 .PHONY: control-plane
 control-plane: $(CONTROL_PLANE) ## build etcd, kube-apiserver, kube-controller-manager, kubectl and helm

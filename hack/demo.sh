@@ -144,8 +144,8 @@ interrupted() { if [[ -n $keeping ]]; then exit 0; else exit "$1"; fi; }
 
 set_up() {
   chapter "Setting up"
-  say "The operator gets the rights in deploy/rbac.yaml and no others:"
-  run "kubectl apply -f deploy/rbac.yaml -f deploy/enrollment-rbac.yaml"
+  say "The operator gets the rights in deploy/rbac.yaml and no others. Admission policies guard what it writes:"
+  run "kubectl apply -f deploy/rbac.yaml -f deploy/enrollment-rbac.yaml -f deploy/guards.yaml"
   start_operator
   say "It runs on this machine with a token of its ServiceAccount. It is not an administrator:"
   run "kubectl --kubeconfig $OPERATOR_KUBECONFIG auth whoami -o jsonpath='{.status.userInfo.username}'" \
@@ -264,7 +264,10 @@ tampering() {
   eventually "create the Secret again" has_new_key "$second"
   run "kubectl get secret office"
   run "$look" "$id"
-  say "An event reports both:"
+  say "An administrator writes the digest of a known value into the status. A policy refuses that:"
+  refused "kubectl patch setupkey office --subresource=status --type=merge -p '{\"status\": {\"digest\": \"known\"}}'" \
+    'change the spec instead'
+  say "An event reports both new keys:"
   eventually "record an event" has_event '\(x2 over .* KeyRegenerated '
   run "kubectl events --for setupkey/office" KeyRegenerated
 }

@@ -32,8 +32,13 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A user that the guards of our release exempt.
+pub const UNGUARDED: &str = "unguarded";
+
 pub struct Cluster {
     pub client: Client,
+    /// The same rights, and no guards.
+    pub unguarded: Client,
     /// The issuer of the enrollment service's certificate.
     pub authority: Authority,
     kubeconfig: PathBuf,
@@ -57,6 +62,10 @@ impl Cluster {
         };
         let config = Kubeconfig::read_from(&kubeconfig).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a cluster");
+        let mut unguarded = config.clone();
+        unguarded.auth_info.impersonate = Some(UNGUARDED.to_owned());
+        unguarded.auth_info.impersonate_groups = Some(vec!["system:masters".to_owned()]);
+        let unguarded = Client::try_from(unguarded).expect("a client");
         let client = Client::try_from(config).expect("a client");
         let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
         for crd in CRDS {
@@ -66,6 +75,7 @@ impl Cluster {
         let suffix = format!("{:06x}", rand::random::<u32>() >> 8);
         Self {
             client,
+            unguarded,
             authority: Authority::new(),
             kubeconfig: kubeconfig.into(),
             node: node.map(PathBuf::from),

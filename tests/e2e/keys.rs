@@ -49,9 +49,11 @@ impl Place<'_> {
         self.api::<SetupKey>().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
     }
 
+    /// Writes the status in place of the operator.
     pub async fn patch_status(&self, name: &str, status: Value) {
         let patch = Patch::Merge(json!({ "status": status }));
-        self.api::<SetupKey>().patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
+        let keys: Api<SetupKey> = Api::namespaced(self.cluster.unguarded.clone(), &self.namespace);
+        keys.patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
     }
 
     /// Deletes the Secret, and waits until the key is issued again.

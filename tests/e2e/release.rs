@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt, api::PostParams};
 use serde_json::json;
 
-use crate::cluster::{Cluster, all, eventually, repository, said, variable};
+use crate::cluster::{Cluster, UNGUARDED, all, eventually, repository, said, variable};
 
 /// The release in a cluster. It may not exist yet.
 pub struct Release<'a> {
@@ -77,8 +77,14 @@ impl<'a> Release<'a> {
         command.args(["--namespace", &self.namespace, what, Self::NAME]);
         command.arg(repository().join("charts/setupkey-operator")).args(["--wait", "--timeout", "3m"]);
         let lifetime = format!("peers.lifetime={}m", Self::PEER_LIFETIME.num_minutes());
-        let set =
-            ["enrollment.enabled=true", "enrollment.tls.secretName=enrollment-tls", "api.enabled=true", &lifetime];
+        let exempt = format!("policies.guards.exempt[0].kind=User,policies.guards.exempt[0].name={UNGUARDED}");
+        let set = [
+            "enrollment.enabled=true",
+            "enrollment.tls.secretName=enrollment-tls",
+            "api.enabled=true",
+            &lifetime,
+            &exempt,
+        ];
         command.args(set.iter().flat_map(|value| ["--set", value]));
         if let Some(image) = image {
             // The last colon begins the tag, unless it begins a port.

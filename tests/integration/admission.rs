@@ -183,7 +183,7 @@ async fn a_peer_is_what_was_agreed_and_stays_it() {
         let error = refusal(&cluster.kubectl(&["create", "-f", "-"], &peer(change.clone())));
         assert!(error.contains(message), "{change}\nsaid: {error}\nnot: {message}");
     }
-    cluster.kubectl_ok(&["create", "-f", "-"], &peer(json!({})));
+    cluster.unguarded_kubectl_ok(&["create", "-f", "-"], &peer(json!({})));
     for change in [
         json!({ "spec": { "hostname": "other" } }),
         json!({ "spec": { "groups": [] } }),
@@ -198,7 +198,8 @@ async fn a_peer_is_what_was_agreed_and_stays_it() {
     // The status of a Peer may change, and so may the metadata that users add.
     cluster.kubectl_ok(&["label", "peer", "peer-a", "team=a"], "");
     let status = r#"{"status":{"connected":true,"lastSeen":"2026-11-24T06:00:00Z"}}"#;
-    cluster.kubectl_ok(&["patch", "peer", "peer-a", "--subresource=status", "--type=merge", "-p", status], "");
+    cluster
+        .unguarded_kubectl_ok(&["patch", "peer", "peer-a", "--subresource=status", "--type=merge", "-p", status], "");
     let table = cluster.kubectl_ok(&["get", "peers"], "");
     let columns: Vec<_> = table.lines().next().unwrap().split("  ").map(str::trim).filter(|c| !c.is_empty()).collect();
     let wanted = ["NAME", "HOSTNAME", "GROUPS", "EPHEMERAL", "CONNECTED", "LAST SEEN", "KEY", "AGE"];

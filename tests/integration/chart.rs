@@ -1,7 +1,7 @@
 //! The Helm chart, with the real helm on the real API server: Helm 4, and Helm 3 where it may differ.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -65,9 +65,18 @@ pub fn template_ok(arguments: &[&str]) -> String {
     ok(template(Helm::Four, arguments))
 }
 
+/// What the chart renders for this release.
+pub fn template_of(release: &str, namespace: &str, arguments: &[&str]) -> String {
+    ok(render(Helm::Four, release, namespace, arguments))
+}
+
 fn template(helm: Helm, arguments: &[&str]) -> Output {
+    render(helm, "setupkey-operator", "setupkey-system", arguments)
+}
+
+fn render(helm: Helm, release: &str, namespace: &str, arguments: &[&str]) -> Output {
     let mut command = helm.command();
-    command.args(["template", "setupkey-operator"]).arg(chart()).args(["--namespace", "setupkey-system"]);
+    command.args(["template", release]).arg(chart()).args(["--namespace", namespace]);
     // The oldest Kubernetes that the chart supports. Without this flag, Helm uses the version that it was built with.
     command.args(["--kube-version", "1.33.0"]);
     command.args(arguments).output().unwrap()
@@ -92,11 +101,11 @@ fn the_chart_carries_the_crds_of_the_code() {
 
 #[test]
 fn deploy_holds_the_rights_of_the_chart() {
-    for name in ["rbac.yaml", "enrollment-rbac.yaml"] {
+    for name in ["rbac.yaml", "enrollment-rbac.yaml", "guards.yaml"] {
         let template = format!("templates/{name}");
         let rendered = template_ok(&["--set", "enrollment.enabled=true", "--show-only", &template]);
         let kept = std::fs::read_to_string(repository().join("deploy").join(name)).unwrap();
-        assert!(rendered.contains("rules:"), "{rendered}");
+        assert!(rendered.contains("ules:"), "{rendered}");
         assert!(kept.ends_with(&rendered), "deploy/{name} is not what the chart renders: run `make crds`");
     }
 }
@@ -113,6 +122,13 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("api.issueTimeout=0", "/api/issueTimeout"),
         ("api.tls.secret=x", "/api/tls"),
         ("policies.maxExpiresIn=30d", "/policies/maxExpiresIn"),
+        ("policies.guards.peers=off", "/policies/guards/peers"),
+        ("policies.guards.exempt={velero}", "/policies/guards/exempt/0"),
+        ("policies.guards.exempt[0].kind=Robot,policies.guards.exempt[0].name=r", "/policies/guards/exempt/0/kind"),
+        (
+            "policies.guards.exempt[0].kind=ServiceAccount,policies.guards.exempt[0].name=velero",
+            "/policies/guards/exempt/0",
+        ),
         ("metrics.prometheusRule.expiresSoonDays=0", "/metrics/prometheusRule/expiresSoonDays"),
         ("enrollment.service.type=ExternalName", "/enrollment/service/type"),
         ("peers.lifetime=ten", "/peers/lifetime"),
@@ -178,6 +194,12 @@ const VALUES: [(&str, &[&str]); 4] = [
             "--set",
             "networkPolicy.enabled=true",
             "--set",
+            "policies.guards.exempt[0].kind=ServiceAccount,policies.guards.exempt[0].namespace=velero",
+            "--set",
+            "policies.guards.exempt[0].name=velero,policies.guards.exempt[1].kind=Group",
+            "--set",
+            "policies.guards.exempt[1].name=o'connor \\\"oncall\\\"",
+            "--set",
             "policies.maxExpiresIn=720h",
             "--set",
             "policies.requireUsageLimit=true",
@@ -218,6 +240,23 @@ fn documents(text: &str) -> Vec<Value> {
     serde_yaml::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap()).collect()
 }
 
+/// Policies belong to the cluster. Two releases may have the same name in different namespaces.
+#[test]
+fn the_names_of_policies_are_valid_and_those_of_two_releases_differ() {
+    let long = "r".repeat(53);
+    let releases = [("a", "b-c"), ("a-b", "c"), ("a", "c"), ("b", "c"), ("1.a", "c"), (long.as_str(), "c")];
+    let policies = ["--show-only", "templates/guards.yaml", "--show-only", "templates/policies.yaml"];
+    let policies = [&policies[..], &["--set", "policies.oneOffOnly=true"]].concat();
+    let subdomain = regex::Regex::new(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$").unwrap();
+    let rendered = releases.map(|(release, namespace)| template_of(release, namespace, &policies));
+    let objects = rendered.iter().flat_map(|rendered| documents(rendered));
+    let names = objects.filter(|object| object["kind"] == "ValidatingAdmissionPolicy");
+    let names: Vec<_> = names.map(|policy| policy["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names.len(), releases.len() * 4);
+    assert!(names.iter().all(|name| name.len() <= 253 && subdomain.is_match(name)), "{names:?}");
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+}
+
 /// The REST API, with all that belongs to it.
 const API: &str = "api.enabled=true,api.namespace=keys,api.tls.secretName=api-tls,networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true";
 
@@ -233,7 +272,7 @@ async fn the_pods_of_the_rest_api_are_restricted_and_hold_no_credential() {
         .find(|object| object["metadata"]["name"] == "setupkey-operator-api" && object["kind"] == "Deployment");
     let mut pod = deployment.expect("a Deployment")["spec"]["template"].clone();
     let account = pod["spec"]["serviceAccountName"].as_str().unwrap().to_owned();
-    let bindings = objects().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Binding")));
+    let bindings = objects().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")));
     let subjects: Vec<_> = bindings.flat_map(|binding| binding["subjects"].as_array().unwrap().clone()).collect();
     assert!(!subjects.is_empty() && subjects.iter().all(|subject| subject["name"] != account), "{subjects:?}");
 

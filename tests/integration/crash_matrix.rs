@@ -5,10 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt, stream};
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
-};
+use kube::{ResourceExt, api::DeleteParams};
 use serde_json::{Value, json};
 use setupkey_operator::api::{SetupKeyStatus, State};
 
@@ -109,10 +106,7 @@ impl Story {
                 cluster.patch_secret("office", json!({ "metadata": { "labels": labels } })).await;
             }
             Story::ChangeGroups => cluster.patch_spec("office", json!({ "autoGroups": ["a"] })).await,
-            Story::LoseStatus => {
-                let lost = Patch::Merge(json!({ "status": null }));
-                cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
-            }
+            Story::LoseStatus => cluster.lose_status("office").await,
             Story::Recreate => {
                 // A foreign finalizer keeps the old Secret until the new key has run into it.
                 cluster.patch_secret("office", json!({ "metadata": { "finalizers": ["example.com/hold"] } })).await;

@@ -110,10 +110,9 @@ async fn status_lost_is_rebuilt() {
     let before = cluster.ready("office").await;
     let (value, version) = (cluster.value("office", "setup-key").await, cluster.secret_version("office").await);
 
-    let lost = json!({ "status": null });
     let key = cluster.keys().get("office").await.unwrap();
     let generation = key.metadata.generation;
-    cluster.kubectl_ok(&["patch", "sk", "office", "--subresource=status", "--type=merge", "-p", &lost.to_string()], "");
+    cluster.lose_status("office").await;
     let after = cluster.ready("office").await;
     assert_eq!(after.id, before.id);
     assert_eq!(after.expires, before.expires);
@@ -154,8 +153,7 @@ async fn a_secret_from_before_a_crash_is_adopted() {
     operator.stop().await;
 
     // A crash between the two writes leaves the Secret and no status.
-    cluster
-        .kubectl_ok(&["patch", "sk", "office", "--subresource=status", "--type=merge", "-p", r#"{"status":null}"#], "");
+    cluster.lose_status("office").await;
     let operator = cluster.start_operator().await;
     let after = cluster.ready("office").await;
     assert_eq!((after.id, after.digest, after.expires), (before.id, before.digest, before.expires));

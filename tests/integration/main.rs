@@ -13,6 +13,7 @@ mod expiry;
 mod faults;
 mod gitops;
 mod gitops_health;
+mod guards;
 mod harness;
 mod identity;
 mod issuing;

@@ -11,12 +11,8 @@ use crate::harness::{Cluster, Operator, Setup, condition, eventually, says};
 /// How long a repair may take to show.
 const REPAIR: Duration = Duration::from_secs(5);
 
-/// A ServiceAccount in the namespace of the test. Its two roles can be removed one by one.
+/// Two roles that an operator can lose one by one.
 const RIGHTS: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: { name: operator }
----
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata: { name: keys }
@@ -34,8 +30,13 @@ rules:
 "#;
 
 fn grant(cluster: &Cluster, role: &str) {
-    let subject = format!("--serviceaccount={}:operator", cluster.namespace);
+    let subject = format!("--user={}", user_of(cluster));
     cluster.kubectl_ok(&["create", "rolebinding", role, &format!("--role={role}"), &subject], "");
+}
+
+/// The user that runs the operator of this test. All tests share the operator's own account, which must keep its rights.
+fn user_of(cluster: &Cluster) -> String {
+    format!("operator-of-{}", cluster.namespace)
 }
 
 fn take_away(cluster: &Cluster, role: &str) {
@@ -46,8 +47,7 @@ async fn confined_operator(cluster: &Cluster) -> Operator {
     cluster.kubectl_ok(&["apply", "-f", "-"], RIGHTS);
     grant(cluster, "keys");
     grant(cluster, "secrets");
-    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
-    cluster.start_operator_with(Setup { token: Some(token), ..Setup::default() }).await
+    cluster.start_operator_with(Setup { user: Some(user_of(cluster)), ..Setup::default() }).await
 }
 
 async fn ready_within(cluster: &Cluster, name: &str, since: Instant) {
@@ -108,8 +108,7 @@ async fn operator_faults_all_rights_are_taken_away_and_given_back() {
 async fn operator_faults_a_watch_that_is_refused_from_the_start() {
     let cluster = Cluster::for_test("no_watch").await;
     cluster.kubectl_ok(&["apply", "-f", "-"], RIGHTS);
-    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
-    let setup = Setup { token: Some(token), wait_until_ready: false, ..Setup::default() };
+    let setup = Setup { user: Some(user_of(&cluster)), wait_until_ready: false, ..Setup::default() };
     let operator = cluster.start_operator_with(setup).await;
     cluster.apply("office", "");
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -126,8 +125,7 @@ async fn operator_faults_keys_are_looked_after_without_rights_on_peers() {
     cluster.kubectl_ok(&["apply", "-f", "-"], &rights.join("\n"));
     grant(&cluster, "keys");
     grant(&cluster, "secrets");
-    let token = cluster.kubectl_ok(&["create", "token", "operator"], "").trim().to_owned();
-    let setup = Setup { token: Some(token), wait_until_ready: false, ..Setup::default() };
+    let setup = Setup { user: Some(user_of(&cluster)), wait_until_ready: false, ..Setup::default() };
     let operator = cluster.start_operator_with(setup).await;
     cluster.apply("office", "");
     cluster.ready("office").await;

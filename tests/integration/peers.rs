@@ -10,7 +10,7 @@ use std::{
 
 use kube::{
     ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
 use serde_json::json;
 use setupkey_operator::api::{Peer, State, Timestamp};
@@ -124,7 +124,7 @@ async fn a_peer_that_nobody_frees_is_let_go() {
     let operator = cluster.start_operator_with(impatient()).await;
     let mut peer = Peer::from_entry(&key, &entry(2));
     peer.finalizers_mut().push("example.com/theirs".to_owned());
-    let name = cluster.peers().create(&PostParams::default(), &peer).await.unwrap().name_any();
+    let name = cluster.unguarded_peers().create(&PostParams::default(), &peer).await.unwrap().name_any();
     let peer = eventually("the Peer to be released", || async {
         cluster.peers().get(&name).await.ok().filter(|peer| !is_held(peer))
     })
@@ -172,8 +172,7 @@ async fn a_lost_status_counts_its_peers() {
         cluster.create_released_peer(&key, &entry(number)).await;
     }
     cluster.apply("other", "");
-    let lost = Patch::Merge(json!({ "status": null }));
-    cluster.keys().patch_status("office", &PatchParams::default(), &lost).await.expect("a lost status");
+    cluster.lose_status("office").await;
 
     // While the uses cannot be counted, the key admits no machine.
     let (refuses, refused) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::default()));

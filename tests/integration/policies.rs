@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use kube::ResourceExt;
+use kube::{
+    ResourceExt,
+    api::{Patch, PatchParams},
+};
 use serde_json::json;
 use setupkey_operator::api::{SetupKeyStatus, State};
 
@@ -320,7 +323,8 @@ async fn conditions_of_other_controllers_leave_room_for_ours() {
         json!({ "conditions": (0..count).map(one).collect::<Vec<_>>() })
     };
     cluster.apply("office", "");
-    cluster.patch_status("office", foreign(16)).await;
+    let theirs = Patch::Merge(json!({ "status": foreign(16) }));
+    cluster.keys().patch_status("office", &PatchParams::default(), &theirs).await.expect("conditions of others");
     let operator = cluster.start_operator().await;
     cluster.ready("office").await;
     cluster.patch_spec("office", json!({ "revoked": true })).await;

@@ -87,3 +87,60 @@ app.kubernetes.io/component: enrollment
   resources: [peers/status]
   verbs: [patch]
 {{- end }}
+
+{{- /* Policies belong to the cluster, so their names hold the namespace too: dots separate its parts, and a namespace has
+       none. */ -}}
+{{- define "setupkey.policy.name" -}}
+{{ .root.Release.Name }}.{{ .root.Release.Namespace }}.{{ .policy }}
+{{- end }}
+
+{{- /* Two releases with different namespaces must not refuse each other's accounts. */ -}}
+{{- define "setupkey.policy.namespaces" -}}
+{{- with .Values.scope.namespaces -}}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values: {{ toJson . }}
+{{- end }}
+{{- end }}
+
+{{- /* Accounts that the policies let through. */ -}}
+{{- define "setupkey.policy.exempt" -}}
+{{- $users := list }}
+{{- $groups := list }}
+{{- range .Values.policies.guards.exempt }}
+{{- if eq .kind "Group" }}
+{{- $groups = append $groups .name }}
+{{- else if eq .kind "ServiceAccount" }}
+{{- $users = append $users (printf "system:serviceaccount:%s:%s" .namespace .name) }}
+{{- else }}
+{{- $users = append $users .name }}
+{{- end }}
+{{- end }}
+{{- if or $users $groups -}}
+matchConditions:
+  {{- if $users }}
+  - name: not-an-exempt-user
+    expression: >-
+      !(request.userInfo.username in {{ toJson $users }})
+  {{- end }}
+  {{- if $groups }}
+  - name: in-no-exempt-group
+    expression: >-
+      !has(request.userInfo.groups) || !request.userInfo.groups.exists(group, group in {{ toJson $groups }})
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "setupkey.policy.binding" -}}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ include "setupkey.policy.name" . }}
+  labels: {{- include "setupkey.labels" .root | nindent 4 }}
+spec:
+  policyName: {{ include "setupkey.policy.name" . }}
+  validationActions: [Deny]
+{{- end }}

@@ -10,7 +10,8 @@ use std::{
 pub const SERVICE_RANGE: &str = "10.96.0.0/24";
 pub const SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
-/// Garbage collection, the deletion of namespaces, quotas and aggregated roles: what an operator and its users rely on.
+/// Garbage collection, the deletion of namespaces, quotas, aggregated roles and the type check of admission policies: what
+/// an operator and its users rely on.
 /// Without a node, the controllers that need one are left out, such as the one for Deployments.
 const CONTROLLERS: &[&str] = &[
     "clusterrole-aggregation-controller",
@@ -20,6 +21,7 @@ const CONTROLLERS: &[&str] = &[
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
     "serviceaccount-token-controller",
+    "validatingadmissionpolicy-status-controller",
 ];
 
 pub const AUDIT_POLICY: &str = "\

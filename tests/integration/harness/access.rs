@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use kube::{
@@ -13,21 +14,52 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::{crds, repository};
+use super::{crds, entries::any_peer, repository, waiting::PATIENCE};
+use crate::chart::template_ok;
 
-/// The control plane of this test run, with the CRDs and the operator's ServiceAccount.
+/// The group that the guards of this control plane exempt. Its members play the operator, or break what it wrote.
+const UNGUARDED: &str = "unguarded";
+
+/// The control plane of this test run, with the CRDs, the operator's ServiceAccounts and the chart's guards in force.
 pub(super) fn control_plane() -> &'static control_plane::Access {
     static SHARED: OnceLock<control_plane::Access> = OnceLock::new();
     SHARED.get_or_init(|| {
         let options = control_plane::Options { crds: vec![crds()], ..Default::default() };
         let access = control_plane::shared(options).unwrap_or_else(|error| panic!("{error}"));
-        let mut apply = Command::new(access.kubectl());
-        apply.arg("--kubeconfig").arg(access.kubeconfig()).args(["apply", "--server-side", "-f"]);
-        apply.arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml"));
+        let kubectl = || {
+            let mut command = Command::new(access.kubectl());
+            command.arg("--kubeconfig").arg(access.kubeconfig());
+            command
+        };
+        let mut apply = kubectl();
+        apply.args(["apply", "--server-side", "-f"]).arg(crds()).arg("-f").arg(repository().join("deploy/rbac.yaml"));
         let applied = run_to_end(apply.arg("-f").arg(repository().join("deploy/enrollment-rbac.yaml")));
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+        guard(kubectl);
         access
     })
+}
+
+/// Installs the guards, and waits until the API server refuses an administrator's Peer.
+fn guard(kubectl: impl Fn() -> Command) {
+    let exempt = format!("policies.guards.exempt[0].kind=Group,policies.guards.exempt[0].name={UNGUARDED}");
+    let guards = ["--show-only", "templates/guards.yaml", "--set", "enrollment.enabled=true", "--set", &exempt];
+    let mut apply = kubectl();
+    apply.args(["apply", "--server-side", "-f", "-"]);
+    let applied = run(apply, &template_ok(&guards));
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let peer = serde_json::to_string(&any_peer()).expect("plain data");
+    let started = Instant::now();
+    loop {
+        let mut create = kubectl();
+        create.args(["--namespace", "default", "create", "--dry-run=server", "-f", "-"]);
+        let answer = String::from_utf8_lossy(&run(create, &peer).stderr).into_owned();
+        if answer.contains("a Peer is created by") {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "the guards are not in force: {answer}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// The folder with the files of the control plane.
@@ -51,6 +83,22 @@ pub fn kubectl() -> Command {
 pub async fn admin_config() -> Config {
     let kubeconfig = Kubeconfig::read_from(control_plane().kubeconfig()).expect("a kubeconfig");
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a client configuration")
+}
+
+/// A user that the guards exempt, in these other groups.
+pub async fn unguarded_config(user: &str, groups: &[&str]) -> Config {
+    let mut config = admin_config().await;
+    config.auth_info.impersonate = Some(user.to_owned());
+    config.auth_info.impersonate_groups =
+        Some([&[UNGUARDED], groups].concat().into_iter().map(str::to_owned).collect());
+    config
+}
+
+/// kubectl as an administrator that the guards exempt.
+pub(super) fn unguarded_kubectl() -> Command {
+    let mut command = kubectl();
+    command.args(["--as=admin", "--as-group=system:masters"]).arg(format!("--as-group={UNGUARDED}"));
+    command
 }
 
 pub async fn config_of(token: String) -> Config {

@@ -17,13 +17,15 @@ use serde_json::Value;
 use setupkey_operator::api::{Peer, SetupKey, SetupKeyStatus};
 
 use super::{
-    access::{admin_config, control_plane, kubectl, run},
+    access::{admin_config, control_plane, kubectl, run, unguarded_config, unguarded_kubectl},
     eventually,
 };
 
 /// A namespace of its own for one test.
 pub struct Cluster {
     pub client: Client,
+    /// An administrator's client that the chart's guards exempt.
+    unguarded: Client,
     pub namespace: String,
 }
 
@@ -32,13 +34,15 @@ impl Cluster {
     pub async fn for_test(test: &str) -> Self {
         control_plane();
         let client = Client::try_from(admin_config().await).expect("a client");
+        let unguarded = unguarded_config("admin", &["system:masters"]).await;
+        let unguarded = Client::try_from(unguarded).expect("a client");
         let namespace = format!("{}-{:06x}", test.replace('_', "-"), rand::random::<u32>() >> 8);
         let object = Namespace {
             metadata: ObjectMeta { name: Some(namespace.clone()), ..ObjectMeta::default() },
             ..Namespace::default()
         };
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.expect("a namespace");
-        Self { client, namespace }
+        Self { client, unguarded, namespace }
     }
 
     pub fn keys(&self) -> Api<SetupKey> {
@@ -47,6 +51,16 @@ impl Cluster {
 
     pub fn peers(&self) -> Api<Peer> {
         Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// For tests that write a status in place of the operator, or break the one that it wrote.
+    pub fn unguarded_keys(&self) -> Api<SetupKey> {
+        Api::namespaced(self.unguarded.clone(), &self.namespace)
+    }
+
+    /// For tests that create a Peer or write its status in place of the operator.
+    pub fn unguarded_peers(&self) -> Api<Peer> {
+        Api::namespaced(self.unguarded.clone(), &self.namespace)
     }
 
     pub fn secrets(&self) -> Api<Secret> {
@@ -62,10 +76,14 @@ impl Cluster {
 
     /// Runs kubectl and returns what it printed.
     pub fn kubectl_ok(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.kubectl(arguments, input);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "kubectl {arguments:?} failed: {err}");
-        out.into_owned()
+        printed(self.kubectl(arguments, input), arguments)
+    }
+
+    /// Runs kubectl exempt from the guards, and returns what it printed.
+    pub fn unguarded_kubectl_ok(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = unguarded_kubectl();
+        command.arg("--namespace").arg(&self.namespace).args(arguments);
+        printed(run(command, input), arguments)
     }
 
     /// Applies a `SetupKey` of this name and spec (YAML in flow style, without braces).
@@ -88,10 +106,15 @@ impl Cluster {
         self.keys().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
     }
 
-    /// Changes the status by a merge patch, as an enrollment service or an intruder would.
+    /// Changes the status by a merge patch, in place of the operator. The guards let it through.
     pub async fn patch_status(&self, name: &str, status: Value) {
         let patch = Patch::Merge(serde_json::json!({ "status": status }));
-        self.keys().patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
+        self.unguarded_keys().patch_status(name, &PatchParams::default(), &patch).await.expect("a patched status");
+    }
+
+    /// Removes the whole status.
+    pub async fn lose_status(&self, name: &str) {
+        self.patch_status(name, Value::Null).await;
     }
 
     /// Changes the Secret by a merge patch.
@@ -144,6 +167,12 @@ impl Cluster {
     pub async fn secret_version(&self, name: &str) -> String {
         self.secrets().get(name).await.expect("the Secret").resource_version().expect("a version")
     }
+}
+
+fn printed(output: Output, arguments: &[&str]) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "kubectl {arguments:?} failed: {err}");
+    out.into_owned()
 }
 
 pub fn manifest(name: &str, spec: &str) -> String {

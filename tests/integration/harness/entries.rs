@@ -27,6 +27,12 @@ pub fn entry(number: u8) -> PendingPeer {
     }
 }
 
+/// A Peer that no replica has created.
+pub fn any_peer() -> Peer {
+    let key = SetupKey::new("any", serde_json::from_value(json!({})).expect("a spec"));
+    Peer::from_entry(&key, &PendingPeer { key_id: "0".repeat(20), ..entry(1) })
+}
+
 /// Whether a Peer still has the finalizer that it was created with.
 pub fn is_held(peer: &Peer) -> bool {
     peer.finalizers().iter().any(|finalizer| finalizer == PENDING_FINALIZER)
@@ -41,20 +47,20 @@ impl Cluster {
 
     /// A replica creates the Peer of an entry and does not release it.
     pub async fn create_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
-        self.peers().create(&PostParams::default(), &Peer::from_entry(key, entry)).await.expect("a Peer")
+        self.unguarded_peers().create(&PostParams::default(), &Peer::from_entry(key, entry)).await.expect("a Peer")
     }
 
     /// A replica creates the Peer of an entry and releases it.
     pub async fn create_released_peer(&self, key: &SetupKey, entry: &PendingPeer) -> Peer {
         let mut peer = Peer::from_entry(key, entry);
         peer.metadata.finalizers = None;
-        self.peers().create(&PostParams::default(), &peer).await.expect("a Peer")
+        self.unguarded_peers().create(&PostParams::default(), &peer).await.expect("a Peer")
     }
 
     /// A replica writes when it last saw a Peer.
     pub async fn see(&self, peer: &str, status: Value) {
         let patch = Patch::Merge(json!({ "status": status }));
-        self.peers().patch_status(peer, &PatchParams::default(), &patch).await.expect("a Peer that is seen");
+        self.unguarded_peers().patch_status(peer, &PatchParams::default(), &patch).await.expect("a Peer that is seen");
     }
 
     /// Waits until the Peer does not exist any more.

@@ -16,7 +16,7 @@ pub use access::{
 };
 pub use clock::TestClock;
 pub use cluster::{Cluster, condition, manifest, says};
-pub use entries::{entry, is_held};
+pub use entries::{any_peer, entry, is_held};
 pub use keys::{any_key, digest};
 pub use operator::{Operator, Setup};
 pub use waiting::{QUIET, at_rest_for, eventually, exactly, no_write_for, quiet_for, wait_blindly};

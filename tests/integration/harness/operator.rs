@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Cluster, TestClock,
-    access::{config_of, operator_token},
+    access::{config_of, operator_token, unguarded_config},
     eventually,
 };
 use crate::{faults::Faults, requests::Requests};
@@ -24,8 +24,8 @@ pub struct Setup {
     /// Namespaces in which it works besides that of the test.
     pub also: Vec<String>,
     pub faults: Faults,
-    /// The token of another identity than the operator's own.
-    pub token: Option<String>,
+    /// Another user than the operator's own account, without its rights. The guards let it through.
+    pub user: Option<String>,
     pub wait_until_ready: bool,
     pub metrics_max_keys: usize,
     pub peer_lifetime: Duration,
@@ -38,7 +38,7 @@ impl Default for Setup {
             clock: TestClock::default(),
             also: Vec::new(),
             faults: Faults::default(),
-            token: None,
+            user: None,
             wait_until_ready: true,
             metrics_max_keys: 100,
             peer_lifetime: Duration::from_secs(600),
@@ -94,8 +94,8 @@ impl Cluster {
 
     pub async fn start_operator_with(&self, setup: Setup) -> Operator {
         let (requests, attempts) = (Requests::default(), Requests::default());
-        let config = match setup.token {
-            Some(token) => config_of(token).await,
+        let config = match setup.user {
+            Some(user) => unguarded_config(&user, &[]).await,
             None => config_of(operator_token().to_owned()).await,
         };
         let clock: Arc<dyn Clock> = Arc::new(setup.clock);

@@ -187,7 +187,7 @@ async fn of_two_updates_at_once_one_wins_as_a_whole_even_on_a_busy_key() {
     // A task writes the status all the time, as enrollments do.
     let done = CancellationToken::new();
     let busy = tokio::spawn({
-        let (keys, done) = (cluster.keys(), done.clone());
+        let (keys, done) = (cluster.unguarded_keys(), done.clone());
         async move {
             let mut used = 0;
             loop {
