@@ -36,7 +36,7 @@ use super::{
     request::{digest_of_token, is_token, parse},
 };
 use crate::{
-    key::Digest,
+    key::{Digest, ledger::Applicant},
     protocol::{EnrollRequest, Enrolled, Problem},
     serve,
 };
@@ -121,10 +121,6 @@ async fn enroll(
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     body: Body,
 ) -> Response {
-    if let Some(wait) = service.wait(address.ip()) {
-        service.metrics.limited();
-        return Answer::Limited(wait).into_response();
-    }
     let answer = match axum::body::to_bytes(body, limits().body).await {
         Err(_) => Answer::TooLong,
         Ok(body) => {
@@ -135,15 +131,25 @@ async fn enroll(
                     service.metrics.enrolled("invalid");
                     Answer::Wrong(complaint)
                 }
-                Ok(applicant) => {
-                    let outcome = service.enroll(applicant).await;
-                    log(&outcome, address.ip());
-                    outcome.into()
-                }
+                Ok(applicant) => join(&service, applicant, address.ip()).await,
             }
         }
     };
     finish(&service, address.ip(), answer)
+}
+
+/// Decides first and limits afterwards: a good key is never turned away for the failures of other machines behind its
+/// address. Deciding costs the API server nothing, except where a refusal takes a look-up. An address that is limited gets
+/// none of these.
+async fn join(service: &Service, applicant: Applicant, address: IpAddr) -> Answer {
+    if let Some(wait) = service.wait(address)
+        && service.refuses_by_look_up(&applicant)
+    {
+        return Answer::Limited(wait);
+    }
+    let outcome = service.enroll(applicant).await;
+    log(&outcome, address);
+    outcome.into()
 }
 
 /// Send a heartbeat
@@ -230,14 +236,15 @@ fn bearer(headers: &HeaderMap) -> Option<Digest> {
 
 /// Answers, and counts failures. A success is never held up by the failures of other machines behind the same address.
 fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
-    if !answer.is_failure() {
-        return answer.into_response();
-    }
-    if let Some(wait) = service.wait(address) {
+    let answer = match service.wait(address).filter(|_| answer.is_failure()) {
+        Some(wait) => Answer::Limited(wait),
+        None => answer,
+    };
+    if let Answer::Limited(_) = answer {
         service.metrics.limited();
-        return Answer::Limited(wait).into_response();
+    } else if answer.is_failure() {
+        service.failed(address);
     }
-    service.failed(address);
     answer.into_response()
 }
 

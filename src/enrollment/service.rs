@@ -101,6 +101,19 @@ impl Service {
         outcome
     }
 
+    /// Whether this machine presents a good key and is refused all the same, after a look-up at the API server. As far as the
+    /// caches show: its public key has joined with another token, or the key does not allow DNS labels.
+    pub fn refuses_by_look_up(&self, applicant: &Applicant) -> bool {
+        let Some(key) = self.keys.find(&applicant.key) else { return false };
+        let name = PeerName::of(&applicant.public_key);
+        let peer = self.peers.get(&key.namespace().unwrap_or_default(), name.as_str());
+        let refused = match peer {
+            Some(peer) => !peer.has(&applicant.token),
+            None => !applicant.extra_dns_labels.is_empty() && !key.spec.allow_extra_dns_labels,
+        };
+        refused && ledger::admits(&key, &applicant.key, self.clock.now()) && !self.peers.is_awaited(&key, applicant)
+    }
+
     async fn join(&self, applicant: Applicant) -> Outcome {
         let key = self.keys.find(&applicant.key);
         let namespace = key.as_ref().and_then(|key| key.namespace());
