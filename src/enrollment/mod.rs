@@ -14,6 +14,7 @@ mod cache;
 mod failures;
 mod http;
 mod metrics;
+mod openapi;
 mod request;
 mod service;
 mod watch;

@@ -6,6 +6,7 @@ mod canary;
 mod contract;
 mod machine;
 mod races;
+mod shadow;
 mod stampede;
 mod tls;
 mod watches;
@@ -41,6 +42,8 @@ struct Setup {
     clock: TestClock,
     peer_lifetime: Duration,
     failures_per_minute: u32,
+    /// Namespaces that are served besides that of the test.
+    further: Vec<String>,
     /// `None` means plain HTTP.
     certificate: Option<Certificate>,
     faults: Faults,
@@ -52,6 +55,7 @@ impl Default for Setup {
             clock: TestClock::default(),
             peer_lifetime: Duration::from_secs(600),
             failures_per_minute: 0,
+            further: Vec::new(),
             certificate: None,
             faults: Faults::default(),
         }
@@ -106,7 +110,8 @@ impl Replica {
             failures_per_minute: setup.failures_per_minute,
             owner_time: OWNER_TIME,
         };
-        let service = Service::start(environment, Scope::Namespaces(vec![cluster.namespace.clone()]));
+        let namespaces = std::iter::once(cluster.namespace.clone()).chain(setup.further).collect();
+        let service = Service::start(environment, Scope::Namespaces(namespaces));
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::new(listener, setup.certificate, enrollment::limits());
