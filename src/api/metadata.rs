@@ -46,6 +46,11 @@ pub fn allowed_on_secret(key: &str) -> bool {
     !of_flux && !RESERVED_DOMAINS.contains(&domain) && !RESERVED_KEYS.contains(&key)
 }
 
+/// Whether `domain` is a subdomain of `parent`. Flux keeps one subdomain per controller.
+fn is_below(domain: &str, parent: &str) -> bool {
+    domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
+}
+
 /// Domains whose labels or annotations make another controller copy a Secret into other namespaces or clusters.
 const COPYING_DOMAINS: [&str; 7] = [
     // emberstack, Reflector
@@ -76,11 +81,6 @@ const COPYING_KEYS: [&str; 2] = ["jenkins.io/credentials-type", "credential.sync
 pub fn copies_the_secret(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
     COPYING_DOMAINS.contains(&domain) || COPYING_KEYS.contains(&key)
-}
-
-/// Whether `domain` is a subdomain of `parent`. Flux keeps one subdomain per controller.
-fn is_below(domain: &str, parent: &str) -> bool {
-    domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
 }
 
 #[cfg(test)]

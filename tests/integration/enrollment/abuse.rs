@@ -34,7 +34,15 @@ async fn http_abuse() {
 
     // A body of 1 GiB is refused by its Content-Length. A body without one is refused as soon as it is too long.
     let announced = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n";
-    assert!(raw(&replica, announced).await.starts_with("HTTP/1.1 413 "));
+    let refused = raw(&replica, announced).await;
+    assert!(
+        refused.starts_with("HTTP/1.1 413 ") && refused.ends_with(r#"{"message":"the body may have 8 KiB"}"#),
+        "{refused}"
+    );
+    // A body with a broken chunk is not too long.
+    let broken = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n";
+    let refused = raw(&replica, broken).await;
+    assert!(refused.starts_with("HTTP/1.1 400 ") && refused.contains(r#"{"message":"the body"#), "{refused}");
     let mut stream = TcpStream::connect(replica.address).await.unwrap();
     stream.write_all(b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
     let chunk = [b"1000\r\n".as_slice(), &[b' '; 4096], b"\r\n"].concat();
@@ -59,7 +67,8 @@ async fn http_abuse() {
     ] {
         assert_eq!(post(replica.address, "/v1/enroll", body).await.unwrap().status, status);
     }
-    assert_eq!(post(replica.address, "/v1/nothing", "").await.unwrap().status, 404);
+    let nothing = post(replica.address, "/v1/nothing", "").await.unwrap();
+    assert!(nothing.status == 404 && nothing.json()["message"].is_string(), "{nothing:?}");
     assert_eq!(post(replica.address, "/v1/peers/..%2f..%2fsecrets/heartbeat", "").await.unwrap().status, 401);
     assert!(raw(&replica, b"GET /v1/enroll HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.contains(" 405 "));
     assert!(raw(&replica, b"\x16\x03\x01 not HTTP\r\n\r\n").await.contains(" 400 "));

@@ -6,6 +6,7 @@ mod canary;
 mod contract;
 mod machine;
 mod races;
+mod schema;
 mod shadow;
 mod stampede;
 mod tls;
