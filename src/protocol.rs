@@ -4,7 +4,10 @@
 
 use secrecy::zeroize::Zeroize;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{Array, ArrayBuilder, ObjectBuilder, Type},
+};
 
 /// The limits of a request. What a machine may send has to fit into a Peer; a test compares them with the CRDs.
 pub mod limits {
@@ -12,7 +15,7 @@ pub mod limits {
 
     /// Bytes of a body, at most.
     pub const BODY: usize = 8 * 1024;
-    /// Bytes of a setup key. A key of ours has 36.
+    /// Characters of a setup key, all of printable ASCII. A key of ours has 36.
     pub const KEY: RangeInclusive<usize> = 1..=64;
     /// Characters of a public key: the base64 of 32 bytes.
     pub const PUBLIC_KEY: usize = 44;
@@ -32,7 +35,7 @@ pub mod limits {
 #[schema(as = Enrollment)]
 pub struct EnrollRequest {
     /// The setup key, in upper or lower case.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(pattern = "^[ -~]{1,64}$")]
     pub setup_key: String,
     /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
     #[schema(pattern = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]
@@ -42,12 +45,18 @@ pub struct EnrollRequest {
     pub hostname: String,
     /// DNS labels that the machine would like to have, if its key allows any. All are different.
     #[serde(default)]
-    #[schema(max_items = 32, required = false)]
+    #[schema(required = false, schema_with = labels)]
     pub extra_dns_labels: Vec<String>,
     /// At least 32 random bytes in base64, chosen and kept by the machine. With the same token a request can be sent again
     /// without using the key twice. It is the Bearer token of the other calls.
     #[schema(pattern = "^[!-~]{43,256}$")]
     pub token: String,
+}
+
+/// Different DNS labels.
+fn labels() -> Array {
+    let label = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"));
+    ArrayBuilder::new().items(label).max_items(Some(limits::LABELS)).unique_items(true).build()
 }
 
 impl Drop for EnrollRequest {

@@ -141,15 +141,31 @@ impl Client {
     }
 
     /// Sends a heartbeat.
-    pub async fn heartbeat(&self, identity: &Identity, name: &str) -> Result<Reply<()>, Error> {
-        let request = authorized(identity).method(Method::POST);
-        self.call(&format!("/v1/peers/{name}/heartbeat"), request, Zeroizing::default()).await.map(Raw::done)
+    pub async fn heartbeat(&self, identity: &Identity, peer: &Enrolled) -> Result<Reply<()>, Error> {
+        self.call_as(identity, Method::POST, peer, "/heartbeat").await
     }
 
     /// Leaves.
-    pub async fn leave(&self, identity: &Identity, name: &str) -> Result<Reply<()>, Error> {
-        let request = authorized(identity).method(Method::DELETE);
-        self.call(&format!("/v1/peers/{name}"), request, Zeroizing::default()).await.map(Raw::done)
+    pub async fn leave(&self, identity: &Identity, peer: &Enrolled) -> Result<Reply<()>, Error> {
+        self.call_as(identity, Method::DELETE, peer, "").await
+    }
+
+    /// A call of a peer. A service of the first version knows no path with a namespace.
+    async fn call_as(
+        &self,
+        identity: &Identity,
+        method: Method,
+        Enrolled { name, namespace, .. }: &Enrolled,
+        end: &str,
+    ) -> Result<Reply<()>, Error> {
+        let call = async |path: String| {
+            self.call(&path, authorized(identity).method(method.clone()), Zeroizing::default()).await
+        };
+        let answer = call(format!("/v1/namespaces/{namespace}/peers/{name}{end}")).await?;
+        if answer.is_without_path() {
+            return call(format!("/v1/peers/{name}{end}")).await.map(Raw::done);
+        }
+        Ok(answer.done())
     }
 
     async fn call(&self, path: &str, request: http::request::Builder, body: Zeroizing<Vec<u8>>) -> Result<Raw, Error> {
@@ -197,6 +213,11 @@ impl Raw {
             },
             _ => Err(strange()),
         }
+    }
+
+    /// Whether the path is not known. A service that knows it says in its own form that it does not know a peer.
+    fn is_without_path(&self) -> bool {
+        self.status == 404 && serde_json::from_slice::<Problem>(&self.body).is_err()
     }
 
     fn done(self) -> Reply<()> {
@@ -276,6 +297,13 @@ mod tests {
             assert!(matches!(raw(status, "<html>").done(), Reply::Later(_)), "{status}");
         }
         assert!(matches!(raw(500, r#"{"message":"no"}"#).done(), Reply::Later(_)));
+    }
+
+    #[test]
+    fn a_path_is_unknown_only_if_the_service_does_not_answer_for_it() {
+        assert!(raw(404, "").is_without_path());
+        assert!(!raw(404, r#"{"message":"no"}"#).is_without_path());
+        assert!(!raw(503, "").is_without_path());
     }
 
     #[test]

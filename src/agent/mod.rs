@@ -115,7 +115,7 @@ async fn join(
 async fn stay(service: &Client, identity: &Identity, peer: &Enrolled, every: Duration) {
     let mut attempts = Attempts::new();
     loop {
-        match attempts.seen(service.heartbeat(identity, &peer.name).await, every) {
+        match attempts.seen(service.heartbeat(identity, peer).await, every) {
             Next::End(()) => return,
             Next::Again(pause) => tokio::time::sleep(pause).await,
         }
@@ -125,7 +125,7 @@ async fn stay(service: &Client, identity: &Identity, peer: &Enrolled, every: Dur
 async fn go(service: &Client, identity: &Identity, peer: &Enrolled) {
     let mut attempts = Attempts::new();
     loop {
-        let after = match service.leave(identity, &peer.name).await {
+        let after = match service.leave(identity, peer).await {
             Ok(Reply::Done(()) | Reply::Refused { .. }) => return,
             Ok(Reply::Later(after)) => after,
             Err(_) => None,

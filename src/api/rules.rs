@@ -4,6 +4,9 @@ use kube::core::{Message, Reason, Rule};
 
 use super::metadata::{RESERVED_DOMAINS, RESERVED_KEYS, USER_OPTIONS};
 
+/// Characters of the labels for a Secret, keys and values together, and of its annotations.
+const MOST_METADATA: usize = 4096;
+
 /// A rule for a field that keeps the value it was created with.
 pub fn immutable(field: &str) -> Rule {
     Rule::new("self == oldSelf").message(immutable_message(field)).reason(Reason::FieldValueForbidden)
@@ -87,6 +90,26 @@ pub fn room_for_our_conditions() -> Rule {
         .reason(Reason::FieldValueInvalid)
 }
 
+/// The name is printed in terminals, logs and tables.
+pub fn no_control_characters(field: &str) -> Rule {
+    Rule::new(r"!self.matches('\\p{Cc}')")
+        .message(Message::Message(format!(
+            "{field} may not contain control characters, such as line breaks, tabs and escape sequences"
+        )))
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// Helm 3 and 4 keep their releases in Secrets of this name. One that holds no release blocks `helm upgrade`. Source: helm,
+/// pkg/storage/storage.go, makeKey.
+pub fn secret_is_not_helms() -> Rule {
+    Rule::new(
+        "!(has(self.spec.secret) && has(self.spec.secret.name) ? self.spec.secret.name : self.metadata.name).startsWith('sh.helm.release.v1.')",
+    )
+    .message("secret.name may not begin with sh.helm.release.v1., where Helm keeps its releases; give the Secret another secret.name")
+    .field_path(".spec.secret.name")
+    .reason(Reason::FieldValueForbidden)
+}
+
 /// The name of the Secret.
 pub fn dns_subdomain() -> Rule {
     Rule::new("!format.dns1123Subdomain().validate(self).hasValue()")
@@ -106,6 +129,15 @@ pub fn qualified_keys(field: &str) -> Rule {
     Rule::new("self.all(key, !format.qualifiedName().validate(key).hasValue())")
         .message(Message::Message(format!(
             "each key of secret.{field} must be a qualified name, such as team or example.com/team"
+        )))
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// Every copy of a SetupKey and of its Secret holds them: in etcd, in the controller and in every cache of the cluster.
+pub fn little_metadata(field: &str) -> Rule {
+    Rule::new(format!("self.map(key, key.size() + self[key].size()).sum() <= {MOST_METADATA}"))
+        .message(Message::Message(format!(
+            "secret.{field} may have at most {MOST_METADATA} characters in all, keys and values together; keep longer texts elsewhere, such as in a ConfigMap"
         )))
         .reason(Reason::FieldValueInvalid)
 }

@@ -36,14 +36,16 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     validation = rules::immutable_defaulting_to_name(&["name"]),
     validation = rules::immutable_defaulting_to_name(&["secret", "name"]),
     validation = rules::secret_key_is_immutable(),
+    validation = rules::secret_is_not_helms(),
 )]
 #[x_kube(validation = rules::one_off_is_used_once())]
 #[serde(rename_all = "camelCase")]
 pub struct SetupKeySpec {
-    /// The display name of this key, 1 to 255 characters. It need not be unique. Default: metadata.name. Cannot be
-    /// changed.
+    /// The display name of this key, 1 to 255 characters, none of them a control character. It need not be unique. Default:
+    /// metadata.name. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
+    #[x_kube(validation = rules::no_control_characters("name"))]
     pub name: Option<String>,
 
     /// How often the key can be used: "reusable" admits peers up to usageLimit, "one-off" admits one. Cannot be changed.
@@ -107,7 +109,8 @@ pub enum KeyType {
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {
-    /// The name of the Secret, in the namespace of the SetupKey. Default: metadata.name. Cannot be changed.
+    /// The name of the Secret, in the namespace of the SetupKey. It may not begin with sh.helm.release.v1. Default:
+    /// metadata.name. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rules::dns_subdomain())]
@@ -120,20 +123,26 @@ pub struct SecretTemplate {
     #[x_kube(validation = rules::data_key())]
     pub key: Option<String>,
 
-    /// Labels for the Secret, at most 32. Labels of the SetupKey are not copied.
+    /// Labels for the Secret, at most 32, and at most 4096 characters in all. Labels of the SetupKey are not copied.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = { "type": "string", "maxLength": 63 }))]
     #[x_kube(
         validation = rules::no_reserved_keys("labels"),
         validation = rules::qualified_keys("labels"),
         validation = rules::label_values(),
+        validation = rules::little_metadata("labels"),
     )]
     pub labels: BTreeMap<String, String>,
 
-    /// Annotations for the Secret, at most 32. Annotations of the SetupKey are not copied.
+    /// Annotations for the Secret, at most 32, and at most 4096 characters in all. Annotations of the SetupKey are not
+    /// copied.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
-    #[x_kube(validation = rules::no_reserved_keys("annotations"), validation = rules::qualified_keys("annotations"))]
+    #[x_kube(
+        validation = rules::no_reserved_keys("annotations"),
+        validation = rules::qualified_keys("annotations"),
+        validation = rules::little_metadata("annotations"),
+    )]
     pub annotations: BTreeMap<String, String>,
 }
 

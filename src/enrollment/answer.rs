@@ -28,12 +28,20 @@ pub enum Answer {
     Done,
     /// There is no such peer, or the token is not its own.
     Unknown,
+    /// The call names no namespace, and several have such a peer.
+    Ambiguous,
     /// The body is not valid.
     Wrong(Complaint),
     /// The body is too long.
     TooLong,
+    /// The body ended early, or its chunks are broken.
+    Unreadable,
     /// There is no usable Bearer token.
     NoToken,
+    /// There is no such path.
+    NoSuchPath,
+    /// The path has no such method.
+    NoSuchMethod,
     /// This address has failed too often.
     Limited(Duration),
 }
@@ -52,6 +60,7 @@ impl From<Called> for Answer {
         match called {
             Called::Done => Self::Done,
             Called::Unknown => Self::Unknown,
+            Called::Ambiguous => Self::Ambiguous,
             Called::Busy => Self::Not(Refusal::Busy),
         }
     }
@@ -62,9 +71,11 @@ impl Answer {
     pub fn is_failure(&self) -> bool {
         match self {
             Self::Not(Refusal::Taken | Refusal::Refused | Refusal::NoExtraDnsLabels) => true,
-            Self::Unknown | Self::Wrong(_) | Self::TooLong | Self::NoToken => true,
+            Self::Unknown | Self::Wrong(_) | Self::TooLong | Self::Unreadable | Self::NoToken => true,
+            // The token is right, and the machine is not to blame for another Peer.
+            Self::Ambiguous => false,
             Self::Not(Refusal::Leaving | Refusal::Busy) => false,
-            Self::Enrolled(_) | Self::Done | Self::Limited(_) => false,
+            Self::Enrolled(_) | Self::Done | Self::Limited(_) | Self::NoSuchPath | Self::NoSuchMethod => false,
         }
     }
 }
@@ -75,7 +86,13 @@ impl IntoResponse for Answer {
             Self::Enrolled(peer) => Json(Enrolled::from(peer.as_ref())).into_response(),
             Self::Not(refusal) => refused(refusal),
             Self::Done => StatusCode::NO_CONTENT.into_response(),
-            Self::Unknown => problem(StatusCode::NOT_FOUND, None, "there is no peer of this name with this token"),
+            Self::Unknown => problem(StatusCode::NOT_FOUND, None, "there is no such peer with this token"),
+            Self::Ambiguous => problem(
+                StatusCode::CONFLICT,
+                None,
+                "peers of this name and token are in several namespaces; call /v1/namespaces/{namespace}/peers/{name} \
+                 with the namespace that the answer to /v1/enroll has",
+            ),
             Self::Wrong(complaint) => {
                 let (status, field) = match complaint {
                     Complaint::NotJson => (StatusCode::BAD_REQUEST, None),
@@ -84,9 +101,16 @@ impl IntoResponse for Answer {
                 problem(status, field, &complaint.to_string())
             }
             Self::TooLong => problem(StatusCode::PAYLOAD_TOO_LARGE, None, "the body may have 8 KiB"),
+            Self::Unreadable => {
+                problem(StatusCode::BAD_REQUEST, None, "the body ended early, or its chunks are broken")
+            }
+            Self::NoSuchPath => problem(StatusCode::NOT_FOUND, None, "there is no such path; see /openapi.json"),
+            Self::NoSuchMethod => {
+                problem(StatusCode::METHOD_NOT_ALLOWED, None, "this path has no such method; see /openapi.json")
+            }
             Self::NoToken => {
                 let message =
-                    "this call needs the header Authorization: Bearer and the token that the peer joined with";
+                    "this call needs one header Authorization: Bearer and the token that the peer joined with";
                 let mut response = problem(StatusCode::UNAUTHORIZED, None, message);
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 response

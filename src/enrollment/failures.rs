@@ -1,7 +1,7 @@
 //! An address that fails too often has to wait.
 //!
-//! Each address has a token bucket: a failure takes a token, and time puts tokens back. Only failures count, so a machine
-//! that succeeds is never slowed down, however many machines share its address. governor, the usual library, takes a token
+//! Each address has a token bucket: a failure takes a token, and time puts tokens back. Only failures count and only failures
+//! are limited, so a machine that succeeds is never slowed down, however many machines share its address. governor, the usual library, takes a token
 //! for each attempt and cannot be asked without taking one. Its table also grows with the addresses; here the least recently
 //! used ones are forgotten.
 

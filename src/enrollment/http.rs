@@ -1,4 +1,4 @@
-//! The routes, and their description in OpenAPI.
+//! The routes, each with its description in OpenAPI.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,24 +8,18 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{ConnectInfo, Path, State},
+    extract::{ConnectInfo, Path, State, rejection::PathRejection},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
-        header::{AUTHORIZATION, RETRY_AFTER},
+        HeaderMap, StatusCode,
+        header::{AUTHORIZATION, CONTENT_TYPE},
     },
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
+use http_body_util::LengthLimitError;
 use secrecy::zeroize::Zeroize;
-use utoipa::{
-    Modify, OpenApi, ToSchema,
-    openapi::{
-        RefOr, Schema,
-        schema::AdditionalProperties,
-        security::{Http, HttpAuthScheme, SecurityScheme},
-    },
-};
+use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -33,43 +27,27 @@ use super::{
     admission::Outcome,
     answer::Answer,
     limits,
+    openapi::{self, ByName, Called, CalledByName, Document, InNamespace, NotEnrolled},
     request::{digest_of_token, is_token, parse},
+    service::Named,
 };
 use crate::{
-    key::Digest,
-    protocol::{EnrollRequest, Enrolled, Problem},
+    key::{
+        Digest,
+        ledger::{Applicant, Refusal},
+    },
+    protocol::{EnrollRequest, Enrolled},
     serve,
 };
-
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "setupkey-operator enrollment", description = "Machines present a setup key and become peers."),
-    modifiers(&BearerToken)
-)]
-struct Document;
-
-struct BearerToken;
-
-impl Modify for BearerToken {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        document.components.get_or_insert_default().add_security_scheme("token", scheme);
-    }
-}
 
 fn routes() -> OpenApiRouter<Arc<Service>> {
     let mut router = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(enroll))
         .routes(routes!(heartbeat))
-        .routes(routes!(leave));
-    // Answers have the described fields and no others. `deny_unknown_fields` on the types would have the client refuse the
-    // answers of a newer service.
-    let schemas = &mut router.get_openapi_mut().components.get_or_insert_default().schemas;
-    for answer in [Enrolled::name(), Problem::name()] {
-        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(&*answer) {
-            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
-        }
-    }
+        .routes(routes!(leave))
+        .routes(routes!(heartbeat_by_name))
+        .routes(routes!(leave_by_name));
+    openapi::close_answers(router.get_openapi_mut());
     router
 }
 
@@ -83,18 +61,26 @@ impl Service {
     pub fn router(self: &Arc<Self>) -> Router {
         let (router, document) = routes().split_for_parts();
         let requests = self.metrics.http.clone();
-        let router = router.route("/openapi.json", get(async move || Json(document))).with_state(Arc::clone(self));
-        let router = limits().apply(router).layer(middleware::map_response(add_retry_after));
+        let router = router
+            .route("/openapi.json", get(async move || Json(document)))
+            .method_not_allowed_fallback(async || Answer::NoSuchMethod)
+            .fallback(async || Answer::NoSuchPath)
+            .with_state(Arc::clone(self));
+        let router = limits().apply(router).layer(middleware::map_response(in_our_form));
         router.layer(middleware::from_fn_with_state(requests, serve::metrics::HttpRequests::count))
     }
 }
 
-/// Adds Retry-After to a 503 of the time limit.
-async fn add_retry_after(mut response: Response) -> Response {
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+/// Gives the answers of the limits the form of all others.
+async fn in_our_form(response: Response) -> Response {
+    if response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
+        return response;
     }
-    response
+    match response.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Answer::TooLong.into_response(),
+        StatusCode::SERVICE_UNAVAILABLE => Answer::Not(Refusal::Busy).into_response(),
+        _ => response,
+    }
 }
 
 /// Admit a machine
@@ -103,30 +89,16 @@ async fn add_retry_after(mut response: Response) -> Response {
 /// even if the key no longer admits machines.
 #[utoipa::path(
     post, path = "/v1/enroll", request_body = EnrollRequest,
-    responses(
-        (status = 200, description = "The machine is a peer", body = Enrolled),
-        (status = 400, description = "The body is not a JSON object", body = Problem),
-        (status = 403, description = "The key does not admit this machine; the answer does not say why", body = Problem),
-        (status = 409, description = "The public key has joined with another token", body = Problem),
-        (status = 413, description = "The body is longer than 8 KiB"),
-        (status = 422, description = "A field is wrong; the answer names it", body = Problem),
-        (status = 429, description = "Too many requests from this address have failed", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Try again; nothing is counted twice", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-    )
+    responses((status = 200, description = "The machine is a peer", body = Enrolled), NotEnrolled)
 )]
 async fn enroll(
     State(service): State<Arc<Service>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     body: Body,
 ) -> Response {
-    if let Some(wait) = service.wait(address.ip()) {
-        service.metrics.limited();
-        return Answer::Limited(wait).into_response();
-    }
     let answer = match axum::body::to_bytes(body, limits().body).await {
-        Err(_) => Answer::TooLong,
+        Err(error) if is_too_long(&error) => Answer::TooLong,
+        Err(_) => Answer::Unreadable,
         Ok(body) => {
             let parsed = parse(&body);
             wipe(body);
@@ -135,71 +107,114 @@ async fn enroll(
                     service.metrics.enrolled("invalid");
                     Answer::Wrong(complaint)
                 }
-                Ok(applicant) => {
-                    let outcome = service.enroll(applicant).await;
-                    log(&outcome, address.ip());
-                    outcome.into()
-                }
+                Ok(applicant) => join(&service, applicant, address.ip()).await,
             }
         }
     };
     finish(&service, address.ip(), answer)
 }
 
+/// Decides first and limits afterwards: a good key is never turned away for the failures of other machines behind its
+/// address. Deciding costs the API server nothing, except where a refusal takes a look-up. An address that is limited gets
+/// none of these.
+async fn join(service: &Service, applicant: Applicant, address: IpAddr) -> Answer {
+    if let Some(wait) = service.wait(address)
+        && service.refuses_by_look_up(&applicant)
+    {
+        return Answer::Limited(wait);
+    }
+    let outcome = service.enroll(applicant).await;
+    log(&outcome, address);
+    outcome.into()
+}
+
 /// Send a heartbeat
 ///
 /// An ephemeral peer that sends none for 10 minutes is removed. One a minute is a good rate.
 #[utoipa::path(
-    post, path = "/v1/peers/{name}/heartbeat", params(("name", description = "The name of the peer")),
-    security(("token" = [])),
-    responses(
-        (status = 204, description = "Seen"),
-        (status = 401, description = "There is no Bearer token", body = Problem),
-        (status = 404, description = "There is no peer of this name with this token", body = Problem),
-        (status = 429, description = "Too many requests from this address have failed", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Try again", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-    )
+    post, path = "/v1/namespaces/{namespace}/peers/{name}/heartbeat", params(InNamespace),
+    security(("token" = [])), responses(Called)
 )]
 async fn heartbeat(
     State(service): State<Arc<Service>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    path: InPath<InNamespace>,
     headers: HeaderMap,
 ) -> Response {
-    let answer = match bearer(&headers) {
-        Some(token) => service.heartbeat(&name, &token).await.into(),
-        None => Answer::NoToken,
-    };
-    finish(&service, address.ip(), answer)
+    seen(&service, address.ip(), path.as_ref().ok().map(|Path(peer)| peer.into()), &headers).await
+}
+
+/// Send a heartbeat, by name
+///
+/// Like the call with the namespace, if the peer's name and token are unique among all namespaces. Use that call instead.
+#[utoipa::path(
+    post, path = "/v1/peers/{name}/heartbeat", params(ByName),
+    security(("token" = [])), responses(CalledByName)
+)]
+async fn heartbeat_by_name(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    path: InPath<ByName>,
+    headers: HeaderMap,
+) -> Response {
+    seen(&service, address.ip(), path.as_ref().ok().map(|Path(peer)| peer.into()), &headers).await
 }
 
 /// Leave
 #[utoipa::path(
-    delete, path = "/v1/peers/{name}", params(("name", description = "The name of the peer")),
-    security(("token" = [])),
-    responses(
-        (status = 204, description = "The peer has left, or is being removed"),
-        (status = 401, description = "There is no Bearer token", body = Problem),
-        (status = 404, description = "There is no peer of this name with this token", body = Problem),
-        (status = 429, description = "Too many requests from this address have failed", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-        (status = 503, description = "Try again", body = Problem,
-            headers(("Retry-After" = u64, description = "Seconds"))),
-    )
+    delete, path = "/v1/namespaces/{namespace}/peers/{name}", params(InNamespace),
+    security(("token" = [])), responses(Called)
 )]
 async fn leave(
     State(service): State<Arc<Service>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
-    Path(name): Path<String>,
+    path: InPath<InNamespace>,
     headers: HeaderMap,
 ) -> Response {
-    let answer = match bearer(&headers) {
-        Some(token) => service.leave(&name, &token).await.into(),
-        None => Answer::NoToken,
+    left(&service, address.ip(), path.as_ref().ok().map(|Path(peer)| peer.into()), &headers).await
+}
+
+/// Leave, by name
+///
+/// Like the call with the namespace, if the peer's name and token are unique among all namespaces. Use that call instead.
+#[utoipa::path(
+    delete, path = "/v1/peers/{name}", params(ByName),
+    security(("token" = [])), responses(CalledByName)
+)]
+async fn leave_by_name(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    path: InPath<ByName>,
+    headers: HeaderMap,
+) -> Response {
+    left(&service, address.ip(), path.as_ref().ok().map(|Path(peer)| peer.into()), &headers).await
+}
+
+/// A path may hold what is not UTF-8. No Peer has such a name.
+type InPath<T> = Result<Path<T>, PathRejection>;
+
+async fn seen(service: &Service, address: IpAddr, peer: Option<Named<'_>>, headers: &HeaderMap) -> Response {
+    let answer = match (bearer(headers), peer) {
+        (None, _) => Answer::NoToken,
+        (Some(_), None) => Answer::Unknown,
+        (Some(token), Some(peer)) => service.heartbeat(peer, &token).await.into(),
     };
-    finish(&service, address.ip(), answer)
+    finish(service, address, answer)
+}
+
+async fn left(service: &Service, address: IpAddr, peer: Option<Named<'_>>, headers: &HeaderMap) -> Response {
+    let answer = match (bearer(headers), peer) {
+        (None, _) => Answer::NoToken,
+        (Some(_), None) => Answer::Unknown,
+        (Some(token), Some(peer)) => service.leave(peer, &token).await.into(),
+    };
+    finish(service, address, answer)
+}
+
+/// Whether the limit on bodies was reached. Otherwise the client has sent half a body, or broken chunks.
+fn is_too_long(error: &axum::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.into_iter().any(|error| error.is::<LengthLimitError>())
 }
 
 /// Overwrites a body, which holds a key and a token. Part of a buffer that hyper still uses is left as it is.
@@ -222,22 +237,25 @@ fn log(outcome: &Outcome, address: IpAddr) {
     }
 }
 
-/// The digest of the Bearer token.
+/// The digest of the Bearer token. A second header could be read by something in between, so there must be one.
 fn bearer(headers: &HeaderMap) -> Option<Digest> {
-    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let (Some(header), None) = (sent.next(), sent.next()) else { return None };
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && is_token(token)).then(|| digest_of_token(token))
 }
 
 /// Answers, and counts failures. A success is never held up by the failures of other machines behind the same address.
 fn finish(service: &Service, address: IpAddr, answer: Answer) -> Response {
-    if !answer.is_failure() {
-        return answer.into_response();
-    }
-    if let Some(wait) = service.wait(address) {
+    let answer = match service.wait(address).filter(|_| answer.is_failure()) {
+        Some(wait) => Answer::Limited(wait),
+        None => answer,
+    };
+    if let Answer::Limited(_) = answer {
         service.metrics.limited();
-        return Answer::Limited(wait).into_response();
+    } else if answer.is_failure() {
+        service.failed(address);
     }
-    service.failed(address);
     answer.into_response()
 }
 
@@ -257,13 +275,11 @@ mod tests {
     #[test]
     fn the_document_has_the_same_limits() {
         let request = of_request();
-        assert_eq!(request["setupKey"]["minLength"], json!(limits::KEY.start()));
-        assert_eq!(request["setupKey"]["maxLength"], json!(limits::KEY.end()));
         let crds: String = api::crd_manifests().into_iter().map(|manifest| manifest.text).collect();
         assert!(crds.contains(request["publicKey"]["pattern"].as_str().unwrap()), "the pattern of the CRD is another");
         assert_eq!(request["extraDnsLabels"]["maxItems"], json!(limits::LABELS));
         let quantifier = |range: &std::ops::RangeInclusive<usize>| format!("{{{},{}}}$", range.start(), range.end());
-        for (field, range) in [("hostname", &limits::HOSTNAME), ("token", &limits::TOKEN)] {
+        for (field, range) in [("setupKey", &limits::KEY), ("hostname", &limits::HOSTNAME), ("token", &limits::TOKEN)] {
             let pattern = request[field]["pattern"].as_str().unwrap();
             assert!(pattern.ends_with(&quantifier(range)), "{field}: {pattern}");
         }
@@ -298,5 +314,10 @@ mod tests {
             assert_eq!(of(value.clone()), None, "{value}");
         }
         assert_eq!(bearer(&HeaderMap::new()), None);
+        let mut twice = HeaderMap::new();
+        for _ in 0..2 {
+            twice.append(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        }
+        assert_eq!(bearer(&twice), None);
     }
 }

@@ -71,7 +71,7 @@ impl Default for Metrics {
         );
         registry.register(
             "setupkey_heartbeats",
-            "Heartbeats, by result: written, fresh enough not to be written, unknown, busy",
+            "Heartbeats, by result: written, fresh enough not to be written, unknown, ambiguous, busy",
             metrics.heartbeats.clone(),
         );
         registry.register(

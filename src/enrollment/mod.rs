@@ -3,7 +3,7 @@
 //! Every replica serves, and none leads. What they share is the ledger in the status of each `SetupKey` ([`admission`]). Two
 //! watches fill two [caches](cache), of keys and of Peers. Whatever can be answered from them is: a key that admits no
 //! machine, a machine that is a peer already, a heartbeat that need not be written. So a refusal costs the API server
-//! nothing, and cannot be used to overload it.
+//! nothing, or one look-up if the public key is taken, and cannot be used to overload it.
 //!
 //! The service has no right on Secrets. It recognises a key by its digest.
 
@@ -14,6 +14,7 @@ mod cache;
 mod failures;
 mod http;
 mod metrics;
+mod openapi;
 mod request;
 mod service;
 mod watch;

@@ -38,9 +38,9 @@ pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
     let hostname = text(&mut fields, "hostname")?.filter(|text| is_hostname(text));
     Ok(Applicant {
         key: key
-            .filter(|key| KEY.contains(&key.expose_secret().len()))
+            .filter(|key| is_key(key.expose_secret()))
             .map(|key| Digest::of_presented(key.expose_secret()))
-            .ok_or(Complaint::Field { field: "setupKey", rule: "must be a text of 1 to 64 bytes" })?,
+            .ok_or(Complaint::Field { field: "setupKey", rule: "must be 1 to 64 printable ASCII characters" })?,
         public_key: public_key.ok_or(Complaint::Field {
             field: "publicKey",
             rule: "must be the base64 of 32 bytes, as `wg pubkey` prints it",
@@ -58,6 +58,11 @@ pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
                 rule: "must be 43 to 256 printable ASCII characters without spaces: at least 32 random bytes in base64",
             })?,
     })
+}
+
+/// Whether a text may be a key at all.
+fn is_key(text: &str) -> bool {
+    KEY.contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The digest by which a token is recognised.
@@ -205,6 +210,8 @@ mod tests {
             ("setupKey", json!(1)),
             ("setupKey", json!("")),
             ("setupKey", long(65)),
+            ("setupKey", json!("ä")),
+            ("setupKey", json!("a\n")),
             ("publicKey", json!("")),
             ("publicKey", json!(TOKEN)),
             ("hostname", json!("")),

@@ -8,7 +8,7 @@ use super::{
     Environment, PATIENCE,
     admission::{Admissions, Outcome},
     api_server::ApiServer,
-    cache::{Keys, Peers},
+    cache::{CachedPeer, Found, Keys, Peers},
     failures::Failures,
     metrics::Metrics,
     watch,
@@ -48,8 +48,19 @@ pub enum Called {
     Done,
     /// There is no such peer, or the token is not its own.
     Unknown,
+    /// The call names no namespace, and several have such a peer.
+    Ambiguous,
     /// The machine may ask again soon.
     Busy,
+}
+
+/// The Peer that a call names.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// Its namespace. In the calls of the first version there is none.
+    pub namespace: Option<&'a str>,
+    /// Its name.
+    pub name: &'a str,
 }
 
 impl Service {
@@ -101,17 +112,35 @@ impl Service {
         outcome
     }
 
+    /// Whether this machine presents a good key and is refused all the same, after a look-up at the API server. As far as the
+    /// caches show: its public key has joined with another token, or the key does not allow DNS labels.
+    pub fn refuses_by_look_up(&self, applicant: &Applicant) -> bool {
+        let Some(key) = self.keys.find(&applicant.key) else { return false };
+        let name = PeerName::of(&applicant.public_key);
+        let peer = self.peers.get(&key.namespace().unwrap_or_default(), name.as_str());
+        let refused = match peer {
+            Some(peer) => !peer.has(&applicant.token),
+            None => !applicant.extra_dns_labels.is_empty() && !key.spec.allow_extra_dns_labels,
+        };
+        refused && ledger::admits(&key, &applicant.key, self.clock.now()) && !self.peers.is_awaited(&key, applicant)
+    }
+
     async fn join(&self, applicant: Applicant) -> Outcome {
         let key = self.keys.find(&applicant.key);
-        let namespace = key.as_ref().and_then(|key| key.namespace());
-        let admits = key.as_ref().is_some_and(|key| ledger::admits(key, &applicant.key, self.clock.now()));
         let name = PeerName::of(&applicant.public_key);
-        // A key that admits asks for a Peer in its namespace. Without one, the machine may be a peer in any namespace.
-        let own = self.peers.find(name.as_str(), &applicant.token, namespace.as_deref());
-        let own = own.filter(|peer| !admits || Some(&peer.namespace) == namespace.as_ref());
+        let own = match &key {
+            // A key admits to its own namespace. A Peer in another one says nothing, not even when the key admits no more.
+            Some(key) => self.peers.own(&key.namespace().unwrap_or_default(), name.as_str(), &applicant.token),
+            // A key that is gone has no namespace, so the machine's Peer may be in any.
+            None => match self.peers.find(name.as_str(), &applicant.token) {
+                Found::One(peer) => Some(peer),
+                Found::Nothing | Found::Several => None,
+            },
+        };
         if let Some(outcome) = Outcome::by_token(own, &applicant.token, false) {
             return outcome;
         }
+        let admits = key.as_ref().is_some_and(|key| ledger::admits(key, &applicant.key, self.clock.now()));
         match key {
             Some(key) if admits => self.admissions.admit(&key, applicant, Instant::now() + PATIENCE).await,
             Some(key) if self.peers.is_awaited(&key, &applicant) => {
@@ -122,15 +151,38 @@ impl Service {
         }
     }
 
-    /// A peer says that it is still there.
-    pub async fn heartbeat(&self, name: &str, token: &Digest) -> Called {
+    /// The Peer that a call is about, if the token is its own.
+    fn called(&self, Named { namespace, name }: Named<'_>, token: &Digest) -> Result<Arc<CachedPeer>, Called> {
         if !self.readiness.is_ready() {
-            return Called::Busy;
+            return Err(Called::Busy);
         }
+        match namespace {
+            Some(namespace) => self.peers.own(namespace, name, token).ok_or(Called::Unknown),
+            None => match self.peers.find(name, token) {
+                Found::One(peer) => Ok(peer),
+                Found::Nothing => Err(Called::Unknown),
+                Found::Several => Err(Called::Ambiguous),
+            },
+        }
+    }
+
+    /// A peer says that it is still there.
+    pub async fn heartbeat(&self, named: Named<'_>, token: &Digest) -> Called {
         let now = self.clock.now();
-        let Some(peer) = self.peers.find(name, token, None).filter(|peer| !peer.existing.leaving) else {
-            self.metrics.heartbeat("unknown");
-            return Called::Unknown;
+        let peer = match self.called(named, token) {
+            Ok(peer) if peer.existing.leaving => Err(Called::Unknown),
+            called => called,
+        };
+        let peer = match peer {
+            Ok(peer) => peer,
+            Err(called) => {
+                self.metrics.heartbeat(match called {
+                    Called::Busy => "busy",
+                    Called::Ambiguous => "ambiguous",
+                    Called::Done | Called::Unknown => "unknown",
+                });
+                return called;
+            }
         };
         if !peer.must_be_written(now, self.third) {
             self.metrics.heartbeat("fresh");
@@ -155,11 +207,13 @@ impl Service {
     }
 
     /// A peer leaves.
-    pub async fn leave(&self, name: &str, token: &Digest) -> Called {
-        if !self.readiness.is_ready() {
-            return Called::Busy;
-        }
-        let Some(peer) = self.peers.find(name, token, None) else { return Called::Unknown };
+    pub async fn leave(&self, named: Named<'_>, token: &Digest) -> Called {
+        let peer = match self.called(named, token) {
+            // It is being deleted, which cannot be undone.
+            Ok(peer) if peer.existing.leaving => return Called::Done,
+            Ok(peer) => peer,
+            Err(called) => return called,
+        };
         match self.api.delete(&peer).await {
             Ok(()) => Called::Done,
             Err(error) if matches!(error.code(), Some(404 | 409)) => Called::Done,

@@ -76,9 +76,12 @@ impl Cluster {
 }
 
 impl Caller {
-    /// The caller of a request. Like NetBird, this accepts `Authorization: Bearer …` and `Authorization: Token …`.
+    /// The caller of a request. Like NetBird, this accepts `Authorization: Bearer …` and `Authorization: Token …`. With two
+    /// such headers, something in between could have checked the other one.
     fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let sent = headers.get(AUTHORIZATION).ok_or(Refusal::NoToken)?.to_str().map_err(|_| Refusal::NoToken)?;
+        let mut sent = headers.get_all(AUTHORIZATION).iter();
+        let (Some(sent), None) = (sent.next(), sent.next()) else { return Err(Refusal::NoToken) };
+        let sent = sent.to_str().map_err(|_| Refusal::NoToken)?;
         let (scheme, token) = sent.split_once(' ').ok_or(Refusal::NoToken)?;
         let known = ["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
         let token = token.trim();
@@ -124,5 +127,10 @@ mod tests {
         for sent in ["", "Bearer", "Bearer ", "Basic YTpi", "abc", "Bearer a b"] {
             assert_eq!(passed_on(sent), None, "{sent:?}");
         }
+        let mut twice = HeaderMap::new();
+        for token in ["a", "b"] {
+            twice.append(AUTHORIZATION, HeaderValue::try_from(format!("Bearer {token}")).unwrap());
+        }
+        assert!(Caller::of(&twice).is_err());
     }
 }

@@ -31,6 +31,9 @@ pub enum Refusal {
     /// No key has this id.
     #[error("setup key: {} not found", .0.to_lowercase())]
     NotFound(String),
+    /// What stands in the path cannot be an id, so no key has it. It is not quoted, because it may be a key.
+    #[error("setup key not found")]
+    NotAnId,
     /// The body is not a JSON object with fields of the right types.
     #[error("couldn't parse JSON request")]
     NotJson,
@@ -69,7 +72,7 @@ impl Refusal {
         match self {
             Refusal::NoToken | Refusal::TokenInvalid => StatusCode::UNAUTHORIZED,
             Refusal::Forbidden(_) | Refusal::CreatedButHidden(_) => StatusCode::FORBIDDEN,
-            Refusal::NotFound(_) => StatusCode::NOT_FOUND,
+            Refusal::NotFound(_) | Refusal::NotAnId => StatusCode::NOT_FOUND,
             Refusal::NotJson => StatusCode::BAD_REQUEST,
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,

@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Request, State, rejection::BytesRejection},
+    extract::{FromRequestParts, Path, Request, State, rejection::BytesRejection},
     http::{
         HeaderName, HeaderValue, Method, StatusCode,
         header::{CACHE_CONTROL, CONTENT_TYPE},
+        request::Parts,
     },
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -29,7 +30,7 @@ use super::{
 use crate::{
     api::SetupKey,
     cluster::Clock,
-    key::KeyValue,
+    key::{KeyId, KeyValue},
     serve::{Limits, metrics::HttpRequests},
 };
 
@@ -68,9 +69,22 @@ impl Service {
     }
 
     /// The answer that shows this key, which the client knows by `id`.
-    fn answer(&self, key: &SetupKey, id: &str) -> Result<Response, Refusal> {
-        let answer = translate::answer(key, self.clock.now()).ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
+    fn answer(&self, key: &SetupKey, id: &KeyId) -> Result<Response, Refusal> {
+        let answer = translate::answer(key, self.clock.now()).ok_or_else(|| Refusal::NotFound(id.to_string()))?;
         Ok(Json(answer).into_response())
+    }
+}
+
+/// The id in the path. What cannot be one reaches neither the API server nor a log: it may be a key, put there by mistake.
+struct InPath(KeyId);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let Path(id) = path.map_err(|_| Refusal::NotAnId)?;
+        KeyId::parse(&id).map(Self).ok_or(Refusal::NotAnId)
     }
 }
 
@@ -78,7 +92,7 @@ async fn list(State(service): State<Service>, caller: Caller, lists: Lists) -> R
     lists.answer(&service.keys_of(&caller), service.clock.now()).await
 }
 
-async fn read(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
+async fn read(State(service): State<Service>, caller: Caller, InPath(id): InPath) -> Result<Response, Refusal> {
     let key = service.keys_of(&caller).find(&id).await?;
     service.answer(&key, &id)
 }
@@ -108,7 +122,7 @@ fn showing<'a>(value: &'a KeyValue, mut answer: SetupKeyAnswer<'a>) -> Response 
 async fn update(
     State(service): State<Service>,
     caller: Caller,
-    Path(id): Path<String>,
+    InPath(id): InPath,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let change = translate::changed(wire::read(&body?)?)?;
@@ -120,7 +134,7 @@ async fn update(
     ))
 }
 
-async fn remove(State(service): State<Service>, caller: Caller, Path(id): Path<String>) -> Result<Response, Refusal> {
+async fn remove(State(service): State<Service>, caller: Caller, InPath(id): InPath) -> Result<Response, Refusal> {
     let deleted = service.keys_of(&caller).delete(&id).await?;
     let response = Json(json!({})).into_response();
     Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))

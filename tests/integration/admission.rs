@@ -19,6 +19,13 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
     let lifetime = "spec.expiresIn: Invalid value: .*: expiresIn must be from 24h to 8760h";
     let group = "spec.autoGroups: Invalid value: each group must consist of letters";
     let reserved = "may not hold keys of setupkey.dev, nor keys by which Argo CD, Flux, Helm or kubectl track objects";
+    let control = "spec.name: Invalid value: .*: name may not contain control characters";
+    let helm = "spec.secret.name: Forbidden: secret.name may not begin with sh.helm.release.v1., where Helm keeps";
+    let long = |length: usize| "x".repeat(length);
+    let labels = (10..42).map(|number| format!("example.com/a{number}{}: {}", long(60), long(63)));
+    let labels = labels.collect::<Vec<_>>().join(", ");
+    let much =
+        |field: &str| format!("secret.{field} may have at most 4096 characters in all, keys and values together");
     let refused = [
         ("expiresIn: 1h", lifetime),
         ("expiresIn: 9000h", lifetime),
@@ -36,6 +43,10 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
         ),
         ("usageLimit: -1", "spec.usageLimit: Invalid value: -1: .* should be greater than or equal to 0"),
         ("usageLimit: 3000000000", "spec.usageLimit: Invalid value"),
+        (r#"name: "a\u001b[2J""#, control),
+        (r#"name: "a\nb""#, control),
+        (r#"name: "a\u0000b""#, control),
+        (r#"name: "a\u009b2J""#, control),
         ("name: ''", "spec.name: Invalid value: .* should be at least 1 chars long"),
         ("autoGroups: [a, b, a]", "spec.autoGroups\\[2\\]: Duplicate value: \"a\""),
         ("autoGroups: ['no spaces']", group),
@@ -54,6 +65,11 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
         ("secret: {labels: {a: 'x y'}}", "each value of secret.labels must be a label value"),
         ("secret: {annotations: {'a b': x}}", "each key of secret.annotations must be a qualified name"),
         ("secret: {name: Not_DNS}", "spec.secret.name: Invalid value: .*: secret.name must be a DNS name"),
+        ("secret: {name: sh.helm.release.v1.app.v1}", helm),
+        (&format!("secret: {{annotations: {{a: {}}}}}", long(4096)), &much("annotations")),
+        (&format!("secret: {{annotations: {{a: {0}, b: {0}}}}}", long(2048)), &much("annotations")),
+        (&format!("secret: {{annotations: {{a: {}}}}}", long(100 * 1024)), &much("annotations")),
+        (&format!("secret: {{labels: {{{labels}}}}}"), &much("labels")),
         ("secret: {key: a/b}", "spec.secret.key: Invalid value: .*: secret.key must be a file name"),
         ("secret: {key: ..}", "secret.key must be a file name"),
         ("expiresAt: now", "unknown field \"spec.expiresAt\""),
@@ -68,6 +84,8 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
     }
     let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest(&"a".repeat(64), "")));
     assert!(error.contains("metadata.name must be at most 63 characters"), "{error}");
+    let error = refusal(&cluster.kubectl(&["apply", "-f", "-"], &manifest("sh.helm.release.v1.app.v1", "")));
+    assert!(regex::Regex::new(helm).unwrap().is_match(&error), "{error}");
     let left = cluster.kubectl_ok(&["get", "sk", "-o", "name"], "");
     assert_eq!(left, "", "something was created all the same");
 }
@@ -138,6 +156,8 @@ async fn unusual_but_right_manifests_are_accepted() {
         "autoGroups: [A.b_c-1]",
         "secret: {annotations: {argocd.argoproj.io/sync-options: Prune=false, argocd.argoproj.io/compare-options: IgnoreExtraneous, kustomize.toolkit.fluxcd.io/prune: disabled}}",
         "secret: {labels: {app.kubernetes.io/name: x, example.com/team: ''}, name: a.b-c, key: .netbird_KEY}",
+        "name: 'Büro, 2. Stock – 事務所'",
+        &format!("secret: {{annotations: {{a: {}}}}}", "ä".repeat(4095)),
     ]
     .into_iter()
     .enumerate()

@@ -152,18 +152,23 @@ async fn a_refused_label_is_reported_until_it_is_stored() {
     operator.stop().await;
 }
 
+/// A policy adds an annotation of 300 KiB, more than the API server accepts.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_annotation_that_does_not_fit_is_reported_until_it_does() {
     let cluster = Cluster::for_test("long_annotation").await;
     let operator = cluster.start_operator().await;
     cluster.apply("office", "");
     cluster.ready("office").await;
-    let long = "x".repeat(300 * 1024);
-    cluster.patch_spec("office", json!({ "secret": { "annotations": { "note": long } } })).await;
+    let long = format!(r#""{}".replace("a", "{}")"#, "a".repeat(600), "x".repeat(512));
+    let patch = format!(r#"[JSONPatch{{op: "add", path: "/metadata/annotations/long", value: {long}}}]"#);
+    let policy = Policy::changes(&cluster, &patch);
+    let policy = policy.in_force("metadata: {name: probe, annotations: {a: b}}", |ok, _| !ok).await;
+    cluster.patch_spec("office", json!({ "secret": { "annotations": { "note": "short" } } })).await;
     let refused = stalled(&cluster, "office", "SecretRefused").await;
+    assert!(message(&refused).contains("262144 bytes"), "{}", message(&refused));
     assert!(message(&refused).len() < 2000, "the message is {} characters long", message(&refused).len());
     stays(&cluster, "office", "SecretRefused").await;
-    cluster.patch_spec("office", json!({ "secret": { "annotations": { "note": "short" } } })).await;
+    policy.lift();
     cluster.ready("office").await;
     assert_eq!(cluster.secrets().get("office").await.unwrap().annotations()["note"], "short");
     operator.stop().await;

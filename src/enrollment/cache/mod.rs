@@ -6,4 +6,4 @@ mod peers;
 
 pub use keys::{KeyVersion, Keys, stripped, version_of};
 pub use peer::CachedPeer;
-pub use peers::Peers;
+pub use peers::{Found, Peers};

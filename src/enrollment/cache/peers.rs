@@ -37,6 +37,16 @@ struct Contents {
 
 type ByName = HashMap<String, Vec<Arc<CachedPeer>>>;
 
+/// The Peers of a name and a token in all namespaces.
+pub enum Found {
+    /// There is none.
+    Nothing,
+    /// There is one.
+    One(Arc<CachedPeer>),
+    /// There are several, and none is taken. A token's digest can be read in a Peer and put into another.
+    Several,
+}
+
 impl Default for Peers {
     fn default() -> Self {
         Self { contents: RwLock::default(), changed: signal::Sender::new(()) }
@@ -44,12 +54,20 @@ impl Default for Peers {
 }
 
 impl Peers {
-    /// The Peer of this name with this token, in any namespace. If there are several, the one in the preferred namespace.
-    pub fn find(&self, name: &str, token: &Digest, preferred: Option<&str>) -> Option<Arc<CachedPeer>> {
+    /// The Peer of this name in this namespace, if this token is its own.
+    pub fn own(&self, namespace: &str, name: &str, token: &Digest) -> Option<Arc<CachedPeer>> {
+        self.get(namespace, name).filter(|peer| peer.has(token))
+    }
+
+    /// The Peer of this name with this token, in any namespace.
+    pub fn find(&self, name: &str, token: &Digest) -> Found {
         let contents = self.contents.read();
-        let mut found = contents.by_name.get(name)?.iter().filter(|peer| peer.has(token)).cloned().collect::<Vec<_>>();
-        found.sort_by_key(|peer| (preferred != Some(peer.namespace.as_str()), peer.existing.leaving));
-        found.into_iter().next()
+        let mut found = contents.by_name.get(name).into_iter().flatten().filter(|peer| peer.has(token));
+        match (found.next(), found.next()) {
+            (None, _) => Found::Nothing,
+            (Some(peer), None) => Found::One(Arc::clone(peer)),
+            (Some(_), Some(_)) => Found::Several,
+        }
     }
 
     /// The Peer of this name in this namespace.
@@ -224,7 +242,10 @@ mod tests {
         let peers = Peers::default();
         peers.apply(peer("a", "token of a", json!({})));
         peers.apply(peer("b", "token of b", json!({})));
-        let found = |token: &str| peers.find("peer", &Digest::of(token), None).map(|peer| peer.namespace.clone());
+        let found = |token: &str| match peers.find("peer", &Digest::of(token)) {
+            Found::One(peer) => Some(peer.namespace.clone()),
+            Found::Nothing | Found::Several => None,
+        };
         assert_eq!(found("token of b").as_deref(), Some("b"));
         assert_eq!(found("another token"), None);
         peers.delete("b", "peer");
@@ -233,6 +254,20 @@ mod tests {
         assert_eq!(found("token of a").as_deref(), Some("a"));
         peers.reset(None, Vec::new());
         assert!(peers.contents.read().by_name.is_empty());
+    }
+
+    #[test]
+    fn of_peers_with_the_same_token_each_is_its_own_in_its_namespace_only() {
+        let (peers, token) = (Peers::default(), Digest::of("token"));
+        let own = |namespace: &str| peers.own(namespace, "peer", &token).map(|peer| peer.namespace.clone());
+        peers.apply(peer("a", "token", json!({})));
+        assert_eq!((own("a").as_deref(), own("b")), (Some("a"), None));
+        peers.apply(peer("b", "token", json!({})));
+        assert!(matches!(peers.find("peer", &token), Found::Several));
+        assert_eq!((own("a").as_deref(), own("b").as_deref()), (Some("a"), Some("b")));
+        assert!(peers.own("a", "peer", &Digest::of("another")).is_none());
+        peers.delete("a", "peer");
+        assert!(matches!(peers.find("peer", &token), Found::One(peer) if peer.namespace == "b"));
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The OpenAPI description against the service: each documented answer is given, and matches its description.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
-use http::Method;
+use axum::body::Bytes;
+use http::header::AUTHORIZATION;
+use http_body_util::Full;
+use kube::ResourceExt;
 use serde_json::{Value, json};
-use setupkey_operator::enrollment;
+use setupkey_operator::{api::Peer, enrollment};
 
 use super::{Answer, Machine, Replica, Setup, known_to, post, send};
 use crate::harness::{Cluster, any_key, eventually};
@@ -21,7 +24,6 @@ impl Contract {
         let described = &self.document["paths"][path][method]["responses"][&status];
         assert!(described.is_object(), "{method} {path} answered {status}, which is not described");
         let schema = &described["content"]["application/json"]["schema"];
-        // The answer to a body that is too long is text, which the document does not describe.
         let is_json = answer.headers.get("content-type").is_some_and(|found| found == "application/json");
         assert_eq!(is_json, schema.is_object(), "{method} {path} {status}: JSON, and whether it is described");
         if schema.is_object() {
@@ -50,8 +52,23 @@ impl Contract {
 }
 
 const ENROLL: &str = "/v1/enroll";
-const HEARTBEAT: &str = "/v1/peers/{name}/heartbeat";
-const LEAVE: &str = "/v1/peers/{name}";
+
+/// The calls of a peer: method and path.
+const CALLS: [(&str, &str); 4] = [
+    ("post", "/v1/namespaces/{namespace}/peers/{name}/heartbeat"),
+    ("delete", "/v1/namespaces/{namespace}/peers/{name}"),
+    ("post", "/v1/peers/{name}/heartbeat"),
+    ("delete", "/v1/peers/{name}"),
+];
+
+/// Makes a call of a peer with these headers Authorization and this body.
+async fn call(at: SocketAddr, (method, path): (&str, &str), of: &Peer, tokens: &[&str], body: &[u8]) -> Answer {
+    let path = path.replace("{namespace}", &of.namespace().unwrap()).replace("{name}", &of.name_any());
+    let request = http::Request::builder().method(method.to_uppercase().as_str()).uri(format!("http://{at}{path}"));
+    let request =
+        tokens.iter().fold(request, |request, token| request.header(AUTHORIZATION, format!("Bearer {token}")));
+    send(request.body(Full::new(Bytes::copy_from_slice(body))).unwrap()).await.unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_is_as_the_document_says() {
@@ -86,29 +103,34 @@ async fn every_answer_is_as_the_document_says() {
     assert_eq!(unprocessable.json()["field"], "hostname");
     contract.check("post", ENROLL, &unprocessable);
 
-    let no_token = |method: Method, path: String| {
-        send(
-            http::Request::builder()
-                .method(method)
-                .uri(format!("http://{address}{path}"))
-                .body(Default::default())
-                .unwrap(),
-        )
-    };
-    contract.check("post", HEARTBEAT, &no_token(Method::POST, format!("/v1/peers/{name}/heartbeat")).await.unwrap());
-    contract.check("delete", LEAVE, &no_token(Method::DELETE, format!("/v1/peers/{name}")).await.unwrap());
-    contract.check("post", HEARTBEAT, &thief.heartbeat(address, &name).await);
-    contract.check("delete", LEAVE, &thief.leave(address, &name).await);
     eventually("the peer to be known", || async {
         (machine.heartbeat(address, &name).await.status == 204).then_some(())
     })
     .await;
-    contract.check("post", HEARTBEAT, &machine.heartbeat(address, &name).await);
+    let peer = cluster.peers().get(&name).await.unwrap();
+    for of_peer in CALLS {
+        let (method, path) = of_peer;
+        for (tokens, body, status) in [
+            (vec![], vec![], 401),
+            (vec![machine.token.as_str(), &machine.token], vec![], 401),
+            (vec![&thief.token], vec![], 404),
+            (vec![&machine.token], vec![b' '; 9000], 413),
+        ] {
+            let answer = call(address, of_peer, &peer, &tokens, &body).await;
+            assert_eq!(answer.status, status, "{method} {path} {answer:?}");
+            contract.check(method, path, &answer);
+        }
+        if method == "post" {
+            contract.check(method, path, &call(address, of_peer, &peer, &[&machine.token], b"").await);
+        }
+    }
 
     // A foreign finalizer holds the Peer, so a machine that asks again has to wait.
     let hold = kube::api::Patch::Merge(json!({ "metadata": { "finalizers": ["example.com/held"] } }));
     cluster.peers().patch(&name, &Default::default(), &hold).await.unwrap();
-    contract.check("delete", LEAVE, &machine.leave(address, &name).await);
+    for of_peer in CALLS.into_iter().filter(|(method, _)| *method == "delete") {
+        contract.check(of_peer.0, of_peer.1, &call(address, of_peer, &peer, &[&machine.token], b"").await);
+    }
     let leaving = eventually("the peer to be leaving", || async {
         let answer = machine.enroll(address, &key).await;
         (answer.status == 503).then_some(answer)
@@ -119,16 +141,33 @@ async fn every_answer_is_as_the_document_says() {
 
     // A replica whose caches never fill answers 503.
     let cold = Replica::start_cold(&cluster).await;
-    contract.check("post", HEARTBEAT, &machine.heartbeat(cold.address, &name).await);
-    contract.check("delete", LEAVE, &machine.leave(cold.address, &name).await);
+    for of_peer in CALLS {
+        contract.check(of_peer.0, of_peer.1, &call(cold.address, of_peer, &peer, &[&machine.token], b"").await);
+    }
     cold.stop().await;
 
     let strict = Replica::start_with(&cluster, Setup { failures_per_minute: 1, ..Setup::default() }).await;
     assert_eq!(Machine::new().enroll(strict.address, &any_key()).await.status, 403);
     contract.check("post", ENROLL, &Machine::new().enroll(strict.address, &any_key()).await);
-    contract.check("post", HEARTBEAT, &thief.heartbeat(strict.address, &name).await);
-    contract.check("delete", LEAVE, &thief.leave(strict.address, &name).await);
+    for of_peer in CALLS {
+        contract.check(of_peer.0, of_peer.1, &call(strict.address, of_peer, &peer, &[&thief.token], b"").await);
+    }
     strict.stop().await;
+
+    // Another namespace has a Peer of the same name and token.
+    let other = Cluster::for_test("contract-other").await;
+    let further = vec![other.namespace.clone()];
+    let both = Replica::start_with(&cluster, Setup { further, ..Setup::default() }).await;
+    let twin = Peer::new(&name, peer.spec.clone());
+    other.peers().create(&Default::default(), &twin).await.unwrap();
+    for of_peer in CALLS.into_iter().filter(|(_, path)| path.starts_with("/v1/peers")) {
+        let ambiguous = eventually("both to be known", || async {
+            let answer = call(both.address, of_peer, &peer, &[&machine.token], b"").await;
+            (answer.status == 409).then_some(answer)
+        });
+        contract.check(of_peer.0, of_peer.1, &ambiguous.await);
+    }
+    both.stop().await;
 
     let described = contract.described();
     let missing: Vec<_> = described.difference(&contract.given).collect();

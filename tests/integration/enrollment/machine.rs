@@ -10,7 +10,7 @@ use control_plane::tie_to_this_thread;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use super::Replica;
+use super::{Replica, Setup};
 use crate::harness::{Cluster, any_key, eventually};
 
 pub struct Process {
@@ -89,6 +89,24 @@ async fn a_pod_joins_with_the_mounted_key_and_leaves_when_it_ends() {
     for secret in [key.as_str(), state["privateKey"].as_str().unwrap(), state["token"].as_str().unwrap()] {
         assert!(!log.contains(secret) && !log.contains(&secret[9..]), "a secret is in the log");
     }
+    replica.stop().await;
+}
+
+/// Machines and services are upgraded at different times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_gets_along_with_a_service_of_the_first_version() {
+    let cluster = Cluster::for_test("first-version").await;
+    let replica = Replica::start_with(&cluster, Setup { first_version: true, ..Setup::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let key = cluster.issue("office", json!({})).await;
+    let mut machine = Process::start(folder.path(), &url(&replica), &key, "state", &["--leave", "always"]);
+    let name = connected(&cluster, "office").await;
+    machine.terminate();
+    assert!(machine.end().await.success(), "{}", machine.log());
+    eventually("the Peer to be gone", || async {
+        cluster.peers().get_opt(&name).await.unwrap().is_none().then_some(())
+    })
+    .await;
     replica.stop().await;
 }
 

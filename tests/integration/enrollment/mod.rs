@@ -6,13 +6,19 @@ mod canary;
 mod contract;
 mod machine;
 mod races;
+mod schema;
+mod shadow;
 mod stampede;
 mod tls;
 mod watches;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::body::Bytes;
+use axum::{
+    body::Bytes,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Full};
@@ -41,6 +47,10 @@ struct Setup {
     clock: TestClock,
     peer_lifetime: Duration,
     failures_per_minute: u32,
+    /// Namespaces that are served besides that of the test.
+    further: Vec<String>,
+    /// Without the paths that the first version did not have.
+    first_version: bool,
     /// `None` means plain HTTP.
     certificate: Option<Certificate>,
     faults: Faults,
@@ -52,6 +62,8 @@ impl Default for Setup {
             clock: TestClock::default(),
             peer_lifetime: Duration::from_secs(600),
             failures_per_minute: 0,
+            further: Vec::new(),
+            first_version: false,
             certificate: None,
             faults: Faults::default(),
         }
@@ -106,15 +118,19 @@ impl Replica {
             failures_per_minute: setup.failures_per_minute,
             owner_time: OWNER_TIME,
         };
-        let service = Service::start(environment, Scope::Namespaces(vec![cluster.namespace.clone()]));
+        let namespaces = std::iter::once(cluster.namespace.clone()).chain(setup.further).collect();
+        let service = Service::start(environment, Scope::Namespaces(namespaces));
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::new(listener, setup.certificate, enrollment::limits());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn({
-            let (shutdown, service) = (shutdown.clone(), Arc::clone(&service));
+            let (shutdown, service, mut router) = (shutdown.clone(), Arc::clone(&service), service.router());
+            if setup.first_version {
+                router = router.layer(middleware::from_fn(without_namespaces));
+            }
             async move {
-                server.run(service.router(), shutdown).await.unwrap();
+                server.run(router, shutdown).await.unwrap();
                 service.end().await;
             }
         });
@@ -133,6 +149,14 @@ impl Replica {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends").expect("it does not panic");
     }
+}
+
+/// Answers as the router of the first version did for a path that it does not know.
+async fn without_namespaces(request: axum::extract::Request, next: Next) -> Response {
+    if request.uri().path().starts_with("/v1/namespaces/") {
+        return http::StatusCode::NOT_FOUND.into_response();
+    }
+    next.run(request).await
 }
 
 /// A machine that asks to join.

@@ -1,12 +1,15 @@
 //! NetBird's contract, row by row, and where this API deviates on purpose.
 
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use super::{
-    Rest, a_change, a_key, path,
+    PATIENCE, Rest, a_change, a_key, path,
     tokens::{EVERYTHING, token_of},
 };
-use crate::harness::Cluster;
+use crate::harness::{Cluster, TestClock, any_key};
 
 /// A body that is not JSON is a string here, so that the table shows what is sent.
 fn sent(body: &Value) -> String {
@@ -24,7 +27,8 @@ fn create(change: Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_contract_holds() {
     const KEYS: &str = "/api/setup-keys";
-    const UNKNOWN: &str = "/api/setup-keys/NoSuch";
+    const UNKNOWN: &str = "/api/setup-keys/0123456789abcdefghij";
+    const NO_ID: &str = "/api/setup-keys/NoSuch";
     const NOT_JSON: &str = "couldn't parse JSON request";
     const RANGE: &str = "expires_in must be from 86400 to 31536000 seconds";
     const LIMIT: &str = "usage_limit must be from 0";
@@ -71,11 +75,15 @@ async fn every_row_of_the_contract_holds() {
         (format!("POST {KEYS}"), create(json!({ "auto_groups": ["no spaces"] })), 422, "auto_groups: "),
         (format!("PUT {this}"), a_change(false, &["ok", "no/slash"]), 422, "auto_groups: "),
         // Keys that do not exist.
-        (format!("GET {UNKNOWN}"), json!(""), 404, "setup key: nosuch not found"),
-        (format!("PUT {UNKNOWN}"), a_change(true, &[]), 404, "setup key: nosuch not found"),
-        (format!("DELETE {UNKNOWN}"), json!(""), 404, "setup key: nosuch not found"),
-        // An id is not a way to select keys.
-        (format!("GET {this},status.state=valid"), json!(""), 404, "setup key: "),
+        (format!("GET {UNKNOWN}"), json!(""), 404, "setup key: 0123456789abcdefghij not found"),
+        (format!("PUT {UNKNOWN}"), a_change(true, &[]), 404, "setup key: 0123456789abcdefghij not found"),
+        (format!("DELETE {UNKNOWN}"), json!(""), 404, "setup key: 0123456789abcdefghij not found"),
+        // What cannot be an id. It may be a key, so it is not quoted.
+        (format!("GET {NO_ID}"), json!(""), 404, "setup key not found"),
+        (format!("PUT {NO_ID}"), a_change(true, &[]), 404, "setup key not found"),
+        (format!("DELETE {NO_ID}"), json!(""), 404, "setup key not found"),
+        (format!("GET {KEYS}/%ff"), json!(""), 404, "setup key not found"),
+        (format!("GET {this},status.state=valid"), json!(""), 404, "setup key not found"),
     ] {
         let answer = rest.send(Some(&token), &call, &sent(&body)).await;
         let said = answer.refused(code);
@@ -130,4 +138,49 @@ async fn a_body_that_is_too_large_is_refused_in_netbirds_form() {
     let rest = Rest::of(&cluster).await;
     let body = create(json!({ "name": "x".repeat(100_000) }));
     assert_eq!(rest.ask("any", "POST /api/setup-keys", body).await.refused(413), "the request body is too large");
+}
+
+/// The API server cannot be reached, so an answer other than 503 was made without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_an_id_is_not_asked_for() {
+    let cluster = Cluster::for_test("rest_no_id").await;
+    let mut config = crate::harness::admin_config().await;
+    config.cluster_url = "https://127.0.0.1:9".parse().unwrap();
+    let rest = Rest::at(&config, &cluster.namespace, PATIENCE, TestClock::default());
+    let key = any_key();
+    for id in [key.as_str(), &key.to_lowercase(), "NoSuch", "%ff", "0123456789abcdefghi", "0123456789abcdefghij,a=b"] {
+        for call in ["GET", "DELETE"] {
+            let answer = rest.ask("any", &format!("{call} /api/setup-keys/{id}"), Value::Null).await;
+            assert_eq!(answer.refused(404), "setup key not found", "{call} {id}");
+        }
+        let answer = rest.ask("any", &format!("PUT /api/setup-keys/{id}"), a_change(true, &[])).await;
+        assert_eq!(answer.refused(404), "setup key not found", "PUT {id}");
+    }
+    rest.ask("any", "GET /api/setup-keys/0123456789abcdefghij", Value::Null).await.refused(503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_headers_authorization_are_none() {
+    let cluster = Cluster::for_test("rest_two_headers").await;
+    let (rest, token) = (Rest::of(&cluster).await, token_of(&cluster, "user", EVERYTHING));
+    for second in [token.as_str(), "another"] {
+        let request = Request::get("/api/setup-keys").header("Authorization", format!("Bearer {token}"));
+        let request = request.header("Authorization", format!("Bearer {second}")).body(Body::empty()).unwrap();
+        let answer = rest.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 401);
+    }
+    rest.ask(&token, "GET /api/setup-keys", Value::Null).await.granted();
+}
+
+/// A client that breaks off in the middle of a body.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_body_is_refused_in_netbirds_form() {
+    let cluster = Cluster::for_test("rest_half").await;
+    let rest = Rest::of(&cluster).await;
+    let broken = Body::from_stream(futures::stream::iter([Ok("{"), Err("broken")]));
+    let request = Request::post("/api/setup-keys").header("Authorization", "Bearer any").body(broken).unwrap();
+    let answer = rest.router.oneshot(request).await.unwrap();
+    let (status, body) = (answer.status(), answer.into_body().collect().await.unwrap().to_bytes());
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status.as_u16(), &body["message"]), (400, &json!("couldn't parse JSON request")));
 }
