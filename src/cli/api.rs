@@ -42,7 +42,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let limits = Limits::default();
     // A creation waits for the controller in addition to what any call may take.
     let limits = Limits { request: limits.request + patience, shutdown: limits.shutdown + patience, ..limits };
-    let server = flags.serve.bind(limits.clone()).await?;
+    let requests = HttpRequests::default();
+    let server = flags.serve.bind(limits.clone()).await?.counting_in(&requests.turned_away);
     let config = find_cluster().await?;
     let namespace = match flags.namespace {
         Some(namespace) => namespace,
@@ -51,7 +52,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     };
     let cluster =
         rest::Cluster::without_identity(&config, namespace).context("the client configuration cannot be used")?;
-    let (mut registry, requests) = (Registry::default(), HttpRequests::default());
+    let mut registry = Registry::default();
     requests.register(&mut registry);
     let not_ready = admin::once_reached({
         let cluster = cluster.clone();

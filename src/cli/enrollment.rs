@@ -47,8 +47,8 @@ pub struct Flags {
 #[tokio::main]
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
     flags.log.start();
-    let server = flags.serve.bind(limits()).await?;
     let metrics = Metrics::default();
+    let server = flags.serve.bind(limits()).await?.counting_in(&metrics.http.turned_away);
     let client = client(&metrics.count_requests()).await?;
     let scope = flags.scope.scope();
     let readiness = Arc::new(Readiness::default());
