@@ -2,8 +2,8 @@
 //!
 //! One client must not be able to take all places, and machines that share an address must not be held to a small number
 //! while places are free. So there is one rule: an address may hold no more places than are free. An address alone gets at
-//! most half of them, two get at most a third each, and so on, so that any number of greedy addresses leaves room for one
-//! that holds none. Network switches share their buffers in this way ("dynamic thresholds", Choudhury and Hahne, 1998).
+//! most half of them, two get at most a third each, and a hundred leave one in a hundred free for an address that holds none.
+//! Network switches share their buffers in this way ("dynamic thresholds", Choudhury and Hahne, 1998).
 //!
 //! A connection beyond that is accepted and closed at once. In the kernel's queue it would stand in front of others. Only
 //! while no place is free at all do connections wait there, where they cost this process nothing, not even a file
