@@ -33,7 +33,7 @@ help: ## list the targets
 check: ## the quick loop, less than a minute: format, lints, unit tests, layers, HTTP limits, the model's mutants
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
-	cargo test --quiet --locked --lib --bins --test layers --test serve
+	cargo test --quiet --locked --lib --bins --test flags --test layers --test serve
 	cargo test --quiet --locked --test enroll_model every_mutant
 
 .PHONY: test

@@ -5,7 +5,7 @@ mod cli;
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use setupkey_operator::api;
 
 /// Network setup keys as a Kubernetes resource.
@@ -38,13 +38,13 @@ enum Command {
     /// Print the CustomResourceDefinitions as YAML.
     Crds {
         /// Write one file per definition to this folder instead.
-        #[arg(long, value_name = "PATH")]
+        #[arg(long, value_name = "PATH", value_parser = cli::values::path())]
         folder: Option<PathBuf>,
     },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().command {
+    match parse().command {
         Command::Controller(flags) => cli::controller::run(flags)?,
         Command::Enrollment(flags) => cli::enrollment::run(flags)?,
         Command::Api(flags) => cli::api::run(flags)?,
@@ -54,6 +54,16 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Reads the command line, or ends with exit code 2 and a message.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| {
+        let mut command = Cli::command();
+        command.build();
+        let subcommand = std::env::args_os().nth(1).and_then(|name| command.find_subcommand(name));
+        cli::values::with_variable(error, subcommand).exit()
+    })
+}
+
 fn print_crds(folder: Option<PathBuf>) -> anyhow::Result<()> {
     let Some(folder) = folder else {
         api::crd_manifests().iter().for_each(|crd| print!("{}", crd.text));
@@ -61,16 +71,16 @@ fn print_crds(folder: Option<PathBuf>) -> anyhow::Result<()> {
     };
     api::crd_manifests().iter().try_for_each(|crd| {
         let path = folder.join(&crd.file);
-        std::fs::write(&path, &crd.text).with_context(|| format!("{} cannot be written", path.display()))
+        std::fs::write(&path, &crd.text).with_context(|| format!("--folder: {} cannot be written", path.display()))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_flags_of_each_subcommand_fit_together() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
     }
 }

@@ -29,6 +29,20 @@ pub mod limits {
     pub const TOKEN: RangeInclusive<usize> = 43..=256;
 }
 
+/// Whether a text may be the hostname of a machine. Not as strict as DNS, because machines have such names.
+pub fn is_hostname(text: &str) -> bool {
+    limits::HOSTNAME.contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// Whether a text is a DNS label as Kubernetes has it (RFC 1123), in lower case. The name of a namespace is one, too.
+pub fn is_dns_label(text: &str) -> bool {
+    limits::LABEL.contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
 /// A machine that asks to join.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

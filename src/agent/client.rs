@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -27,7 +28,7 @@ use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde::de::DeserializeOwned;
 
 use super::{Introduction, identity::Identity};
-use crate::protocol::{EnrollRequest, Enrolled, Problem, limits};
+use crate::protocol::{EnrollRequest, Enrolled, Problem, is_hostname, limits};
 
 /// The longest that a call may take. The service answers within 25 s.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -61,7 +62,7 @@ pub enum Reply<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The URL is not valid.
-    #[error("--server must be a URL such as https://enroll.example.com")]
+    #[error("--server must be a URL such as https://enroll.example.com, without a user or a query")]
     Url,
     /// The file with the certificate authority cannot be used.
     #[error("--ca-file {} holds no certificate in PEM that can be used", .0.display())]
@@ -96,14 +97,29 @@ pub enum Error {
     },
 }
 
+/// Reads the URL of a service. It is logged, so it must not hold a password.
+pub fn service_url(text: &str) -> Result<Uri, Error> {
+    let url: Uri = text.trim_end_matches('/').parse().map_err(|_| Error::Url)?;
+    let authority = url.authority().ok_or(Error::Url)?;
+    let host = authority.host();
+    let named = is_host(host) && (authority.as_str() == host || authority.port().is_some());
+    let known = matches!(url.scheme_str(), Some("http" | "https"));
+    if known && named && url.query().is_none() { Ok(url) } else { Err(Error::Url) }
+}
+
+/// Whether this is a name, an address of IPv4, or one of IPv6 in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_hostname(text),
+    }
+}
+
 impl Client {
     /// A client of the service at this URL. The service's certificate must be from the authority in the file, or, without a
     /// file, from one that this machine trusts.
     pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, Error> {
-        let url: Uri = url.trim_end_matches('/').parse().map_err(|_| Error::Url)?;
-        if url.authority().is_none() || !matches!(url.scheme_str(), Some("http" | "https")) {
-            return Err(Error::Url);
-        }
+        let url = service_url(url)?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?;
         let config = match authority {
@@ -304,6 +320,17 @@ mod tests {
         assert!(raw(404, "").is_without_path());
         assert!(!raw(404, r#"{"message":"no"}"#).is_without_path());
         assert!(!raw(503, "").is_without_path());
+    }
+
+    #[test]
+    fn a_service_is_at_a_host_and_a_port() {
+        for url in ["https://enroll.example.com", "http://10.0.0.1:8080/", "https://[2001:db8::1]:443/enroll"] {
+            assert!(service_url(url).is_ok(), "{url}");
+        }
+        for url in ["enroll", "//enroll", "ftp://enroll", "https://", "https://:1", "https://a:70000", "https://u:p@a"]
+        {
+            assert!(service_url(url).is_err(), "{url}");
+        }
     }
 
     #[test]

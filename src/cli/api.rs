@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
     cluster::SystemClock,
@@ -10,14 +10,14 @@ use setupkey_operator::{
     serve::{Limits, admin, metrics::HttpRequests},
 };
 
-use super::{LogFlags, ProbeFlags, Process, ServeFlags, find_cluster};
+use super::{LogFlags, ProbeFlags, Process, ServeFlags, find_cluster, values};
 
 /// Flags of `setupkey-operator api`.
 #[derive(clap::Args)]
 #[group(skip)]
 pub struct Flags {
     /// Namespace whose SetupKeys are served. Default: that of the kubeconfig or of the pod.
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE")]
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", value_parser = values::namespace)]
     namespace: Option<String>,
 
     /// How long the answer to a creation waits for the controller to issue the key, in seconds from 1 to 60.
@@ -37,17 +37,22 @@ pub struct Flags {
 /// Serves until a signal comes.
 #[tokio::main]
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    flags.log.start()?;
+    flags.log.start();
     let patience = Duration::from_secs(flags.issue_timeout);
     let limits = Limits::default();
     // A creation waits for the controller in addition to what any call may take.
     let limits = Limits { request: limits.request + patience, shutdown: limits.shutdown + patience, ..limits };
-    let server = flags.serve.bind(limits.clone()).await?;
+    let requests = HttpRequests::default();
+    let server = flags.serve.bind(limits.clone()).await?.counting_in(&requests.turned_away);
     let config = find_cluster().await?;
-    let namespace = flags.namespace.unwrap_or_else(|| config.default_namespace.clone());
+    let namespace = match flags.namespace {
+        Some(namespace) => namespace,
+        None => values::namespace(&config.default_namespace)
+            .map_err(|error| anyhow!("the namespace of the kubeconfig cannot be used: {error}; give --namespace"))?,
+    };
     let cluster =
         rest::Cluster::without_identity(&config, namespace).context("the client configuration cannot be used")?;
-    let (mut registry, requests) = (Registry::default(), HttpRequests::default());
+    let mut registry = Registry::default();
     requests.register(&mut registry);
     let not_ready = admin::once_reached({
         let cluster = cluster.clone();

@@ -17,7 +17,7 @@ use setupkey_operator::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, ProbeFlags, Process, ScopeFlags, client, peer_lifetime};
+use super::{LogFlags, ProbeFlags, Process, ScopeFlags, client, values};
 
 /// Flags of `setupkey-operator controller`.
 #[derive(clap::Args)]
@@ -33,9 +33,9 @@ pub struct Flags {
     #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
     metrics_max_keys: usize,
 
-    /// How long after its last heartbeat a peer counts as gone, at least 1m: an ephemeral peer is removed, any other reads
+    /// How long after its last heartbeat a peer counts as gone, 1m to 8760h: an ephemeral peer is removed, any other reads
     /// as not connected. Use the same value for the enrollment service.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = values::peer_lifetime)]
     peer_lifetime: Lifetime,
 
     /// Elect a leader through a Lease. Only the leader works; the other processes stand by.
@@ -43,7 +43,8 @@ pub struct Flags {
     leader_elect: bool,
 
     /// Namespace of the Lease.
-    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system")]
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system",
+        value_parser = values::namespace)]
     leader_election_namespace: String,
 
     #[command(flatten)]
@@ -53,7 +54,7 @@ pub struct Flags {
 /// Runs the controller until a signal comes.
 #[tokio::main]
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    flags.log.start()?;
+    flags.log.start();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new(Arc::clone(&clock), flags.metrics_max_keys);
     let client = client(&metrics.count_requests()).await?;

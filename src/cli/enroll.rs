@@ -1,56 +1,63 @@
 //! `setupkey-operator enroll`.
 
 use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
 use secrecy::{SecretString, zeroize::Zeroizing};
 use setupkey_operator::{
     agent::{self, End, Introduction, client::Client, identity::Identity},
     api::Lifetime,
+    protocol::limits,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, at_least, cancel_on_signal};
+use super::{LogFlags, cancel_on_signal, values};
 
 /// Exit code: the key does not admit this machine.
 const REFUSED: u8 = 3;
 /// Exit code: the Peer was removed from outside, for example by an administrator.
 const REMOVED: u8 = 4;
 
+/// Bytes of a key file, at most. A key has 36.
+const LONGEST_KEY_FILE: usize = 1024;
+
 /// Flags of `setupkey-operator enroll`.
 #[derive(clap::Args)]
 #[group(skip)]
 pub struct Flags {
     /// URL of the enrollment service.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = values::server)]
     server: String,
 
     /// File with the setup key, for example from a mounted Secret.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
     key_file: PathBuf,
 
     /// File with the private key and the token of this machine. It is created if it does not exist.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
     state_file: PathBuf,
 
     /// Hostname of this machine. Default: the system's hostname.
-    #[arg(long, value_name = "NAME", env = "HOSTNAME")]
+    #[arg(long, value_name = "NAME", env = "HOSTNAME", value_parser = values::hostname)]
     hostname: Option<String>,
 
     /// Extra DNS label to request for this machine. It can be repeated.
-    #[arg(long = "extra-dns-label", value_name = "LABEL")]
+    #[arg(long = "extra-dns-label", value_name = "LABEL", value_parser = values::dns_label)]
     extra_dns_labels: Vec<String>,
 
     /// PEM file with the CA of the service's certificate. Default: the CAs that the system trusts.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = values::path())]
     ca_file: Option<PathBuf>,
 
-    /// Time between heartbeats.
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = heartbeat)]
+    /// Time between heartbeats, 1s to 24h.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = values::heartbeat)]
     heartbeat: Lifetime,
 
     /// When to leave on SIGTERM. A machine that has left uses the key again when it joins again, so a machine that
@@ -82,14 +89,10 @@ impl From<Leave> for agent::Leave {
     }
 }
 
-fn heartbeat(text: &str) -> Result<Lifetime, String> {
-    at_least(Lifetime::seconds(1), text)
-}
-
 /// Joins and stays a peer until a signal comes. The exit code says why it ended.
 #[tokio::main(flavor = "current_thread")]
 pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
-    flags.log.start()?;
+    flags.log.start();
     let stop = CancellationToken::new();
     tokio::spawn(cancel_on_signal(stop.clone())?);
     let service = Client::new(&flags.server, flags.ca_file.as_deref())?;
@@ -99,10 +102,11 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let key = read_key(&flags.key_file)?;
     let hostname = match flags.hostname {
         Some(name) => name,
-        None => system_hostname().context("this machine has no name; give --hostname")?,
+        None => system_hostname()?,
     };
-    let introduction = Introduction { hostname, extra_dns_labels: flags.extra_dns_labels };
-    let identity = Identity::load_or_create(&flags.state_file)?;
+    let extra_dns_labels = BTreeSet::from_iter(flags.extra_dns_labels).into_iter().collect();
+    let introduction = Introduction { hostname, extra_dns_labels };
+    let identity = Identity::load_or_create(&flags.state_file).map_err(|error| anyhow!("--state-file: {error}"))?;
     let leave = flags.leave.into();
     let end = agent::run(&service, &identity, key, &introduction, flags.heartbeat.as_duration(), leave, stop).await;
     Ok(match end {
@@ -118,18 +122,22 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Reads the setup key. Editors end a file with a newline, which is not part of the key.
+/// Reads the setup key. Editors end a file with a newline, and blanks around the key are no part of it.
 fn read_key(path: &Path) -> anyhow::Result<SecretString> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("--key-file {} cannot be read", path.display()))?;
-    let text = Zeroizing::new(text);
-    let key = text.trim_end_matches(['\n', '\r']);
-    anyhow::ensure!(!key.is_empty(), "--key-file {} is empty", path.display());
+    // Large enough from the start, because a buffer that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_KEY_FILE));
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_KEY_FILE as u64).read_to_end(&mut bytes))
+        .with_context(|| format!("--key-file {} cannot be read", path.display()))?;
+    let key = str::from_utf8(&bytes).unwrap_or_default().trim();
+    anyhow::ensure!(limits::KEY.contains(&key.len()), "--key-file {} holds no setup key", path.display());
     Ok(key.into())
 }
 
-fn system_hostname() -> Option<String> {
+fn system_hostname() -> anyhow::Result<String> {
     let name =
         std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
-    name.ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+    let name = name.context("this machine has no name; give --hostname")?;
+    values::hostname(&name)
+        .map_err(|error| anyhow!("the name of this machine cannot be used: {error}; give --hostname"))
 }

@@ -9,7 +9,7 @@ use setupkey_operator::{
     enrollment::{Environment, Metrics, OWNER_TIME, Service, limits},
 };
 
-use super::{LogFlags, ProbeFlags, Process, ScopeFlags, ServeFlags, client, peer_lifetime};
+use super::{LogFlags, ProbeFlags, Process, ScopeFlags, ServeFlags, client, values};
 
 /// Flags of `setupkey-operator enrollment`.
 #[derive(clap::Args)]
@@ -24,9 +24,9 @@ pub struct Flags {
     #[command(flatten)]
     scope: ScopeFlags,
 
-    /// How long after its last heartbeat an ephemeral peer is removed. Use the same value for the controller. A heartbeat
+    /// How long after its last heartbeat an ephemeral peer is removed, 1m to 8760h. Use the same value for the controller. A heartbeat
     /// is written at most once per third of this time.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = peer_lifetime)]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = values::peer_lifetime)]
     peer_lifetime: Lifetime,
 
     /// Failed requests per minute from one address before the service answers 429; 0 means no limit. Behind a load
@@ -35,7 +35,8 @@ pub struct Flags {
     failures_per_minute: u32,
 
     /// How long this replica may create the Peers of its entries. Tests set less, so that the controller takes over sooner.
-    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = OWNER_TIME.as_secs())]
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = OWNER_TIME.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=OWNER_TIME.as_secs()))]
     owner_time: u64,
 
     #[command(flatten)]
@@ -45,9 +46,9 @@ pub struct Flags {
 /// Serves until a signal comes, and then creates the Peers of all committed entries.
 #[tokio::main]
 pub async fn run(flags: Flags) -> anyhow::Result<()> {
-    flags.log.start()?;
-    let server = flags.serve.bind(limits()).await?;
+    flags.log.start();
     let metrics = Metrics::default();
+    let server = flags.serve.bind(limits()).await?.counting_in(&metrics.http.turned_away);
     let client = client(&metrics.count_requests()).await?;
     let scope = flags.scope.scope();
     let readiness = Arc::new(Readiness::default());
@@ -65,7 +66,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         metrics,
         peer_lifetime: flags.peer_lifetime.as_duration(),
         failures_per_minute: flags.failures_per_minute,
-        owner_time: Duration::from_secs(flags.owner_time).min(OWNER_TIME),
+        owner_time: Duration::from_secs(flags.owner_time),
     };
     let service = Service::start(environment, scope);
     server.run(service.router(), process.shutdown()).await.context("the server failed")?;

@@ -6,16 +6,14 @@ pub mod enroll;
 pub mod enrollment;
 mod process;
 mod serve;
+pub mod values;
 
-use std::{io::IsTerminal, net::SocketAddr};
+use std::{collections::BTreeSet, io::IsTerminal, net::SocketAddr};
 
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
-use kube::{Client, client::ClientBuilder};
-use setupkey_operator::{
-    api::Lifetime,
-    cluster::{CountRequests, Scope, pages::LimitPages, tuned},
-};
+use kube::{Client, client::ClientBuilder, config::KubeConfigOptions};
+use setupkey_operator::cluster::{CountRequests, Scope, pages::LimitPages, tuned};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -29,17 +27,17 @@ use serve::ServeFlags;
 /// The namespaces in which a process works.
 #[derive(clap::Args)]
 pub struct ScopeFlags {
-    /// Namespace to work in. It can be repeated. Default: all namespaces.
-    #[arg(long = "namespace", value_name = "NAME", env = "SETUPKEY_NAMESPACES", value_delimiter = ',')]
+    /// Namespace to work in, or several, separated by commas. It can be repeated. Default: all namespaces.
+    #[arg(long = "namespace", value_name = "NAME", env = "SETUPKEY_NAMESPACES", value_delimiter = ',',
+        value_parser = values::namespace)]
     namespaces: Vec<String>,
 }
 
 impl ScopeFlags {
+    /// Each namespace counts once, or a process would work on its objects twice at the same time.
     fn scope(&self) -> Scope {
-        match self.namespaces.as_slice() {
-            [] => Scope::Cluster,
-            namespaces => Scope::Namespaces(namespaces.to_vec()),
-        }
+        let namespaces: BTreeSet<_> = self.namespaces.iter().cloned().collect();
+        if namespaces.is_empty() { Scope::Cluster } else { Scope::Namespaces(namespaces.into_iter().collect()) }
     }
 }
 
@@ -50,9 +48,10 @@ pub struct LogFlags {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
-    /// Log filter: a level (error, warn, info, debug or trace), or target=level pairs.
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
-    log: String,
+    /// Log filter: a level (error, warn, info, debug, trace or off), or target=level pairs, separated by commas.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info,kube_runtime=warn",
+        value_parser = values::log_filter)]
+    log: EnvFilter,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -64,23 +63,28 @@ enum LogFormat {
 }
 
 impl LogFlags {
-    fn start(&self) -> anyhow::Result<()> {
-        let filter = &self.log;
-        let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a log filter"))?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    fn start(&self) {
+        let builder = tracing_subscriber::fmt().with_env_filter(self.log.clone()).with_writer(std::io::stderr);
         let builder = builder.with_ansi(std::io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => builder.init(),
             LogFormat::Json => builder.json().flatten_event(true).init(),
         }
-        Ok(())
     }
 }
 
+/// The cluster of KUBECONFIG, if that is set, or else the one in which the process runs.
+///
+/// kube would take the latter also when the file of KUBECONFIG cannot be used, and the process would work in a cluster that
+/// was not meant. An empty variable counts as not set, as everywhere in Kubernetes.
 async fn find_cluster() -> anyhow::Result<kube::Config> {
-    kube::Config::infer()
-        .await
-        .context("no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount")
+    let Some(file) = std::env::var_os("KUBECONFIG").filter(|file| !file.is_empty()) else {
+        return kube::Config::infer().await.context(
+            "no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount",
+        );
+    };
+    let config = kube::Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+    config.with_context(|| format!("KUBECONFIG {} cannot be used", file.display()))
 }
 
 /// A client of the API server whose requests are counted.
@@ -88,16 +92,6 @@ async fn client(count: &CountRequests) -> anyhow::Result<Client> {
     let client =
         ClientBuilder::try_from(tuned(find_cluster().await?)).context("the client configuration cannot be used")?;
     Ok(client.with_layer(count).with_layer(&LimitPages).build())
-}
-
-/// A lifetime of at least a minute, because `lastSeen` is in whole seconds and written once per third of it.
-fn peer_lifetime(text: &str) -> Result<Lifetime, String> {
-    at_least(Lifetime::minutes(1), text)
-}
-
-fn at_least(least: Lifetime, text: &str) -> Result<Lifetime, String> {
-    let lifetime: Lifetime = text.parse()?;
-    if lifetime < least { Err(format!("{lifetime} is shorter than {least}")) } else { Ok(lifetime) }
 }
 
 /// Listens on the address that this flag gives.
@@ -114,4 +108,17 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<O
         tracing::info!("received a signal; finishing the work in progress");
         shutdown.cancel();
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_namespace_is_worked_in_once() {
+        let names = ["b", "a", "b"].map(str::to_owned);
+        let scope = ScopeFlags { namespaces: names.to_vec() }.scope();
+        assert!(matches!(&scope, Scope::Namespaces(names) if names == &["a", "b"]), "{scope:?}");
+        assert!(matches!(ScopeFlags { namespaces: Vec::new() }.scope(), Scope::Cluster));
+    }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::anyhow;
 use setupkey_operator::serve::{Certificate, Limits, Server};
 
-use super::listen;
+use super::{listen, values};
 
 /// Where a service listens, and with which certificate.
 #[derive(clap::Args)]
@@ -15,11 +15,11 @@ pub struct ServeFlags {
     address: SocketAddr,
 
     /// PEM file with the certificate chain, for HTTPS. It is reloaded when it changes. Without it, clients use plain HTTP.
-    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    #[arg(long, value_name = "PATH", value_parser = values::path(), requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
     /// PEM file with the private key of the certificate.
-    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    #[arg(long, value_name = "PATH", value_parser = values::path(), requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
 

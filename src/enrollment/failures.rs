@@ -6,13 +6,15 @@
 //! used ones are forgotten.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     num::NonZero,
     time::{Duration, Instant},
 };
 
 use lru::LruCache;
 use parking_lot::Mutex;
+
+use crate::serve::network;
 
 /// Addresses that are remembered, at about 100 bytes each.
 const ADDRESSES: NonZero<usize> = NonZero::new(32_768).unwrap();
@@ -63,14 +65,6 @@ impl Failures {
 
     fn table(&self) -> parking_lot::MutexGuard<'_, LruCache<IpAddr, Instant>> {
         self.full_at.lock()
-    }
-}
-
-/// A customer usually has a whole /64 of IPv6, so that counts as one address.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -40,7 +40,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The limits on clients. Bodies are small, and a request may wait for the controller to roll its entry forward.
 pub fn limits() -> Limits {
-    Limits { body: protocol::limits::BODY, request: PATIENCE + Duration::from_secs(5), ..Limits::default() }
+    Limits {
+        body: protocol::limits::BODY,
+        body_time: Duration::from_secs(5),
+        request: PATIENCE + Duration::from_secs(5),
+        ..Limits::default()
+    }
 }
 
 /// What the service runs with.

@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     key::{Digest, PublicKey, ledger::Applicant},
-    protocol::limits::{HOSTNAME, KEY, LABEL, LABELS, TOKEN},
+    protocol::{
+        is_dns_label, is_hostname,
+        limits::{KEY, LABELS, TOKEN},
+    },
 };
 
 /// Why a request is not valid.
@@ -88,11 +91,6 @@ fn text(fields: &mut Map<String, Value>, field: &'static str) -> Result<Option<S
     }
 }
 
-fn is_hostname(text: &str) -> bool {
-    HOSTNAME.contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-}
-
 fn labels(value: Option<Value>) -> Result<Vec<String>, Complaint> {
     let wrong = Complaint::Field {
         field: "extraDnsLabels",
@@ -105,20 +103,12 @@ fn labels(value: Option<Value>) -> Result<Vec<String>, Complaint> {
         Some(_) => return Err(wrong),
     };
     let labels = values.into_iter().map(|value| match value {
-        Value::String(label) if is_label(&label) => Ok(label),
+        Value::String(label) if is_dns_label(&label) => Ok(label),
         _ => Err(wrong),
     });
     let labels: Vec<_> = labels.collect::<Result<_, _>>()?;
     let distinct: BTreeSet<_> = labels.iter().collect();
     if distinct.len() == labels.len() { Ok(labels) } else { Err(wrong) }
-}
-
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    LABEL.contains(&text.len())
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && text.bytes().all(|byte| inner(byte) || byte == b'-')
 }
 
 #[cfg(test)]

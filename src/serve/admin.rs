@@ -19,7 +19,23 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::{Limits, Server};
 use crate::cluster::openmetrics::{CONTENT_TYPE as OPENMETRICS, text_of};
+
+/// The limits on clients: a kubelet, and a few that scrape. A stranger who takes all the connections it can get leaves half
+/// of them, and the kubelet has another address.
+fn limits() -> Limits {
+    let short = Duration::from_secs(5);
+    Limits {
+        connections: 64,
+        headers: short,
+        stalled_answer: short,
+        request: short,
+        body: 1024,
+        body_time: short,
+        shutdown: Duration::from_secs(1),
+    }
+}
 
 /// Serves the probes and the metrics until `shutdown` is cancelled.
 ///
@@ -37,7 +53,9 @@ pub async fn serve(
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(expose).with_state(metrics));
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    let limits = limits();
+    let router = limits.apply(router);
+    Server::new(listener, None, limits).run(router, shutdown).await
 }
 
 /// Not ready until `attempt` has succeeded once; it is repeated every second. The result is for [`serve`].

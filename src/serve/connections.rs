@@ -1,22 +1,23 @@
-//! A listener with a limit on concurrent connections.
+//! A listener with a limit on concurrent connections, all together and for each address ([`places`](super::places)).
 
 use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use axum::extract::connect_info::Connected;
 use axum_server::{AddrListener, Address};
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_io_timeout::TimeoutStream;
+
+use super::places::{Place, Places};
 
 /// The address of a client of a [`BoundedListener`].
 #[derive(Clone, Copy, Debug)]
@@ -33,19 +34,18 @@ impl Connected<ClientAddress> for SocketAddr {
     }
 }
 
-/// A listener that leaves further connections in the kernel's queue once the limit is reached.
-///
-/// A connection that waits there costs this process nothing, not even a file descriptor.
+/// A listener that serves a connection once there is a place for it, and closes it if its address holds too many.
 pub struct BoundedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    places: Places,
     write_timeout: Duration,
+    turned_away: Counter,
 }
 
 impl BoundedListener {
-    /// At most `limit` connections at a time. One whose client accepts no bytes for `write_timeout` is closed.
-    pub fn new(listener: TcpListener, limit: usize, write_timeout: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(limit)), write_timeout }
+    /// A connection whose client accepts no bytes for `write_timeout` is closed. Those that get no place are counted.
+    pub fn new(listener: TcpListener, places: Places, write_timeout: Duration, turned_away: Counter) -> Self {
+        Self { listener, places, write_timeout, turned_away }
     }
 }
 
@@ -55,13 +55,19 @@ impl AddrListener<Connection, ClientAddress> for BoundedListener {
     }
 
     async fn accept_stream(&self) -> io::Result<(Connection, ClientAddress)> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(io::Error::other)?;
-        let (stream, address) = self.listener.accept().await?;
-        // Answers are small and written at once, so Nagle's algorithm would only delay them.
-        stream.set_nodelay(true)?;
-        let mut stream = Box::pin(TimeoutStream::new(stream));
-        stream.as_mut().set_write_timeout_pinned(Some(self.write_timeout));
-        Ok((Connection { stream, _place: place }, ClientAddress(address)))
+        self.places.one_is_free().await;
+        loop {
+            let (stream, address) = self.listener.accept().await?;
+            let Some(place) = self.places.take(address.ip()) else {
+                self.turned_away.inc();
+                continue;
+            };
+            // Answers are small and written at once, so Nagle's algorithm would only delay them.
+            stream.set_nodelay(true)?;
+            let mut stream = Box::pin(TimeoutStream::new(stream));
+            stream.as_mut().set_write_timeout_pinned(Some(self.write_timeout));
+            return Ok((Connection { stream, _place: place }, ClientAddress(address)));
+        }
     }
 
     fn get_local_addr(&self) -> io::Result<ClientAddress> {
@@ -72,7 +78,7 @@ impl AddrListener<Connection, ClientAddress> for BoundedListener {
 /// A connection. Dropping it makes room for the next one.
 pub struct Connection {
     stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl AsyncRead for Connection {

@@ -22,6 +22,8 @@ use prometheus_client::{
 pub struct HttpRequests {
     total: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabels, Histogram>,
+    /// Connections that were closed at once, because their address held too many places.
+    pub turned_away: Counter,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -41,7 +43,11 @@ struct RouteLabels {
 impl Default for HttpRequests {
     fn default() -> Self {
         let histogram = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
-        Self { total: Family::default(), seconds: Family::new_with_constructor(histogram) }
+        Self {
+            total: Family::default(),
+            seconds: Family::new_with_constructor(histogram),
+            turned_away: Counter::default(),
+        }
     }
 }
 
@@ -57,6 +63,11 @@ impl HttpRequests {
             "setupkey_http_request_duration_seconds",
             "Time until a request was answered",
             self.seconds.clone(),
+        );
+        registry.register(
+            "setupkey_http_connections_turned_away",
+            "Connections closed at once, because their address already held as many as were free",
+            self.turned_away.clone(),
         );
     }
 

@@ -134,6 +134,8 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("peers.lifetime=ten", "/peers/lifetime"),
         ("peers.lifetime=30s", "/peers/lifetime"),
         ("enrollment.peerLifetime=10m", "/enrollment"),
+        ("networkPolicy.metricsFrom={all}", "/networkPolicy/metricsFrom/0"),
+        ("networkPolicy.metricsFrom[0].pod=x", "/networkPolicy/metricsFrom/0"),
         ("unheardOf=1", "unheardOf"),
     ] {
         for helm in [Helm::Three, Helm::Four] {
@@ -193,6 +195,8 @@ const VALUES: [(&str, &[&str]); 4] = [
             "metrics.prometheusRule.enabled=true",
             "--set",
             "networkPolicy.enabled=true",
+            "--set-json",
+            "networkPolicy.metricsFrom=[{\"podSelector\": {\"matchLabels\": {\"app\": \"prometheus\"}}}]",
             "--set",
             "policies.guards.exempt[0].kind=ServiceAccount,policies.guards.exempt[0].namespace=velero",
             "--set",
@@ -259,6 +263,30 @@ fn the_names_of_policies_are_valid_and_those_of_two_releases_differ() {
 
 /// The REST API, with all that belongs to it.
 const API: &str = "api.enabled=true,api.namespace=keys,api.tls.secretName=api-tls,networkPolicy.enabled=true,metrics.serviceMonitor.enabled=true";
+
+/// The served ports stay open to all. Without peers, so does the port of metrics and probes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_policy_says_who_may_scrape() {
+    let cluster = Cluster::for_test("scrapes").await;
+    let monitoring = r#"[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]"#;
+    let all = "enrollment.enabled=true,api.enabled=true,networkPolicy.enabled=true";
+    for peers in [monitoring, "[]"] {
+        let rendered = template_ok(&["--set", all, "--set-json", &format!("networkPolicy.metricsFrom={peers}")]);
+        let mut policies = documents(&rendered);
+        policies.retain(|object| object["kind"] == "NetworkPolicy");
+        assert_eq!(policies.len(), 3);
+        for mut policy in policies {
+            policy["metadata"]["namespace"] = cluster.namespace.as_str().into();
+            cluster.kubectl_ok(&["apply", "--validate=strict", "-f", "-"], &policy.to_string());
+            for rule in policy["spec"]["ingress"].as_array().unwrap() {
+                let ports: Vec<_> = rule["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
+                let wanted = if ports == ["http"] && peers == monitoring { monitoring } else { "null" };
+                assert_eq!(rule["from"], serde_json::from_str::<Value>(wanted).unwrap(), "{policy}");
+                assert!(ports == ["http"] || !ports.iter().any(|port| *port == "http"), "{policy}");
+            }
+        }
+    }
+}
 
 /// The REST API acts only for its callers, so its pods must have no rights that a caller could borrow.
 #[tokio::test(flavor = "multi_thread")]
