@@ -29,7 +29,7 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = values::peer_lifetime)]
     peer_lifetime: Lifetime,
 
-    /// Failed requests per minute from one address before the service answers 429; 0 means no limit. Behind a load
+    /// Failed requests per minute from one address before further failures get 429; 0 means no limit. Behind a load
     /// balancer that hides the clients' addresses, all clients share one limit.
     #[arg(long, value_name = "NUMBER", default_value_t = 60)]
     failures_per_minute: u32,
