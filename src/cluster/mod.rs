@@ -1,6 +1,7 @@
 //! What every part needs to call the API server: time limits, errors, Secrets, backoff, metrics of requests, and the clock.
 
 mod backoff;
+mod bucket;
 pub mod call;
 pub mod clock;
 mod object_name;
@@ -10,6 +11,7 @@ mod requests;
 pub mod secrets;
 
 pub use backoff::{backoff, watch_backoff};
+pub use bucket::Bucket;
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
 use kube::{

@@ -16,8 +16,10 @@
 //! - Every write but a creation has the version that it was decided on as its precondition.
 //! - The value of a key is replaced only after the `SetupKey` was read from the API server.
 
+mod budget;
 pub mod election;
 mod error;
+mod fair_queue;
 mod handover;
 pub mod metrics;
 mod notify;
@@ -41,16 +43,19 @@ use kube::{
     Client,
     runtime::{
         controller::{self, Action, Config, Controller},
+        reflector::{Lookup, ObjectRef},
         watcher,
     },
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Clock, ObjectName, Readiness, Scope, clock};
+use budget::Budget;
 use election::Leadership;
 use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
+use work::Work;
 
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
 const CONCURRENCY: u16 = 32;
@@ -84,10 +89,11 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     environment.readiness.expect(namespaces.len());
     let (notifier, publisher) = Notifier::new(environment.client.clone());
     let publisher = tokio::spawn(publisher.run());
-    let loops = namespaces
-        .into_iter()
-        .map(|namespace| watch_and_reconcile(environment.clone(), namespace, notifier.clone(), shutdown.clone()));
-    join_all(loops).await;
+    let budget = Budget::new();
+    let loops = namespaces.into_iter().map(|namespace| {
+        watch_and_reconcile(environment.clone(), namespace, notifier.clone(), budget.clone(), shutdown.clone())
+    });
+    tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {} }
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
@@ -101,6 +107,7 @@ async fn watch_and_reconcile(
     environment: Environment,
     namespace: Option<String>,
     notifier: Notifier,
+    budget: Budget,
     shutdown: CancellationToken,
 ) {
     let watched = watch::start(&environment.client, namespace.as_deref());
@@ -120,9 +127,10 @@ async fn watch_and_reconcile(
         future::ready(leads.then_some(()))
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let context = Arc::new(Context::new(environment.clone(), notifier, &watched));
+    let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
+    let context = Arc::new(Context::new(environment.clone(), notifier, &watched, work));
     let forgetful = Arc::clone(&context);
-    let peers = peers::run(environment, watched.peers, shutdown.clone());
+    let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
 
     let caches = watched.filled.clone();
     let idle = shutdown.clone();
@@ -131,6 +139,7 @@ async fn watch_and_reconcile(
         .reconcile_all_on(watched.relists)
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
+        .reconcile_on(turns.map(reference))
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
@@ -140,6 +149,11 @@ async fn watch_and_reconcile(
     };
     future::join(keys, peers).await;
     filled.abort();
+}
+
+/// An object of a controller's kind.
+fn reference<K: Lookup<DynamicType = ()>>(object: ObjectName) -> ObjectRef<K> {
+    ObjectRef::new(&object.name).within(&object.namespace)
 }
 
 /// Runs the passes of a controller until it ends, and drops what is remembered about objects that are gone.

@@ -25,7 +25,7 @@ use super::{
     observe,
     own_writes::{Kind, OwnWrites},
     retry::Versions,
-    watch::{SecretMetadata, Watched, WatchedKey},
+    watch::{Conflicts, SecretMetadata, Watched, WatchedKey},
     work::{Work, action},
     write::{self, SecretWrite},
 };
@@ -38,7 +38,7 @@ use crate::{
     },
     key::{
         ledger::{Swap, Use},
-        plan::{Observed, Step, Until, plan},
+        plan::{LONGEST_SLEEP, Observed, Step, Until, next_moment, plan},
         record::{Freshness, Persistence, Rehearsal, Subject, Trouble},
         secret::{OwnedSecret, SecretView},
         transition::{Notice, Severity, notices},
@@ -64,14 +64,16 @@ pub struct Context {
     secrets: Store<SecretMetadata>,
     own_writes: Arc<OwnWrites>,
     handover: Handover,
+    conflicts: Conflicts,
     work: Work,
 }
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched) -> Self {
+    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched, work: Work) -> Self {
         Self {
-            work: Work::new(&environment, watched.filled.clone()),
+            conflicts: Conflicts::new(environment.client.clone(), work.retries()),
+            work,
             client: environment.client,
             clock: environment.clock,
             metrics: environment.metrics,
@@ -87,6 +89,7 @@ impl Context {
     pub fn forget(&self, key: &ObjectName) {
         self.work.forget(key);
         self.handover.forget(key);
+        self.conflicts.forget(key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -134,6 +137,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
         Err(error) => {
             let ObjectName { namespace, name } = ObjectName::of(&*watched);
             tracing::warn!(namespace, name, %error, "this SetupKey cannot be decoded and is left alone");
+            context.forget(&ObjectName::of(&*watched));
             return Ok(Action::await_change());
         }
     };
@@ -145,8 +149,16 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     if let Some(hold) = context.work.hold(&name, &pass.seen()) {
         return Ok(hold);
     }
-    let end = pass.run().await;
-    let (result, pause) = context.work.conclude(&name, pass.seen(), end);
+    let mut end = pass.run().await;
+    if context.conflicts.note(&pass.key, &pass.secret, started)
+        && let Ok(Until::Retry) = end
+    {
+        end = Ok(Until::RetryAfter(LONGEST_SLEEP)); // The watch of conflicts ends the pause.
+    }
+    let now = context.clock.now();
+    let handover = due.next.and_then(|next| Some(now + chrono::Duration::from_std(next).ok()?));
+    let deadline = next_moment(&pass.key, now).into_iter().chain(handover).min();
+    let (result, pause) = context.work.conclude(&name, pass.seen(), end, deadline);
     context.metrics.passed(result, started.elapsed());
     Ok(action(pause.into_iter().chain(due.next).min()))
 }

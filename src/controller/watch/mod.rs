@@ -1,5 +1,6 @@
 //! The watches, the caches that they fill, and the events that they pass on.
 
+mod conflicts;
 mod peer;
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
@@ -28,6 +29,7 @@ use crate::{
     cluster::{PAGE, scoped, watch_backoff},
 };
 
+pub use conflicts::Conflicts;
 pub use peer::WatchedPeer;
 
 /// A `SetupKey`, or the metadata of one that cannot be decoded. One such object must not stop the others.
