@@ -87,7 +87,7 @@ pub struct Environment {
 pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationToken) {
     let namespaces = scope.watched();
     environment.readiness.expect(namespaces.len());
-    let (notifier, publisher) = Notifier::new(environment.client.clone());
+    let (notifier, publisher) = Notifier::new(environment.client.clone(), environment.metrics.clone());
     let publisher = tokio::spawn(publisher.run());
     let budget = Budget::new();
     let loops = namespaces.into_iter().map(|namespace| {

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{Cluster, crds, eventually, says},
+    harness::{Cluster, Setup, crds, eventually, says},
     requests::Requests,
 };
 
@@ -161,4 +161,25 @@ async fn keys_that_wait_for_a_person_leave_the_api_server_and_other_tenants_alon
     }
     assert!(repair < Duration::from_secs(2), "healed {repair:?} after the repair");
     shared.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_events_neither_drops_nor_delays_the_warning_of_another_tenant() {
+    let (flood, neighbour) = (Cluster::for_test("flood").await, Cluster::for_test("warned").await);
+    let neighbours = vec![neighbour.namespace.clone()];
+    let operator = flood.start_operator_with(Setup { neighbours, ..Setup::default() }).await;
+    neighbour.apply_quickly("office", json!({})).await;
+    neighbour.ready("office").await;
+    let all = stream::iter(names(600));
+    all.for_each_concurrent(AT_ONCE, async |name| flood.apply_quickly(&name, json!({})).await).await;
+    let last = "key-0599";
+    flood.ready(last).await;
+
+    neighbour.delete_secret("office").await;
+    let changed = Instant::now();
+    neighbour.event("office", "KeyRegenerated").await;
+    let took = changed.elapsed();
+    println!("the neighbour's event came after {took:?}");
+    assert!(took < Duration::from_secs(3), "the neighbour's event came after {took:?}");
+    operator.stop().await;
 }

@@ -28,6 +28,8 @@ pub struct Setup {
     pub metrics_max_keys: usize,
     pub peer_lifetime: Duration,
     pub handover: Duration,
+    /// Namespaces besides that of the test.
+    pub neighbours: Vec<String>,
 }
 
 impl Default for Setup {
@@ -40,6 +42,7 @@ impl Default for Setup {
             metrics_max_keys: 100,
             peer_lifetime: Duration::from_secs(600),
             handover: ledger::HANDOVER,
+            neighbours: Vec::new(),
         }
     }
 }
@@ -111,7 +114,7 @@ impl Cluster {
             peer_lifetime: setup.peer_lifetime,
             handover: setup.handover,
         };
-        let scope = Scope::Namespaces(vec![self.namespace.clone()]);
+        let scope = Scope::Namespaces([vec![self.namespace.clone()], setup.neighbours].concat());
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
         if setup.wait_until_ready {
             eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
