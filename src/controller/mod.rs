@@ -21,6 +21,7 @@ pub mod election;
 mod error;
 mod fair_queue;
 mod handover;
+mod lanes;
 pub mod metrics;
 mod notify;
 mod observe;
@@ -52,13 +53,18 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Clock, ObjectName, Readiness, Scope, clock};
 use budget::Budget;
 use election::Leadership;
+use lanes::Lanes;
 use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
 use work::Work;
 
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
-const CONCURRENCY: u16 = 32;
+const CONCURRENCY: u16 = 64;
+
+/// Keys of one namespace in progress at the same time because of changes. With its retries, of which there are at most 8 at
+/// a time, that leaves places for the keys of others.
+const CONCURRENCY_OF_NAMESPACE: usize = 32;
 
 /// Upper bound for sending the last events at shutdown.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -128,7 +134,8 @@ async fn watch_and_reconcile(
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
-    let context = Arc::new(Context::new(environment.clone(), notifier, &watched, work));
+    let (lanes, calls) = Lanes::new(CONCURRENCY_OF_NAMESPACE);
+    let context = Arc::new(Context::new(environment.clone(), notifier, &watched, work, lanes));
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
 
@@ -140,6 +147,7 @@ async fn watch_and_reconcile(
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
         .reconcile_on(turns.map(reference))
+        .reconcile_on(calls.map(reference))
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);

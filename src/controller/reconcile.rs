@@ -20,11 +20,12 @@ use super::{
     Environment,
     error::Error,
     handover::Handover,
+    lanes::Lanes,
     metrics::Metrics,
     notify::Notifier,
     observe,
     own_writes::{Kind, OwnWrites},
-    retry::Versions,
+    retry::{Gate, Versions},
     watch::{Conflicts, SecretMetadata, Watched, WatchedKey},
     work::{Work, action},
     write::{self, SecretWrite},
@@ -64,15 +65,17 @@ pub struct Context {
     secrets: Store<SecretMetadata>,
     own_writes: Arc<OwnWrites>,
     handover: Handover,
+    lanes: Lanes,
     conflicts: Conflicts,
     work: Work,
 }
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched, work: Work) -> Self {
+    pub fn new(environment: Environment, notifier: Notifier, watched: &Watched, work: Work, lanes: Lanes) -> Self {
         Self {
             conflicts: Conflicts::new(environment.client.clone(), work.retries()),
+            lanes,
             work,
             client: environment.client,
             clock: environment.clock,
@@ -90,6 +93,7 @@ impl Context {
         self.work.forget(key);
         self.handover.forget(key);
         self.conflicts.forget(key);
+        self.lanes.leave(key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -123,6 +127,8 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     if !context.work.may_begin().await {
         return Ok(Action::await_change());
     }
+    let name = ObjectName::of(&*triggered);
+    let visit = context.lanes.visit(&name);
     if let Ok(key) = &triggered.0
         && let Some(wait) = context.wait_for_own_writes(key)
     {
@@ -135,19 +141,21 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     let key = match &watched.0 {
         Ok(key) => key,
         Err(error) => {
-            let ObjectName { namespace, name } = ObjectName::of(&*watched);
+            let ObjectName { namespace, name } = &name;
             tracing::warn!(namespace, name, %error, "this SetupKey cannot be decoded and is left alone");
-            context.forget(&ObjectName::of(&*watched));
+            context.forget(&ObjectName::new(namespace, name));
             return Ok(Action::await_change());
         }
     };
-    let name = ObjectName::of(key);
     let cached_secret = context.cached_secret(key);
     let started = Instant::now();
     let due = context.handover.look(key, started);
     let mut pass = Pass::new(&context, key, cached_secret, due.now, context.work.failures(&name));
-    if let Some(hold) = context.work.hold(&name, &pass.seen()) {
-        return Ok(hold);
+    match context.work.gate(&name, &pass.seen()) {
+        Gate::Closed(hold) => return Ok(hold),
+        Gate::Called => {} // The budget limits retries.
+        Gate::Open if visit.enter() => {}
+        Gate::Open => return Ok(Action::await_change()),
     }
     let mut end = pass.run().await;
     if context.conflicts.note(&pass.key, &pass.secret, started)

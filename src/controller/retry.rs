@@ -46,6 +46,17 @@ pub enum Failure {
     Stalled,
 }
 
+/// Whether a pass may begin, and why.
+#[derive(Debug, PartialEq)]
+pub enum Gate {
+    /// The object did not fail, or something has changed.
+    Open,
+    /// The turn of its retry has come.
+    Called,
+    /// Not yet.
+    Closed(Action),
+}
+
 /// A pass that has failed.
 pub struct Failed {
     /// The versions that it saw last.
@@ -124,27 +135,20 @@ impl Retries {
         (retries, turns.filter(move |object| futures::future::ready(called.call(object))))
     }
 
-    /// What this object waits for, or `None` when it may be tried: its turn has come, or something has changed.
+    /// Whether this object may be tried.
     ///
     /// Without this, the watch event of a status that reports a failure would start the next try at once.
-    pub fn hold(&self, object: &ObjectName, seen: &Versions, now: DateTime<Utc>) -> Option<Action> {
+    pub fn gate(&self, object: &ObjectName, seen: &Versions, now: DateTime<Utc>) -> Gate {
         let mut waiting = self.waiting.lock();
-        let waiting = waiting.get_mut(object)?;
+        let Some(waiting) = waiting.get_mut(object) else { return Gate::Open };
         if waiting.seen != *seen {
             waiting.growing = backoff(FIRST, LONGEST);
-            self.begin(object, waiting);
-            return None;
+            return self.begin(object, waiting);
         }
         let late = waiting.deadline.is_some_and(|deadline| deadline <= now);
         let pause = match waiting.state {
-            State::Called | State::UnderWay { .. } => {
-                self.begin(object, waiting);
-                return None;
-            }
-            State::Pausing(_) | State::InLine(_) if late => {
-                self.begin(object, waiting);
-                return None;
-            }
+            State::Called | State::UnderWay { .. } => return self.begin(object, waiting),
+            State::Pausing(_) | State::InLine(_) if late => return self.begin(object, waiting),
             State::InLine(_) => None,
             State::Pausing(until) => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -154,7 +158,7 @@ impl Retries {
                 Some(left).filter(|left| !left.is_zero())
             }
         };
-        Some(waiting.wait(pause, now).map_or_else(Action::await_change, Action::requeue))
+        Gate::Closed(waiting.wait(pause, now).map_or_else(Action::await_change, Action::requeue))
     }
 
     /// How many passes over this object have failed in a row.
@@ -222,12 +226,13 @@ impl Retries {
         false
     }
 
-    fn begin(&self, object: &ObjectName, waiting: &mut Waiting) {
+    fn begin(&self, object: &ObjectName, waiting: &mut Waiting) -> Gate {
         if let State::InLine(place) = waiting.state {
             self.budget.leave(&object.namespace, place);
         }
         let by_turn = matches!(waiting.state, State::Called | State::UnderWay { by_turn: true });
         waiting.state = State::UnderWay { by_turn };
+        if by_turn { Gate::Called } else { Gate::Open }
     }
 }
 

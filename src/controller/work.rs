@@ -12,7 +12,7 @@ use super::{
     election::Leadership,
     error::Error,
     metrics::PassResult,
-    retry::{Failed, Failure, Retries, Versions},
+    retry::{Failed, Failure, Gate, Retries, Versions},
     watch::Filled,
 };
 use crate::{
@@ -55,9 +55,9 @@ impl Work {
         self.leadership.holds() && self.filled.wait().await
     }
 
-    /// What this object waits for after a failure, or `None` when it may be tried.
-    pub fn hold(&self, object: &ObjectName, seen: &Versions) -> Option<Action> {
-        self.retries.hold(object, seen, self.clock.now())
+    /// Whether this object may be tried now, after a failure.
+    pub fn gate(&self, object: &ObjectName, seen: &Versions) -> Gate {
+        self.retries.gate(object, seen, self.clock.now())
     }
 
     /// How many passes over this object have failed in a row.

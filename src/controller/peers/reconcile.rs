@@ -29,7 +29,7 @@ use crate::{
         Environment,
         error::Error,
         metrics::Metrics,
-        retry::Versions,
+        retry::{Gate, Versions},
         watch::{WatchedKey, WatchedPeer, WatchedPeers},
         work::{Work, action},
     },
@@ -103,7 +103,7 @@ pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Re
     };
     let name = ObjectName::of(&*peer);
     let seen: Versions = (peer.resource_version(), None);
-    if let Some(hold) = context.work.hold(&name, &seen) {
+    if let Gate::Closed(hold) = context.work.gate(&name, &seen) {
         return Ok(hold);
     }
     let end = pass(&context, &name, &peer).await;

@@ -23,7 +23,7 @@ fn retries() -> Arc<Retries> {
 }
 
 fn is_held(retries: &Retries, version: &str) -> bool {
-    retries.hold(&key(), &seen(version), now()).is_some()
+    matches!(retries.gate(&key(), &seen(version), now()), Gate::Closed(_))
 }
 
 /// Ends the pause as time does.
@@ -97,7 +97,7 @@ fn a_moment_of_the_clock_ends_a_pause() {
     let failed = Failed { asked, deadline: Some(expiry), ..failed("1", Failure::Stalled) };
     assert_eq!(retries.failed(&key(), failed, now()), Some(Duration::from_secs(2)));
     assert!(is_held(&retries, "1"));
-    assert!(retries.hold(&key(), &seen("1"), expiry).is_none());
+    assert_eq!(retries.gate(&key(), &seen("1"), expiry), Gate::Open);
 }
 
 #[tokio::test]
