@@ -116,7 +116,7 @@ struct Schedule<T> {
 enum Next<T> {
     /// This one, now.
     Turn(T),
-    /// Some one, at this moment.
+    /// Perhaps one at this moment.
     At(Instant),
     /// None, until something changes.
     Nothing,

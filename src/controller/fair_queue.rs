@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Items that wait, in one line for each namespace. However long one line is, the head of another is the next but one
-/// after as many items as there are namespaces.
+/// Items that wait, in one line for each namespace. However long the other lines are, the head of a line waits for at most
+/// one item of each.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     lines: HashMap<String, BTreeMap<Place, T>>,

@@ -118,7 +118,7 @@ impl Waiting {
         pauses.next().unwrap_or(LONGEST)
     }
 
-    /// Nothing until its turn comes, or until the clock makes a pass necessary.
+    /// How long to wait, if there is a pause or a deadline.
     fn wait(&self, pause: Option<Duration>, now: DateTime<Utc>) -> Option<Duration> {
         let deadline = self.deadline.map(|deadline| (deadline - now).to_std().unwrap_or_default());
         pause.into_iter().chain(deadline).min()

@@ -15,7 +15,7 @@ use crate::cluster::clock;
 use reconcile::Context;
 
 /// Peers in progress at the same time, per watched scope.
-const CONCURRENCY: u16 = 8;
+const CONCURRENCY: u16 = 16;
 
 /// Reconciles the peers of one scope until `shutdown` is cancelled.
 pub async fn run(environment: Environment, watched: WatchedPeers, budget: Budget, shutdown: CancellationToken) {

@@ -30,13 +30,14 @@ use crate::{
     key::secret::{SecretView, has_owner, is_orphan_of},
 };
 
-/// Namespaces that are watched at the same time. Each costs a connection's worth of work at the API server.
+/// Namespaces that are watched at the same time. Each watch costs the API server a stream, and tenants choose how many
+/// namespaces have conflicts.
 const MOST: usize = 64;
 
 /// A watch without conflicts is kept for up to twice as long, so conflicts that come and go do not start one each time.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// How long the API server keeps a watch open, in seconds; it is then resumed.
+/// How long the API server keeps a watch open, in seconds. The next one resumes where it ended.
 const WATCH_SECONDS: u32 = 240;
 /// A watch that is open for longer has lost its connection.
 const LOST: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 10);
