@@ -84,20 +84,8 @@ pub struct MetadataPatch {
 
 /// Whether the object is owned by this very `SetupKey`, not by an earlier one of the same name.
 pub fn is_owned_by(metadata: &ObjectMeta, key: &SetupKey) -> bool {
-    has_owner(metadata, key.metadata.uid.as_deref().unwrap_or_default())
-}
-
-/// Whether the object has an owner with this UID.
-pub fn has_owner(metadata: &ObjectMeta, uid: &str) -> bool {
+    let uid = key.metadata.uid.as_deref().unwrap_or_default();
     metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
-}
-
-/// Whether a Secret has no owner and the marks of a key of this name.
-pub fn is_orphan_of(metadata: &ObjectMeta, key: &str) -> bool {
-    let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
-    let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
-    let owned = metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
-    !owned && id.is_some() && label.is_some_and(|label| label == key)
 }
 
 impl SecretView {
@@ -106,6 +94,14 @@ impl SecretView {
         let name = key.metadata.name.as_deref().unwrap_or_default();
         if is_orphan_of(metadata, name) { Self::Orphaned } else { Self::Foreign }
     }
+}
+
+/// Whether a Secret has no owner and the marks of a key of this name.
+pub fn is_orphan_of(metadata: &ObjectMeta, key: &str) -> bool {
+    let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
+    let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
+    let owned = metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+    !owned && id.is_some() && label.is_some_and(|label| label == key)
 }
 
 /// The labels and annotations that the Secret of a key should carry: the operator's own, and those of the spec that are

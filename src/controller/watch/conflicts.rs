@@ -27,7 +27,7 @@ use crate::{
         watch_backoff,
     },
     controller::retry::Retries,
-    key::secret::{SecretView, has_owner, is_orphan_of},
+    key::secret::{SecretView, is_orphan_of},
 };
 
 /// Namespaces that are watched at the same time. Each watch costs the API server a stream, and tenants choose how many
@@ -260,7 +260,8 @@ impl Claims {
     fn changed_by(&self, secret: &str, metadata: &ObjectMeta) -> Vec<String> {
         let matters = |key: &String| {
             let claim = &self.keys[key];
-            has_owner(metadata, &claim.uid) || is_orphan_of(metadata, key) != claim.orphaned
+            let owned = metadata.owner_references.iter().flatten().any(|owner| owner.uid == claim.uid);
+            owned || is_orphan_of(metadata, key) != claim.orphaned
         };
         self.secrets.get(secret).into_iter().flatten().filter(|key| matters(key)).cloned().collect()
     }
