@@ -2,6 +2,7 @@
 //! and the clock.
 
 mod backoff;
+mod bucket;
 pub mod call;
 pub mod clock;
 mod object_name;
@@ -12,6 +13,7 @@ mod requests;
 pub mod secrets;
 
 pub use backoff::{backoff, watch_backoff};
+pub use bucket::Bucket;
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
 use kube::{

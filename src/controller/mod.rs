@@ -16,9 +16,12 @@
 //! - Every write but a creation has the version that it was decided on as its precondition.
 //! - The value of a key is replaced only after the `SetupKey` was read from the API server.
 
+mod budget;
 pub mod election;
 mod error;
+mod fair_queue;
 mod handover;
+mod lanes;
 pub mod metrics;
 mod notify;
 mod observe;
@@ -42,20 +45,28 @@ use kube::{
     Client,
     runtime::{
         controller::{self, Action, Config, Controller},
+        reflector::{Lookup, ObjectRef},
         watcher,
     },
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Clock, ObjectName, Readiness, Scope, clock};
+use budget::Budget;
 use election::Leadership;
+use lanes::Lanes;
 use metrics::Metrics;
 use notify::Notifier;
 use reconcile::Context;
 use records::Records;
+use work::Work;
 
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
-const CONCURRENCY: u16 = 32;
+const CONCURRENCY: u16 = 64;
+
+/// Keys of one namespace in progress at the same time because of changes. With its retries, of which there are at most 8 at
+/// a time, that leaves places for the keys of others.
+const CONCURRENCY_OF_NAMESPACE: usize = 32;
 
 /// Upper bound for sending the last events at shutdown.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -84,14 +95,15 @@ pub struct Environment {
 pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationToken) {
     let namespaces = scope.watched();
     environment.readiness.expect(namespaces.len());
-    let (notifier, publisher) = Notifier::new(environment.client.clone());
+    let (notifier, publisher) = Notifier::new(environment.client.clone(), environment.metrics.clone());
     let publisher = tokio::spawn(publisher.run());
+    let budget = Budget::new();
     let records = Arc::<Records>::default();
     let loops = namespaces.into_iter().map(|namespace| {
-        watch_and_reconcile(environment.clone(), namespace, notifier.clone(), Arc::clone(&records), shutdown.clone())
+        let (environment, notifier, records) = (environment.clone(), notifier.clone(), Arc::clone(&records));
+        watch_and_reconcile(environment, namespace, notifier, records, budget.clone(), shutdown.clone())
     });
-    join_all(loops).await;
-    drop(records);
+    tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {} }
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
@@ -106,6 +118,7 @@ async fn watch_and_reconcile(
     namespace: Option<String>,
     notifier: Notifier,
     records: Arc<Records>,
+    budget: Budget,
     shutdown: CancellationToken,
 ) {
     let watched = watch::start(&environment.client, namespace.as_deref());
@@ -126,9 +139,11 @@ async fn watch_and_reconcile(
         future::ready(leads.then_some(()))
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let context = Arc::new(Context::new(environment.clone(), notifier, Arc::clone(&records), &watched));
+    let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
+    let (lanes, calls) = Lanes::new(CONCURRENCY_OF_NAMESPACE);
+    let context = Arc::new(Context::new(environment.clone(), notifier, Arc::clone(&records), &watched, work, lanes));
     let forgetful = Arc::clone(&context);
-    let peers = peers::run(environment, watched.peers, shutdown.clone());
+    let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
 
     let caches = watched.filled.clone();
     let idle = shutdown.clone();
@@ -138,6 +153,8 @@ async fn watch_and_reconcile(
         .reconcile_all_on(watched.relists.inspect(move |()| records.listed()))
         .reconcile_all_on(taken_up)
         .reconcile_all_on(clock_steps)
+        .reconcile_on(turns.map(reference))
+        .reconcile_on(calls.map(reference))
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
@@ -147,6 +164,11 @@ async fn watch_and_reconcile(
     };
     future::join(keys, peers).await;
     filled.abort();
+}
+
+/// An object of a controller's kind.
+fn reference<K: Lookup<DynamicType = ()>>(object: ObjectName) -> ObjectRef<K> {
+    ObjectRef::new(&object.name).within(&object.namespace)
 }
 
 /// Runs the passes of a controller until it ends, and drops what is remembered about objects that are gone.

@@ -1,50 +1,66 @@
 //! Publishing notices: each becomes one line in the log and one event.
 //!
-//! Events are best effort. A pass puts them into a queue and goes on. When the API server is slow and the queue is full, they
-//! are dropped.
+//! Events are best effort. A pass puts them into a queue and goes on. When the API server is slow or thousands of keys change
+//! together, events that do not fit are dropped, and counted. Namespaces take turns, and one that is flooded drops its own.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
+use super::{fair_queue::FairQueue, metrics::Metrics};
 use crate::{
     api::metadata::MANAGER,
-    cluster::call::{Attempt, call},
+    cluster::{
+        Bucket,
+        call::{Attempt, call},
+    },
     key::transition::{Notice, Severity},
 };
 
-/// Events that may wait to be sent. When more keys change together, some are only in the log. An event that comes minutes
-/// late is of no use.
-const QUEUE: usize = 256;
+/// Events of one namespace that may wait to be sent. When more keys change together, some are only in the log. An event that
+/// comes minutes late is of no use.
+const OF_NAMESPACE: usize = 256;
+/// Events of all namespaces that may wait: about 1 MiB.
+const QUEUE: usize = 1024;
 /// Events sent without a pause after a quiet time, so that a person who changes one thing sees the event at once.
 const BURST: u32 = 100;
 /// After a burst, one event in this time: when thousands of keys change together, their Secrets and statuses come first.
 const PERIOD: Duration = Duration::from_millis(50);
+/// kube's recorder remembers each event for six minutes and more, to count repetitions: more than 1 KiB each. After so many
+/// it is replaced, and forgets them.
+const REMEMBERED: usize = 512;
+
+/// An event that waits.
+type Waiting = (ObjectReference, Notice);
 
 /// The queue of notices. Cheap to clone.
 #[derive(Clone)]
 pub struct Notifier {
-    queue: mpsc::Sender<(ObjectReference, Notice)>,
+    queue: Arc<Mutex<Queue>>,
+    /// Full while there is something in the queue. Closed once every notifier is gone.
+    filled: mpsc::Sender<()>,
+    metrics: Metrics,
 }
 
 /// Sends what is queued, until every notifier is gone.
 pub struct Publisher {
-    queue: mpsc::Receiver<(ObjectReference, Notice)>,
-    recorder: Recorder,
+    queue: Arc<Mutex<Queue>>,
+    filled: mpsc::Receiver<()>,
+    client: Client,
 }
 
 impl Notifier {
     /// A notifier, and the publisher that must run for it.
-    pub fn new(client: Client) -> (Self, Publisher) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let instance = std::env::var("POD_NAME").ok();
-        let recorder = Recorder::new(client, Reporter { controller: MANAGER.to_owned(), instance });
-        (Self { queue: sender }, Publisher { queue: receiver, recorder })
+    pub fn new(client: Client, metrics: Metrics) -> (Self, Publisher) {
+        let (sender, filled) = mpsc::channel(1);
+        let queue = Arc::<Mutex<Queue>>::default();
+        (Self { queue: Arc::clone(&queue), filled: sender, metrics }, Publisher { queue, filled, client })
     }
 
     /// Logs the notice and queues its event.
@@ -55,58 +71,101 @@ impl Notifier {
             Severity::Normal => tracing::info!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
             Severity::Warning => tracing::warn!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
         }
-        if self.queue.try_send((key.object_ref(&()), notice)).is_err() {
-            tracing::debug!(namespace, name, "the event queue is full; an event is dropped");
+        let dropped = self.queue.lock().push(&namespace, (key.object_ref(&()), notice));
+        if let Some((object, notice)) = dropped {
+            self.metrics.event_dropped();
+            let (namespace, name) = (object.namespace.unwrap_or_default(), object.name.unwrap_or_default());
+            tracing::debug!(namespace, name, reason = notice.reason, "too many events wait; this one is dropped");
         }
+        // A full channel already says it.
+        let _ = self.filled.try_send(());
+    }
+}
+
+/// The events that wait.
+#[derive(Default)]
+struct Queue(FairQueue<Waiting>);
+
+impl Queue {
+    /// Adds an event. Returns one that must be dropped for it, or the event itself.
+    fn push(&mut self, namespace: &str, event: Waiting) -> Option<Waiting> {
+        let full = if self.0.len_of(namespace) >= OF_NAMESPACE {
+            Some(namespace.to_owned())
+        } else if self.0.len() >= QUEUE {
+            self.0.longest().map(|(longest, _)| longest.to_owned())
+        } else {
+            None
+        };
+        let Some(full) = full else {
+            self.0.push_back(namespace, event);
+            return None;
+        };
+        let own = full == namespace;
+        let newest = |severity| {
+            let mut line = self.0.line(&full).rev();
+            line.find(|(_, (_, notice))| notice.severity == severity).map(|(place, _)| place)
+        };
+        let victim = match event.1.severity {
+            Severity::Normal if own => None,
+            Severity::Warning if own => newest(Severity::Normal),
+            Severity::Normal | Severity::Warning => newest(Severity::Normal).or_else(|| newest(Severity::Warning)),
+        };
+        let Some(victim) = victim else { return Some(event) };
+        let dropped = self.0.remove(&full, victim);
+        self.0.push_back(namespace, event);
+        dropped
     }
 }
 
 impl Publisher {
     /// Runs until every notifier is gone and the queue is empty.
     pub async fn run(mut self) {
-        let mut pace = Pace::new(Instant::now());
-        while let Some((object, notice)) = self.queue.recv().await {
+        let mut pace = Bucket::new(BURST, PERIOD, Instant::now().into_std());
+        let (mut recorder, mut remembered) = (self.recorder(), 0);
+        loop {
+            if self.queue.lock().0.len() == 0 {
+                match self.filled.recv().await {
+                    Some(()) => continue,
+                    None => return,
+                }
+            }
             // At the end nothing new comes, and what is left is sent without a pause.
-            if !self.queue.is_closed() {
-                tokio::time::sleep_until(pace.next(Instant::now())).await;
+            if !self.filled.is_closed() {
+                tokio::time::sleep_until(pace.take(Instant::now().into_std()).into()).await;
             }
-            let attempt = Attempt::on(
-                "record an event for SetupKey",
-                object.namespace.as_deref().unwrap_or_default(),
-                object.name.as_deref().unwrap_or_default(),
-            );
-            let event = Event {
-                type_: match notice.severity {
-                    Severity::Normal => EventType::Normal,
-                    Severity::Warning => EventType::Warning,
-                },
-                reason: notice.reason.to_owned(),
-                note: Some(notice.message),
-                action: notice.action.to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = call(attempt, self.recorder.publish(&event, &object)).await {
-                tracing::debug!(%error, "an event is lost");
+            let Some((object, notice)) = self.queue.lock().0.pop() else { continue };
+            if remembered >= REMEMBERED {
+                (recorder, remembered) = (self.recorder(), 0);
             }
+            remembered += 1;
+            publish(&recorder, &object, notice).await;
         }
     }
-}
 
-/// When the next event may be sent: a bucket that holds [`BURST`] and gains one each [`PERIOD`].
-struct Pace {
-    /// When the bucket would be full, if nothing more were sent.
-    full: Instant,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { full: now }
+    fn recorder(&self) -> Recorder {
+        let instance = std::env::var("POD_NAME").ok();
+        Recorder::new(self.client.clone(), Reporter { controller: MANAGER.to_owned(), instance })
     }
+}
 
-    /// Takes one event out of the bucket and returns when it may be sent.
-    fn next(&mut self, now: Instant) -> Instant {
-        self.full = self.full.max(now) + PERIOD;
-        (self.full - PERIOD * BURST).max(now)
+async fn publish(recorder: &Recorder, object: &ObjectReference, notice: Notice) {
+    let attempt = Attempt::on(
+        "record an event for SetupKey",
+        object.namespace.as_deref().unwrap_or_default(),
+        object.name.as_deref().unwrap_or_default(),
+    );
+    let event = Event {
+        type_: match notice.severity {
+            Severity::Normal => EventType::Normal,
+            Severity::Warning => EventType::Warning,
+        },
+        reason: notice.reason.to_owned(),
+        note: Some(notice.message),
+        action: notice.action.to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = call(attempt, recorder.publish(&event, object)).await {
+        tracing::debug!(%error, "an event is lost");
     }
 }
 
@@ -114,15 +173,52 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn event(name: &str, severity: Severity) -> Waiting {
+        let object = ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
+        (object, Notice { severity, reason: "Reason", action: "Action", message: String::new() })
+    }
+
+    fn name(event: Option<Waiting>) -> Option<String> {
+        event?.0.name
+    }
+
+    fn flood(queue: &mut Queue, namespace: &str, count: usize) {
+        for _ in 0..count {
+            queue.push(namespace, event(namespace, Severity::Normal));
+        }
+    }
+
     #[test]
-    fn a_burst_goes_at_once_and_the_rest_at_a_steady_pace() {
-        let start = Instant::now() + Duration::from_secs(3600);
-        let mut pace = Pace::new(start);
-        let times: Vec<_> = (0..BURST + 3).map(|_| pace.next(start) - start).collect();
-        assert!(times[..BURST as usize].iter().all(Duration::is_zero), "{times:?}");
-        assert_eq!(times[BURST as usize..], [PERIOD, PERIOD * 2, PERIOD * 3]);
-        // After a quiet time there may be another burst.
-        let later = start + PERIOD * BURST * 2;
-        assert_eq!(pace.next(later), later);
+    fn a_flood_drops_its_own_events_and_is_passed_by_the_others() {
+        let mut queue = Queue::default();
+        flood(&mut queue, "flood", 10_000);
+        assert_eq!(queue.0.len(), OF_NAMESPACE);
+        assert_eq!(name(queue.push("flood", event("late", Severity::Normal))).as_deref(), Some("late"));
+        assert_eq!(name(queue.push("quiet", event("quiet", Severity::Normal))), None);
+        let sent: Vec<_> = (0..2).filter_map(|_| name(queue.0.pop())).collect();
+        assert_eq!(sent, ["flood", "quiet"]);
+    }
+
+    #[test]
+    fn a_warning_takes_the_place_of_what_is_normal() {
+        let mut queue = Queue::default();
+        flood(&mut queue, "flood", OF_NAMESPACE);
+        for _ in 0..OF_NAMESPACE {
+            assert_eq!(name(queue.push("flood", event("warning", Severity::Warning))).as_deref(), Some("flood"));
+        }
+        assert_eq!(name(queue.push("flood", event("late", Severity::Warning))).as_deref(), Some("late"));
+    }
+
+    #[test]
+    fn the_longest_line_makes_room_when_all_are_too_long_together() {
+        let mut queue = Queue::default();
+        for namespace in ["a", "b", "c"] {
+            flood(&mut queue, namespace, OF_NAMESPACE - 1);
+        }
+        flood(&mut queue, "longest", OF_NAMESPACE);
+        let left = QUEUE - queue.0.len();
+        flood(&mut queue, "d", left);
+        assert_eq!(name(queue.push("single", event("single", Severity::Normal))).as_deref(), Some("longest"));
+        assert_eq!((queue.0.len(), queue.0.len_of("single")), (QUEUE, 1));
     }
 }

@@ -20,13 +20,14 @@ use super::{
     Environment,
     error::Error,
     handover::Handover,
+    lanes::Lanes,
     metrics::Metrics,
     notify::Notifier,
     observe,
     own_writes::{Kind, OwnWrites},
     records::Records,
-    retry::Versions,
-    watch::{SecretMetadata, Watched, WatchedKey},
+    retry::{Gate, Versions},
+    watch::{Conflicts, SecretMetadata, Watched, WatchedKey},
     work::{Work, action},
     write::{self, SecretWrite},
 };
@@ -39,7 +40,7 @@ use crate::{
     },
     key::{
         ledger::{Swap, Use},
-        plan::{Observed, Step, Until, plan},
+        plan::{LONGEST_SLEEP, Observed, Step, Until, next_moment, plan},
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         secret::{OwnedSecret, SecretView},
         transition::{Cause, Notice, Severity, notices},
@@ -66,14 +67,25 @@ pub struct Context {
     own_writes: Arc<OwnWrites>,
     records: Arc<Records>,
     handover: Handover,
+    lanes: Lanes,
+    conflicts: Conflicts,
     work: Work,
 }
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, notifier: Notifier, records: Arc<Records>, watched: &Watched) -> Self {
+    pub fn new(
+        environment: Environment,
+        notifier: Notifier,
+        records: Arc<Records>,
+        watched: &Watched,
+        work: Work,
+        lanes: Lanes,
+    ) -> Self {
         Self {
-            work: Work::new(&environment, watched.filled.clone()),
+            conflicts: Conflicts::new(environment.client.clone(), work.retries()),
+            lanes,
+            work,
             client: environment.client,
             clock: environment.clock,
             metrics: environment.metrics,
@@ -91,6 +103,8 @@ impl Context {
         self.work.forget(key);
         self.handover.forget(key);
         self.records.forget(key);
+        self.conflicts.forget(key);
+        self.lanes.leave(key);
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
@@ -124,6 +138,8 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     if !context.work.may_begin().await {
         return Ok(Action::await_change());
     }
+    let name = ObjectName::of(&*triggered);
+    let visit = context.lanes.visit(&name);
     if let Ok(key) = &triggered.0
         && let Some(wait) = context.wait_for_own_writes(key)
     {
@@ -139,19 +155,30 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
             let message = shortened(&format!("This SetupKey is left alone: {error}"));
             let notice = Notice { severity: Severity::Warning, reason: "NotHandled", action: "Reconcile", message };
             context.notifier.notify(&*watched, notice);
+            context.forget(&name);
             return Ok(Action::await_change());
         }
     };
-    let name = ObjectName::of(key);
     let cached_secret = context.cached_secret(key);
     let started = Instant::now();
     let due = context.handover.look(key, started);
     let mut pass = Pass::new(&context, key, cached_secret, due.now, context.work.failures(&name));
-    if let Some(hold) = context.work.hold(&name, &pass.seen()) {
-        return Ok(hold);
+    match context.work.gate(&name, &pass.seen()) {
+        Gate::Closed(hold) => return Ok(hold),
+        Gate::Called => {} // The budget limits retries.
+        Gate::Open if visit.enter() => {}
+        Gate::Open => return Ok(Action::await_change()),
     }
-    let end = pass.run().await;
-    let (result, pause) = context.work.conclude(&name, pass.seen(), end);
+    let mut end = pass.run().await;
+    if context.conflicts.note(&pass.key, &pass.secret, started)
+        && let Ok(Until::Retry) = end
+    {
+        end = Ok(Until::RetryAfter(LONGEST_SLEEP)); // The watch of conflicts ends the pause.
+    }
+    let now = context.clock.now();
+    let handover = due.next.and_then(|next| Some(now + chrono::Duration::from_std(next).ok()?));
+    let deadline = next_moment(&pass.key, now).into_iter().chain(handover).min();
+    let (result, pause) = context.work.conclude(&name, pass.seen(), end, deadline);
     context.metrics.passed(result, started.elapsed());
     Ok(action(pause.into_iter().chain(due.next).min()))
 }

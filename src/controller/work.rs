@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
+use futures::Stream;
 use kube::runtime::controller::Action;
 
 use super::{
     Environment,
+    budget::Budget,
     election::Leadership,
     error::Error,
     metrics::PassResult,
-    retry::{Retries, Versions},
+    retry::{Failed, Failure, Gate, Retries, Versions},
     watch::Filled,
 };
 use crate::{
@@ -25,18 +28,25 @@ pub struct Work {
     clock: Arc<dyn Clock>,
     leadership: Leadership,
     filled: Filled,
-    retries: Retries,
+    retries: Arc<Retries>,
 }
 
 impl Work {
-    /// The work of one reconciler, which starts once these caches are filled.
-    pub fn new(environment: &Environment, filled: Filled) -> Self {
-        Self {
-            clock: Arc::clone(&environment.clock),
-            leadership: environment.leadership.clone(),
-            filled,
-            retries: Retries::default(),
-        }
+    /// The work of one reconciler, which starts once these caches are filled. The stream has each object whose turn for a
+    /// retry has come: the reconciler must make a pass over it.
+    pub fn new(
+        environment: &Environment,
+        filled: Filled,
+        budget: Budget,
+    ) -> (Self, impl Stream<Item = ObjectName> + Send + 'static) {
+        let (retries, turns) = Retries::new(budget);
+        let (clock, leadership) = (Arc::clone(&environment.clock), environment.leadership.clone());
+        (Self { clock, leadership, filled, retries }, turns)
+    }
+
+    /// The objects that wait for another try.
+    pub fn retries(&self) -> Arc<Retries> {
+        Arc::clone(&self.retries)
     }
 
     /// Whether a pass may begin: this process leads, and its caches are filled. Otherwise nothing is done, because every
@@ -45,9 +55,9 @@ impl Work {
         self.leadership.holds() && self.filled.wait().await
     }
 
-    /// The pause that is left to this object after a failure, or `None` when it may be tried.
-    pub fn hold(&self, object: &ObjectName, seen: &Versions) -> Option<Action> {
-        self.retries.hold(object, seen).map(Action::requeue)
+    /// Whether this object may be tried now, after a failure.
+    pub fn gate(&self, object: &ObjectName, seen: &Versions) -> Gate {
+        self.retries.gate(object, seen, self.clock.now())
     }
 
     /// How many passes over this object have failed in a row.
@@ -55,13 +65,17 @@ impl Work {
         self.retries.failures(object)
     }
 
-    /// What follows from the end of a pass. `seen` are the versions that it saw last.
+    /// What follows from the end of a pass. `seen` are the versions that it saw last, and `deadline` is when the clock alone
+    /// makes another pass necessary, even after a failure.
     pub fn conclude(
         &self,
         object: &ObjectName,
         seen: Versions,
         end: Result<Until, Error>,
+        deadline: Option<DateTime<Utc>>,
     ) -> (PassResult, Option<Duration>) {
+        let failed =
+            |failure, asked| self.retries.failed(object, Failed { seen, failure, asked, deadline }, self.clock.now());
         match end {
             Ok(Until::Change) => {
                 self.retries.forget(object);
@@ -72,10 +86,9 @@ impl Work {
                 let sleep = (moment - self.clock.now()).min(LONGEST_SLEEP).to_std().unwrap_or_default();
                 (PassResult::Settled, Some(sleep.max(SHORTEST_SLEEP)))
             }
-            Ok(Until::Retry) => (PassResult::Stalled, Some(self.retries.failed(object, seen, None))),
+            Ok(Until::Retry) => (PassResult::Stalled, failed(Failure::Stalled, None)),
             Ok(Until::RetryAfter(pause)) => {
-                let pause = pause.to_std().unwrap_or_default();
-                (PassResult::Stalled, Some(self.retries.failed(object, seen, Some(pause))))
+                (PassResult::Stalled, failed(Failure::Stalled, Some(pause.to_std().unwrap_or_default())))
             }
             // The object is gone.
             Err(error) if error.code() == Some(404) => {
@@ -84,13 +97,14 @@ impl Work {
             }
             Err(error) => {
                 let ObjectName { namespace, name } = object;
-                let pause = self.retries.failed(object, seen, error.pause());
+                let pause = failed(Failure::Passing, error.pause());
                 if error.code() == Some(409) {
                     tracing::debug!(namespace, name, %error, "update conflict; requeued");
-                    return (PassResult::Conflict, Some(pause));
+                    return (PassResult::Conflict, pause);
                 }
-                tracing::warn!(namespace, name, %error, "reconciliation failed; retrying in {} ms", pause.as_millis());
-                (PassResult::Error, Some(pause))
+                let milliseconds = pause.unwrap_or_default().as_millis();
+                tracing::warn!(namespace, name, %error, "reconciliation failed; retrying in {milliseconds} ms");
+                (PassResult::Error, pause)
             }
         }
     }

@@ -156,9 +156,14 @@ fn abandoned_entries(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
     })
 }
 
+/// When the clock alone changes what is to be reported of a key: its expiry, if that is to come.
+pub fn next_moment(key: &SetupKey, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let expires = key.status.as_ref()?.expires?;
+    Some(expires.moment() + JUST_AFTER).filter(|moment| *moment > now)
+}
+
 fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
-    let expires = observed.key.status.as_ref().and_then(|status| status.expires);
-    let expiry = expires.map(|expires| expires.moment() + JUST_AFTER).filter(|moment| *moment > now);
+    let expiry = next_moment(observed.key, now);
     let out_of_reach = match observed.secret {
         SecretView::Foreign | SecretView::Orphaned | SecretView::Unread | SecretView::Absent => true,
         SecretView::Owned(secret) => !holds_the_key(observed.key, secret),

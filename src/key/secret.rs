@@ -93,11 +93,17 @@ pub fn is_owned_by(metadata: &ObjectMeta, key: &SetupKey) -> bool {
 impl SecretView {
     /// The view of a Secret that this `SetupKey` does not own, from its metadata.
     pub fn not_owned(metadata: &ObjectMeta, key: &SetupKey) -> Self {
-        let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
-        let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
-        let owned = metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
-        if !owned && id.is_some() && label == key.metadata.name.as_ref() { Self::Orphaned } else { Self::Foreign }
+        let name = key.metadata.name.as_deref().unwrap_or_default();
+        if is_orphan_of(metadata, name) { Self::Orphaned } else { Self::Foreign }
     }
+}
+
+/// Whether a Secret has no owner and the marks of a key of this name.
+pub fn is_orphan_of(metadata: &ObjectMeta, key: &str) -> bool {
+    let label = metadata.labels.as_ref().and_then(|labels| labels.get(KEY_LABEL));
+    let id = metadata.annotations.as_ref().and_then(|annotations| KeyId::parse(annotations.get(ID_ANNOTATION)?));
+    let owned = metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+    !owned && id.is_some() && label.is_some_and(|label| label == key)
 }
 
 /// The labels and annotations that the Secret of a key should carry: the operator's own, and those of the spec that are

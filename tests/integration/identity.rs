@@ -35,7 +35,7 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
     let (owner, tenant) = (Cluster::for_test("owner").await, Cluster::for_test("tenant").await);
-    let operator = owner.start_operator_with(Setup { also: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     owner.apply("office", "");
     let victim = owner.ready("office").await;
     let value = owner.value("office", "setup-key").await;
@@ -44,7 +44,7 @@ async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
     operator.stop().await;
     tenant.apply("mine", "");
     tenant.adopt("mine", &value, victim.id.as_deref().unwrap()).await;
-    let operator = owner.start_operator_with(Setup { also: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
 
     let adopted = tenant.ready("mine").await;
     assert_ne!(adopted.digest, victim.digest, "the tenant's key has the digest of another");
@@ -62,7 +62,7 @@ async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_value_does_not_come_back_in_another_namespace() {
     let (owner, tenant) = (Cluster::for_test("revoker").await, Cluster::for_test("taker").await);
-    let operator = owner.start_operator_with(Setup { also: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     owner.apply("office", "");
     owner.ready("office").await;
     let value = owner.value("office", "setup-key").await;
@@ -71,7 +71,7 @@ async fn a_revoked_value_does_not_come_back_in_another_namespace() {
     operator.stop().await;
     tenant.apply("mine", "");
     tenant.adopt("mine", &value, victim.id.as_deref().unwrap()).await;
-    let operator = owner.start_operator_with(Setup { also: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     assert_ne!(tenant.ready("mine").await.digest, victim.digest);
     operator.stop().await;
 }
@@ -130,7 +130,7 @@ async fn uses_survive_a_changed_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_digest_is_found_after_a_restart() {
     let (owner, tenant) = (Cluster::for_test("copied").await, Cluster::for_test("copier").await);
-    let both = || Setup { also: vec![tenant.namespace.clone()], ..Setup::default() };
+    let both = || Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() };
     let operator = owner.start_operator_with(both()).await;
     // The tenant's key is the younger one.
     owner.apply("office", "");

@@ -10,6 +10,7 @@ mod deletion;
 mod enrollment;
 mod examples;
 mod expiry;
+mod fairness;
 mod faults;
 mod gitops;
 mod gitops_health;

@@ -12,10 +12,14 @@ use setupkey_operator::api::{SetupKeyStatus, State};
 
 use crate::harness::{Cluster, condition, digest, eventually, says};
 
-/// How long a repair may take to show.
-const REPAIR: Duration = Duration::from_secs(5);
+/// How long the repair of a policy may take to show. It is not watched, so it shows at the next retry, and pauses double:
+/// what was refused for some seconds is retried within twice as long.
+const REPAIR: Duration = Duration::from_secs(15);
 
-/// Longer than the pauses between the operator's retries.
+/// How long an error that may pass by itself takes to be gone. It is retried quickly for half a minute.
+const END_OF_ERROR: Duration = Duration::from_secs(6);
+
+/// Longer than the first pauses between the operator's retries.
 const WHILE: Duration = Duration::from_secs(6);
 
 /// A policy for the Secrets of one namespace. Dropping this value deletes the policy.
@@ -147,7 +151,7 @@ async fn a_refused_label_is_reported_until_it_is_stored() {
     stays(&cluster, "office", "SecretRefused").await;
     let repaired = policy.lift();
     cluster.ready("office").await;
-    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    assert!(repaired.elapsed() < REPAIR, "well {:?} after the repair", repaired.elapsed());
     assert_eq!(cluster.secrets().get("office").await.unwrap().labels()["team"], "c");
     operator.stop().await;
 }
@@ -246,7 +250,7 @@ async fn a_key_that_a_policy_replaces_is_never_called_valid() {
 
     let repaired = policy.lift();
     let ready = cluster.ready("office").await;
-    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    assert!(repaired.elapsed() < REPAIR, "well {:?} after the repair", repaired.elapsed());
     let value = cluster.value("office", "setup-key").await;
     assert_ne!(value, theirs);
     assert_eq!((ready.digest, ready.valid), (Some(digest(&value)), Some(true)));
@@ -310,7 +314,7 @@ async fn an_error_that_lasts_is_reported_and_hides_no_revocation() {
     let repaired = Instant::now();
     cluster.ready("after").await;
     let ready = cluster.ready("before").await;
-    assert!(repaired.elapsed() < REPAIR + Duration::from_secs(1), "well {:?} after the repair", repaired.elapsed());
+    assert!(repaired.elapsed() < END_OF_ERROR, "well {:?} after the repair", repaired.elapsed());
     assert_eq!(ready.state, Some(State::Revoked));
     operator.stop().await;
 }

@@ -34,6 +34,7 @@ pub struct Metrics {
     leads: Gauge<u64, AtomicU64>,
     peers_removed: Counter,
     rolled_forward: Counter,
+    events_dropped: Counter,
     requests: Requests,
 }
 
@@ -82,6 +83,12 @@ impl Metrics {
             "Enrollments that the controller completed because the replica that admitted the peer did not",
             rolled_forward.clone(),
         );
+        let events_dropped = Counter::default();
+        registry.register(
+            "setupkey_events_dropped",
+            "Events that were not sent because too many waited, of their namespace or in all",
+            events_dropped.clone(),
+        );
         requests.register(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&keys)));
         Self {
@@ -92,6 +99,7 @@ impl Metrics {
             leads,
             peers_removed,
             rolled_forward,
+            events_dropped,
             requests,
         }
     }
@@ -118,6 +126,10 @@ impl Metrics {
 
     pub(super) fn rolled_forward(&self, enrollments: usize) {
         self.rolled_forward.inc_by(enrollments as u64);
+    }
+
+    pub(super) fn event_dropped(&self) {
+        self.events_dropped.inc();
     }
 
     pub(super) fn leads(&self, leads: bool) {

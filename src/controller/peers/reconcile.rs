@@ -29,7 +29,7 @@ use crate::{
         Environment,
         error::Error,
         metrics::Metrics,
-        retry::Versions,
+        retry::{Gate, Versions},
         watch::{WatchedKey, WatchedPeer, WatchedPeers},
         work::{Work, action},
     },
@@ -58,9 +58,9 @@ pub struct Context {
 
 impl Context {
     /// The context for the peers of one scope.
-    pub fn new(environment: Environment, watched: &WatchedPeers) -> Self {
+    pub fn new(environment: Environment, watched: &WatchedPeers, work: Work) -> Self {
         Self {
-            work: Work::new(&environment, watched.filled.clone()),
+            work,
             client: environment.client,
             clock: environment.clock,
             metrics: environment.metrics,
@@ -103,11 +103,11 @@ pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Re
     };
     let name = ObjectName::of(&*peer);
     let seen: Versions = (peer.resource_version(), None);
-    if let Some(hold) = context.work.hold(&name, &seen) {
+    if let Gate::Closed(hold) = context.work.gate(&name, &seen) {
         return Ok(hold);
     }
     let end = pass(&context, &name, &peer).await;
-    Ok(action(context.work.conclude(&name, seen, end).1))
+    Ok(action(context.work.conclude(&name, seen, end, None).1))
 }
 
 /// Does what is due, and returns when to look again.

@@ -1,5 +1,6 @@
 //! The watches, the caches that they fill, and the events that they pass on.
 
+mod conflicts;
 mod peer;
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
@@ -28,6 +29,7 @@ use crate::{
     cluster::{bound, pages, scoped},
 };
 
+pub use conflicts::Conflicts;
 pub use peer::WatchedPeer;
 
 /// A `SetupKey`, or the metadata of one that cannot be decoded. One such object must not stop the others.
@@ -83,7 +85,7 @@ pub struct Watched {
     pub filled: Filled,
     /// Our own writes that the caches do not show yet.
     pub own_writes: Arc<OwnWrites>,
-    /// Each `SetupKey` that changed.
+    /// Each `SetupKey` that changed or went. The pass over one that went finds nothing, and ends its timer.
     pub key_changes: BoxStream<'static, Result<WatchedKey, watcher::Error>>,
     /// Each Secret that changed or went.
     pub secret_changes: BoxStream<'static, Result<SecretMetadata, watcher::Error>>,
@@ -101,7 +103,7 @@ pub struct WatchedPeers {
     pub keys: Store<WatchedKey>,
     /// Which caches are filled.
     pub filled: Filled,
-    /// Each peer that changed.
+    /// Each peer that changed or went.
     pub changes: BoxStream<'static, Result<WatchedPeer, watcher::Error>>,
     /// One item for each re-list of the peers. Until then, a pass sees the old cache.
     pub relists: BoxStream<'static, ()>,
@@ -128,14 +130,14 @@ pub fn start(client: &Client, namespace: Option<&str>) -> Watched {
             peers,
             keys: keys.clone(),
             filled: Filled { filled: filled.clone(), needed: &[Kind::SetupKey, Kind::Secret, Kind::Peer] },
-            changes: peer_events.applied_objects().boxed(),
+            changes: peer_events.touched_objects().boxed(),
             relists: peer_relists.boxed(),
         },
         keys,
         secrets,
         filled: Filled { filled, needed: &[Kind::SetupKey, Kind::Secret] },
         own_writes,
-        key_changes: key_events.applied_objects().boxed(),
+        key_changes: key_events.touched_objects().boxed(),
         secret_changes: secret_events.touched_objects().boxed(),
         relists: relists.boxed(),
     }

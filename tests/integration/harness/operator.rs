@@ -21,8 +21,6 @@ use crate::{faults::Faults, requests::Requests};
 /// How a controller is started.
 pub struct Setup {
     pub clock: TestClock,
-    /// Namespaces in which it works besides that of the test.
-    pub also: Vec<String>,
     pub faults: Faults,
     /// Another user than the operator's own account, without its rights. The guards let it through.
     pub user: Option<String>,
@@ -30,19 +28,21 @@ pub struct Setup {
     pub metrics_max_keys: usize,
     pub peer_lifetime: Duration,
     pub handover: Duration,
+    /// Namespaces besides that of the test.
+    pub neighbours: Vec<String>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
             clock: TestClock::default(),
-            also: Vec::new(),
             faults: Faults::default(),
             user: None,
             wait_until_ready: true,
             metrics_max_keys: 100,
             peer_lifetime: Duration::from_secs(600),
             handover: ledger::HANDOVER,
+            neighbours: Vec::new(),
         }
     }
 }
@@ -114,7 +114,7 @@ impl Cluster {
             peer_lifetime: setup.peer_lifetime,
             handover: setup.handover,
         };
-        let scope = Scope::Namespaces([vec![self.namespace.clone()], setup.also].concat());
+        let scope = Scope::Namespaces([vec![self.namespace.clone()], setup.neighbours].concat());
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
         if setup.wait_until_ready {
             eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
