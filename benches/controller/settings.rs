@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::shared::settings::setting;
 
@@ -13,6 +13,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How many foreign Secrets to add.
     pub foreign: usize,
+    /// How many thousand keys and Peers come and go in the soak.
+    pub soak: usize,
 }
 
 impl Settings {
@@ -22,12 +24,12 @@ impl Settings {
             let keys = size.parse().ok().filter(|keys| (1..=99_999).contains(keys));
             sizes.push(keys.with_context(|| format!("BENCH_SIZES has {size:?}, not a number from 1 to 99999"))?);
         }
-        ensure!(!sizes.is_empty(), "BENCH_SIZES names no size");
         sizes.sort_unstable();
         Ok(Self {
             sizes,
             idle: Duration::from_secs(setting("BENCH_IDLE_SECONDS", 60)?.max(1)),
             foreign: setting("BENCH_FOREIGN", 10_000)?,
+            soak: setting("BENCH_SOAK", 20)?,
         })
     }
 }

@@ -51,38 +51,6 @@ fn is_below(domain: &str, parent: &str) -> bool {
     domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// Domains whose labels or annotations make another controller copy a Secret into other namespaces or clusters.
-const COPYING_DOMAINS: [&str; 7] = [
-    // emberstack, Reflector
-    "reflector.v1.k8s.emberstack.com",
-    // mittwald, kubernetes-replicator
-    "replicator.v1.mittwald.de",
-    // AppsCode, Config Syncer, formerly kubed: `sync`, and `sync-contexts` for other clusters
-    "kubed.appscode.com",
-    // havulv, Reflector
-    "reflector.havulv.io",
-    // Replizieren
-    "replizieren.dev",
-    // Synator; some versions read a label, others an annotation
-    "synator",
-    // Cybozu, Accurate: into the namespaces below
-    "accurate.cybozu.com",
-];
-
-/// Whole keys of the same kind. Jenkins takes a Secret with one of these into its own credentials.
-const COPYING_KEYS: [&str; 2] = ["jenkins.io/credentials-type", "credential.sync.jenkins.openshift.io"];
-
-/// Whether a label or annotation with this key makes a known controller copy the Secret elsewhere, outside of the rights of
-/// its namespace.
-///
-/// The CRD accepts such keys, because the owner of the operator may want copies. Nothing is known of controllers that copy
-/// by a rule of their own, such as a Kyverno policy or the Hierarchical Namespace Controller. The annotations of the latter
-/// mostly restrict what is copied, so leaving them off would widen it.
-pub fn copies_the_secret(key: &str) -> bool {
-    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-    COPYING_DOMAINS.contains(&domain) || COPYING_KEYS.contains(&key)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,40 +73,6 @@ mod tests {
         }
         for key in ["team", "example.com/owner", "app.kubernetes.io/name", "kustomize.toolkit.fluxcd.io/prune"] {
             assert!(allowed_on_secret(key), "{key} was refused");
-        }
-    }
-
-    #[test]
-    fn keys_that_make_other_controllers_copy_the_secret_are_known() {
-        for key in [
-            "reflector.v1.k8s.emberstack.com/reflection-allowed",
-            "reflector.v1.k8s.emberstack.com/reflection-auto-enabled",
-            "replicator.v1.mittwald.de/replicate-to",
-            "replicator.v1.mittwald.de/replication-allowed",
-            "kubed.appscode.com/sync",
-            "kubed.appscode.com/sync-contexts",
-            "reflector.havulv.io/reflect",
-            "replizieren.dev/replicate",
-            "replizieren.dev/replicate-all",
-            "synator/sync",
-            "accurate.cybozu.com/propagate",
-            "jenkins.io/credentials-type",
-            "credential.sync.jenkins.openshift.io",
-        ] {
-            assert!(copies_the_secret(key), "{key} was let through");
-        }
-        for key in [
-            "team",
-            "example.com/owner",
-            "reloader.stakater.com/match",
-            "propagate.hnc.x-k8s.io/none",
-            "jenkins.io/credentials-description",
-            // Another domain, and no domain at all.
-            "mirror.replicator.v1.mittwald.de/replicate-to",
-            "replizieren.dev",
-            "synator",
-        ] {
-            assert!(!copies_the_secret(key), "{key} was found to copy");
         }
     }
 }

@@ -256,7 +256,7 @@ fn the_names_of_policies_are_valid_and_those_of_two_releases_differ() {
     let objects = rendered.iter().flat_map(|rendered| documents(rendered));
     let names = objects.filter(|object| object["kind"] == "ValidatingAdmissionPolicy");
     let names: Vec<_> = names.map(|policy| policy["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(names.len(), releases.len() * 4);
+    assert_eq!(names.len(), releases.len() * 5);
     assert!(names.iter().all(|name| name.len() <= 253 && subdomain.is_match(name)), "{names:?}");
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
 }
@@ -472,6 +472,20 @@ async fn policies_refuse_with_a_message() {
     };
     for (setting, namespace_label, refused, message, accepted) in [
         ("policies.maxExpiresIn=720h", "", "expiresIn: 721h", "expiresIn may be at most 720h", "expiresIn: 720h"),
+        (
+            "policies.secretCopies.refused=true",
+            "",
+            "secret: {annotations: {replicator.v1.mittwald.de/replicate-to: theirs}}",
+            "copies the Secret elsewhere",
+            "secret: {annotations: {example.com/replicate-to: theirs}}",
+        ),
+        (
+            "policies.secretCopies.allowed={replicator.v1.mittwald.de}",
+            "",
+            "secret: {labels: {synator/sync: 'yes'}}",
+            "policies.secretCopies.allowed",
+            "secret: {annotations: {replicator.v1.mittwald.de/replicate-to: theirs}}",
+        ),
         ("policies.requireUsageLimit=true", "", "type: reusable", "must have a usageLimit", "usageLimit: 3"),
         ("policies.requireUsageLimit=true", "", "usageLimit: 0", "must have a usageLimit", "type: one-off"),
         ("policies.oneOffOnly=true", "", "usageLimit: 3", "only keys of type one-off", "type: one-off"),

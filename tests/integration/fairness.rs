@@ -74,7 +74,7 @@ impl Shared {
             ..Namespace::default()
         };
         Api::<Namespace>::all(self.client.clone()).create(&PostParams::default(), &object).await.unwrap();
-        Cluster { client: self.client.clone(), namespace: namespace.to_owned() }
+        Cluster::without_guards(self.client.clone(), namespace)
     }
 
     /// The requests on single objects within this time.

@@ -5,8 +5,11 @@ mod expiry;
 mod fail_over;
 mod restart;
 mod settled;
+mod soak;
 
 use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use crate::{
     cluster::Cluster,
@@ -45,12 +48,22 @@ pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let mut report = None;
     for &keys in &settings.sizes {
         let cluster = Cluster::start().await?;
-        let report = report.get_or_insert_with(|| Report::new("controller", "make bench", cluster.version.clone()));
+        let report = report.get_or_insert_with(|| begin(&cluster));
         let bench = Bench { cluster: &cluster, keys, namespace: "settled".to_owned(), begun };
         let largest = settings.sizes.last() == Some(&keys);
         report.rows.extend(of_size(&bench, settings, largest, &mut report.curves).await?);
     }
-    Ok(report.expect("there is a size"))
+    if settings.soak > 0 {
+        let cluster = Cluster::start().await?;
+        let report = report.get_or_insert_with(|| begin(&cluster));
+        let bench = Bench { cluster: &cluster, keys: settings.soak * 1000, namespace: "soak".to_owned(), begun };
+        report.rows.extend(soak::measure(&bench, settings.soak).await?);
+    }
+    report.context("BENCH_SIZES and BENCH_SOAK leave nothing to measure")
+}
+
+fn begin(cluster: &Cluster) -> Report {
+    Report::new("controller", "make bench", cluster.version.clone())
 }
 
 async fn of_size(

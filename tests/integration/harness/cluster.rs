@@ -45,6 +45,11 @@ impl Cluster {
         Self { client, unguarded, namespace }
     }
 
+    /// A namespace of a control plane that has no guards.
+    pub fn without_guards(client: Client, namespace: &str) -> Self {
+        Self { unguarded: client.clone(), client, namespace: namespace.to_owned() }
+    }
+
     pub fn keys(&self) -> Api<SetupKey> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
