@@ -18,8 +18,8 @@ pub use call::tuned;
 pub use clock::{Clock, SystemClock};
 use kube::{
     Api, Client, Resource,
-    api::{PatchParams, PostParams},
     api::ObjectMeta,
+    api::{PatchParams, PostParams},
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
 };
 pub use object_name::ObjectName;

@@ -109,7 +109,9 @@ where
                         let more = page.metadata.continue_.filter(|more| !more.is_empty());
                         return Some((Ok(page.items), more.map(|more| (params.continue_token(&more), objects))));
                     }
-                    Err(Error::Api { source, .. }) if objects > 1 && is_too_large(&source) => objects = smaller(objects),
+                    Err(Error::Api { source, .. }) if objects > 1 && is_too_large(&source) => {
+                        objects = smaller(objects)
+                    }
                     Err(error) => return Some((Err(error), None)),
                 }
             }

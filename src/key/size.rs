@@ -51,7 +51,8 @@ mod tests {
     use super::*;
 
     fn key(metadata: Value, spec: Value) -> SetupKey {
-        let key = json!({ "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": metadata, "spec": spec });
+        let key =
+            json!({ "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": metadata, "spec": spec });
         serde_json::from_value(key).unwrap()
     }
 

@@ -35,7 +35,8 @@ impl Cluster {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
     let (owner, tenant) = (Cluster::for_test("owner").await, Cluster::for_test("tenant").await);
-    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator =
+        owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     owner.apply("office", "");
     let victim = owner.ready("office").await;
     let value = owner.value("office", "setup-key").await;
@@ -44,7 +45,8 @@ async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
     operator.stop().await;
     tenant.apply("mine", "");
     tenant.adopt("mine", &value, victim.id.as_deref().unwrap()).await;
-    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator =
+        owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
 
     let adopted = tenant.ready("mine").await;
     assert_ne!(adopted.digest, victim.digest, "the tenant's key has the digest of another");
@@ -62,7 +64,8 @@ async fn a_value_on_record_for_another_setup_key_is_not_adopted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_value_does_not_come_back_in_another_namespace() {
     let (owner, tenant) = (Cluster::for_test("revoker").await, Cluster::for_test("taker").await);
-    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator =
+        owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     owner.apply("office", "");
     owner.ready("office").await;
     let value = owner.value("office", "setup-key").await;
@@ -71,7 +74,8 @@ async fn a_revoked_value_does_not_come_back_in_another_namespace() {
     operator.stop().await;
     tenant.apply("mine", "");
     tenant.adopt("mine", &value, victim.id.as_deref().unwrap()).await;
-    let operator = owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
+    let operator =
+        owner.start_operator_with(Setup { neighbours: vec![tenant.namespace.clone()], ..Setup::default() }).await;
     assert_ne!(tenant.ready("mine").await.digest, victim.digest);
     operator.stop().await;
 }
@@ -83,7 +87,9 @@ async fn restored_after(cluster: &Cluster, change: Value) -> SetupKeyStatus {
     let before = cluster.ready("office").await;
     let value = cluster.value("office", "setup-key").await;
     cluster.patch_status("office", change.clone()).await;
-    cluster.status_when("office", &format!("restored after {change}"), |status| record(status) == record(&before)).await;
+    cluster
+        .status_when("office", &format!("restored after {change}"), |status| record(status) == record(&before))
+        .await;
     cluster.event("office", "StatusRestored").await;
     let after = cluster.ready("office").await;
     assert_eq!(cluster.value("office", "setup-key").await, value, "a change of the status costs the key");

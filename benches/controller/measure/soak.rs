@@ -82,14 +82,16 @@ async fn come(bench: &Bench<'_>, namespace: &str, operator: &mut Operator) -> an
 
 /// Deletes all, and waits until the garbage collector has deleted the Secrets, too.
 async fn go(bench: &Bench<'_>, namespace: &str) -> anyhow::Result<()> {
-    let (keys, peers) = (bench.cluster.keys(namespace), Api::<Peer>::namespaced(bench.cluster.admin.clone(), namespace));
+    let (keys, peers) =
+        (bench.cluster.keys(namespace), Api::<Peer>::namespaced(bench.cluster.admin.clone(), namespace));
     let secrets = Api::<k8s_openapi::api::core::v1::Secret>::namespaced(bench.cluster.admin.clone(), namespace);
     let (delete, all) = (DeleteParams::default(), ListParams::default());
     keys.delete_collection(&delete, &all).await.context("could not delete the SetupKeys")?;
     peers.delete_collection(&delete, &all).await.context("could not delete the Peers")?;
     let begun = Instant::now();
     let first = all.limit(1);
-    while !(secrets.list_metadata(&first).await?.items.is_empty() && peers.list_metadata(&first).await?.items.is_empty())
+    while !(secrets.list_metadata(&first).await?.items.is_empty()
+        && peers.list_metadata(&first).await?.items.is_empty())
     {
         ensure!(begun.elapsed() < PATIENCE, "the Secrets of {ROUND} SetupKeys were not deleted within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -231,8 +231,10 @@ impl Watchable for SecretMetadata {
     fn strip(&mut self) {
         let metadata = std::mem::take(&mut self.metadata);
         let owners = metadata.owner_references.into_iter().flatten();
-        let owners = owners.filter(|owner| owner.kind == SetupKey::kind(&()) && owner.name.len() + owner.uid.len() <= 512);
-        let owners = owners.take(OWNERS).map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
+        let owners =
+            owners.filter(|owner| owner.kind == SetupKey::kind(&()) && owner.name.len() + owner.uid.len() <= 512);
+        let owners =
+            owners.take(OWNERS).map(|owner| OwnerReference { api_version: String::new(), controller: None, ..owner });
         let owners: Vec<_> = owners.collect();
         // The label repeats the owner's name unless one of them was edited. A map with one entry costs as much memory as
         // all the rest.

@@ -304,7 +304,14 @@ impl World {
         let altered = self.admission == Admission::ReplacesData;
         let holds = if altered { fingerprint(self.version + 1_000_000) } else { sent.clone() };
         self.relabel(&mut metadata);
-        let stored = Stored { ours: true, version: self.version, metadata, holds: Some(holds), immutable: false, belongs_to_another: false };
+        let stored = Stored {
+            ours: true,
+            version: self.version,
+            metadata,
+            holds: Some(holds),
+            immutable: false,
+            belongs_to_another: false,
+        };
         self.secret.insert(stored).view(Written::Key(sent.digest))
     }
 
@@ -692,7 +699,10 @@ fn each_transition_is_told_once() {
     let reasons = |world: &mut World| {
         let before = world.key.clone();
         world.pass();
-        notices(&before, world.status(), Cause::SecretChanged).into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
+        notices(&before, world.status(), Cause::SecretChanged)
+            .into_iter()
+            .map(|notice| notice.reason)
+            .collect::<Vec<_>>()
     };
     let mut world = World::new(json!({ "usageLimit": 1, "expiresIn": "24h" }));
     assert_eq!(reasons(&mut world), ["Issued"]);
@@ -776,7 +786,14 @@ impl World {
             Happening::DeleteSecret => self.secret = None,
             Happening::ForeignSecret => {
                 let metadata = Metadata::default();
-                self.secret = Some(Stored { ours: false, version, metadata, holds: None, immutable: false, belongs_to_another: false });
+                self.secret = Some(Stored {
+                    ours: false,
+                    version,
+                    metadata,
+                    holds: None,
+                    immutable: false,
+                    belongs_to_another: false,
+                });
             }
             Happening::Commit => self.commit(),
             Happening::Admit(admission) => self.admission = admission,
