@@ -20,26 +20,35 @@ const SPREAD_KEYS: usize = 1000;
 const SPREAD_SECONDS: u64 = 20;
 
 /// Some keys, a few each second.
-pub async fn spread(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Result<Row> {
+pub async fn spread(bench: &Bench<'_>, operator: Operator) -> anyhow::Result<(Operator, Row)> {
     let count = bench.keys.min(SPREAD_KEYS);
     bench.say(&format!("{count} keys expire over {SPREAD_SECONDS} s"));
-    let lateness = expire(bench, operator, count, SPREAD_SECONDS).await?;
+    let (operator, lateness) = expire(bench, operator, count, SPREAD_SECONDS).await?;
     let percentile = |percent: usize| lateness[(lateness.len() * percent).div_ceil(100) - 1];
-    Ok(Row::new(format!("expiry: late, p99 of {count} keys in {SPREAD_SECONDS} s"), bench.keys, percentile(99), "s")
-        .detail(format!("p50 {}, max {}", number(percentile(50)), number(percentile(100))))
-        .at_most(1.0))
+    let row =
+        Row::new(format!("expiry: late, p99 of {count} keys in {SPREAD_SECONDS} s"), bench.keys, percentile(99), "s")
+            .detail(format!("p50 {}, max {}", number(percentile(50)), number(percentile(100))))
+            .at_most(1.0);
+    Ok((operator, row))
 }
 
 /// All keys, in one second.
-pub async fn all_at_once(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Result<Row> {
+pub async fn all_at_once(bench: &Bench<'_>, operator: Operator) -> anyhow::Result<(Operator, Row)> {
     bench.say("all keys expire in one second");
-    let lateness = expire(bench, operator, bench.keys, 1).await?;
+    let (operator, lateness) = expire(bench, operator, bench.keys, 1).await?;
     let last = lateness.last().copied().context("no key expired")?;
-    Ok(Row::new("expiry: all in one second, until all read so", bench.keys, last, "s").at_most(120.0))
+    let row = Row::new("expiry: all in one second, until all read so", bench.keys, last, "s").at_most(120.0);
+    Ok((operator, row))
 }
 
-/// Lets keys expire over this many seconds. Returns how many seconds late each one read expired, sorted.
-async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, seconds: u64) -> anyhow::Result<Vec<f64>> {
+/// Lets keys expire over this many seconds. Returns the running operator, and how many seconds late each key read expired,
+/// sorted.
+async fn expire(
+    bench: &Bench<'_>,
+    operator: Operator,
+    count: usize,
+    seconds: u64,
+) -> anyhow::Result<(Operator, Vec<f64>)> {
     let observer = bench.observe().await?;
     let mut requests = bench.cluster.requests_of(&bench.cluster.operator)?;
     // The operator handles each new expiry with a write of its own. All of them must be done when the first key
@@ -51,7 +60,7 @@ async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, second
     // A running operator undoes what another writer moves to a later moment. It believes what it finds when it starts.
     operator.process.end().await?;
     bench.cluster.patch_keys(&bench.namespace, count, Part::Status, patch).await?;
-    *operator = Operator::start(bench.cluster).await?;
+    let mut operator = Operator::start(bench.cluster).await?;
     requests.settle().await?;
     anyhow::ensure!(
         Utc::now() < first.moment(),
@@ -72,5 +81,5 @@ async fn expire(bench: &Bench<'_>, operator: &mut Operator, count: usize, second
     };
     lateness.sort_by(f64::total_cmp);
     requests.settle().await?;
-    Ok(lateness)
+    Ok((operator, lateness))
 }

@@ -81,8 +81,9 @@ async fn of_size(
         operator.process.end().await?;
         operator = restart::with_foreign_secrets(bench, settings.foreign, &start, &mut rows).await?;
     }
-    rows.push(expiry::spread(bench, &mut operator).await?);
-    rows.push(expiry::all_at_once(bench, &mut operator).await?);
+    let (operator, spread) = expiry::spread(bench, operator).await?;
+    let (operator, all_at_once) = expiry::all_at_once(bench, operator).await?;
+    rows.extend([spread, all_at_once]);
     operator.process.end().await?;
     if largest {
         rows.extend(fail_over::measure(bench).await?);
