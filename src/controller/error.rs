@@ -13,6 +13,9 @@ pub enum Error {
     /// The operating system has no random bytes to give.
     #[error("could not draw random bytes for a key: {0}")]
     Random(#[from] SysError),
+    /// Whether a value is on record for another key is not known yet.
+    #[error("the SetupKeys of all namespaces are not listed yet")]
+    NotListed,
     /// The planner asked for step after step.
     #[error("the key did not settle after {0} steps")]
     Unsettled(usize),
@@ -23,7 +26,7 @@ impl Error {
     pub fn code(&self) -> Option<u16> {
         match self {
             Error::Call(error) => error.code(),
-            Error::Random(_) | Error::Unsettled(_) => None,
+            Error::Random(_) | Error::NotListed | Error::Unsettled(_) => None,
         }
     }
 
@@ -31,7 +34,7 @@ impl Error {
     pub fn pause(&self) -> Option<Duration> {
         match self {
             Error::Call(error) => error.pause(),
-            Error::Random(_) | Error::Unsettled(_) => None,
+            Error::Random(_) | Error::NotListed | Error::Unsettled(_) => None,
         }
     }
 }

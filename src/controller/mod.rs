@@ -133,7 +133,7 @@ async fn watch_and_reconcile(
     // Each of these causes a pass over every key. A pass over a settled key costs no request.
     let metrics = environment.metrics.clone();
     metrics.watch(watched.keys.clone());
-    records.watch(watched.keys.clone());
+    records.watch(watched.keys.clone(), watched.filled.clone());
     let taken_up = stream::once(environment.leadership.clone().taken_up()).filter_map(move |leads| {
         metrics.leads(leads);
         future::ready(leads.then_some(()))

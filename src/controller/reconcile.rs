@@ -338,6 +338,14 @@ impl<'a> Pass<'a> {
         let SecretView::Owned(secret) = &mut self.secret else { return };
         let Some(found) = &secret.holds else { return };
         let key = self.without_record.as_ref().unwrap_or(&self.key);
+        let is_adopted = key.status.as_ref().is_none_or(|status| status.digest.is_none());
+        if is_adopted && !self.context.records.are_complete() {
+            let why = Error::NotListed.to_string();
+            self.secret = SecretView::Unread;
+            self.trouble = Some(Trouble { with: Subject::Secret, persistence: self.persistence(), why });
+            self.error = Some(Error::NotListed);
+            return;
+        }
         let Some(rival) = self.context.records.rival(key, &found.digest) else { return };
         secret.belongs_to_another = true;
         self.cause = Cause::TakenFromAnother;
@@ -356,9 +364,13 @@ impl<'a> Pass<'a> {
             self.trouble = Some(Trouble { with, persistence: Persistence::Refused, why: shortened(why) });
             return;
         }
-        let persistence = if self.failures < PASSING { Persistence::Passing } else { Persistence::Lasting };
-        self.trouble = Some(Trouble { with, persistence, why: shortened(&error.why()) });
+        let why = shortened(&error.why());
+        self.trouble = Some(Trouble { with, persistence: self.persistence(), why });
         self.error = Some(error.into());
+    }
+
+    fn persistence(&self) -> Persistence {
+        if self.failures < PASSING { Persistence::Passing } else { Persistence::Lasting }
     }
 
     async fn secret_written(&mut self, end: Result<SecretWrite, call::Error>) -> Result<(), Error> {

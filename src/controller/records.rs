@@ -15,7 +15,7 @@ use kube::runtime::reflector::Store;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::watch::WatchedKey;
+use super::watch::{Filled, WatchedKey};
 use crate::{
     api::{SetupKey, SetupKeyStatus, Timestamp},
     cluster::ObjectName,
@@ -25,7 +25,7 @@ use crate::{
 /// The records of all keys that this process watches.
 #[derive(Default)]
 pub struct Records {
-    caches: Mutex<Vec<Store<WatchedKey>>>,
+    caches: Mutex<Vec<(Store<WatchedKey>, Filled)>>,
     /// Each record as it was last written or seen.
     known: Mutex<HashMap<ObjectName, Known>>,
     /// Keys whose digest stood on record for another key too when they were listed, and that no pass has compared with
@@ -67,14 +67,14 @@ impl Record {
 
 impl Records {
     /// Adds the keys of a scope.
-    pub fn watch(&self, keys: Store<WatchedKey>) {
-        self.caches.lock().push(keys);
+    pub fn watch(&self, keys: Store<WatchedKey>, filled: Filled) {
+        self.caches.lock().push((keys, filled));
     }
 
     /// Looks for digests that stand on record for more than one key, after keys were listed: another writer may have
     /// changed a status while no process was there to see it.
     pub fn listed(&self) {
-        let keys: Vec<_> = self.caches.lock().iter().flat_map(Store::state).collect();
+        let keys: Vec<_> = self.caches.lock().iter().flat_map(|(keys, _)| keys.state()).collect();
         let mut by_digest = HashMap::<&str, &SetupKey>::new();
         for key in keys.iter().filter_map(|watched| watched.0.as_ref().ok()) {
             let digest = key.status.as_ref().and_then(|status| status.digest.as_deref());
@@ -135,11 +135,16 @@ impl Records {
         self.disputed.lock().remove(key);
     }
 
+    /// Whether the keys of all scopes have been listed. Until then, a rival may not be known.
+    pub fn are_complete(&self) -> bool {
+        self.caches.lock().iter().all(|(_, filled)| filled.is_complete())
+    }
+
     /// Another key that keeps this one from holding the value with this digest.
     pub fn rival(&self, key: &SetupKey, digest: &Digest) -> Option<ObjectName> {
         let caches = self.caches.lock();
         let precedes = |watched: &WatchedKey| watched.0.as_ref().is_ok_and(|other| has_precedence(other, key, digest));
-        let rival = caches.iter().find_map(|keys| keys.find(precedes))?;
+        let rival = caches.iter().find_map(|(keys, _)| keys.find(precedes))?;
         Some(ObjectName::of(&*rival))
     }
 
@@ -231,7 +236,7 @@ mod tests {
             writer.apply_watcher_event(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
         }
         let records = Records::default();
-        records.watch(store);
+        records.watch(store, Filled::from_the_start());
         records.listed();
         assert_eq!(records.standing(&older), Standing::Disputed);
         assert_eq!(records.standing(&younger), Standing::Disputed);

@@ -139,10 +139,11 @@ fn lifetime(spec: &Value) -> i64 {
 /// Values that the CEL rules accept and refuse, which cannot be derived from the schema. NAME is `metadata.name`: it
 /// makes the Secrets of the sequences differ.
 static SAMPLES: LazyLock<BTreeMap<String, [Vec<String>; 2]>> = LazyLock::new(|| {
-    let samples = "
+    let samples = r#"
 expiresIn:
 - [24h, 8760h, 720h, 720h0m0s, 36h30m, 24.5h, 86400s]
 - [23h59m59s, 8760h1s, 30d, -48h, '', '720', 9999h9999h9999h]
+name: [['"東京"', Büro], ["a\nb", "a\tb", "\e[31m"]]
 autoGroups[]: [[office, A.b_c-1, '0'], [no spaces, -a, a-, a/b, ü]]
 secret.name: [[NAME-0, NAME.b-c], [Not_DNS, -a, a., a..b, a/b]]
 secret.key: [[setup-key, .netbird_KEY, a..b], [a/b, .., ., ..a, a b, ü]]
@@ -153,7 +154,7 @@ secret.labels keys: &keys
   meta.helm.sh/release-name, applyset.kubernetes.io/part-of, kubectl.kubernetes.io/last-applied-configuration,
   app.kubernetes.io/instance, app.kubernetes.io/managed-by]
 secret.annotations keys: *keys
-";
+"#;
     serde_yaml::from_str(samples).expect("YAML")
 });
 
@@ -212,7 +213,7 @@ fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
                 length if path == "expiresIn" => "0h".repeat(length.div_ceil(2) - 2) + "720h",
                 length => letter.repeat(length),
             };
-            let [right, wrong] = samples.unwrap_or([vec!["\"東京\"\n".to_owned()], vec![]]);
+            let [right, wrong] = samples.unwrap_or([vec!["\"東京\"".to_owned()], vec![]]);
             valid.extend(right.iter().map(|text| Value::from(text.replace("NAME", name))));
             invalid.extend(wrong.into_iter().map(Value::from));
             for (bound, beyond) in [("minLength", -1), ("maxLength", 1)] {

@@ -20,7 +20,7 @@ async fn expiry_is_shown_within_a_second() {
     let expires = issued.expires.unwrap();
     operator.stop().await;
 
-    let clock = TestClock::reading(expires.moment() - chrono::Duration::milliseconds(2500));
+    let clock = TestClock::reading(expires.moment() - chrono::Duration::seconds(6));
     let operator = cluster.start_operator_at(clock.clone()).await;
     // Any change of the key cancels its timer, so the timer must be set again.
     cluster.kubectl_ok(&["annotate", "sk", "office", "note=x"], "");

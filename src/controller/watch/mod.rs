@@ -62,6 +62,17 @@ impl Filled {
         }
     }
 
+    /// Caches that are filled, for tests.
+    #[cfg(test)]
+    pub fn from_the_start() -> Self {
+        Self { filled: tokio::sync::watch::channel(HashSet::new()).1, needed: &[] }
+    }
+
+    /// Whether they are filled now.
+    pub fn is_complete(&self) -> bool {
+        self.is_enough(&self.filled.borrow())
+    }
+
     fn is_enough(&self, filled: &HashSet<Kind>) -> bool {
         self.needed.iter().all(|kind| filled.contains(kind))
     }

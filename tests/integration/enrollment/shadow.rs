@@ -23,7 +23,7 @@ async fn tenants(test: &str) -> (Cluster, Cluster, Replica) {
 async fn shadow(cluster: &Cluster, attacker: &Cluster, replica: &Replica, of: &Peer) {
     let mut shadow = Peer::new(&of.name_any(), of.spec.clone());
     shadow.spec.groups = vec!["theirs".to_owned()];
-    attacker.peers().create(&PostParams::default(), &shadow).await.unwrap();
+    attacker.unguarded_peers().create(&PostParams::default(), &shadow).await.unwrap();
     shown(attacker, replica, &of.spec).await;
     let label = Patch::Merge(json!({ "metadata": { "labels": { "team": "network" } } }));
     cluster.peers().patch_metadata(&of.name_any(), &Default::default(), &label).await.unwrap();
@@ -35,7 +35,7 @@ async fn shown(cluster: &Cluster, replica: &Replica, like: &PeerSpec) {
     let last = Machine::new();
     let spec = PeerSpec { public_key: last.public_key.clone(), token_digest: digest(&last.token), ..like.clone() };
     let name = format!("peer-{:020}", rand::random::<u32>());
-    cluster.peers().create(&PostParams::default(), &Peer::new(&name, spec)).await.unwrap();
+    cluster.unguarded_peers().create(&PostParams::default(), &Peer::new(&name, spec)).await.unwrap();
     eventually("the last Peer to be known", || async {
         (last.heartbeat(replica.address, &name).await.status == 204).then_some(())
     })
