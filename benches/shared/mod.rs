@@ -4,6 +4,7 @@ pub mod audit;
 pub mod cluster;
 pub mod machine;
 pub mod operator;
+pub mod peers;
 pub mod process;
 pub mod report;
 pub mod settings;

@@ -26,6 +26,7 @@ pub mod metrics;
 mod notify;
 mod observe;
 mod own_writes;
+mod pass;
 mod peers;
 mod reconcile;
 mod records;
@@ -64,8 +65,8 @@ use work::Work;
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
 const CONCURRENCY: u16 = 64;
 
-/// Keys of one namespace in progress at the same time because of changes. With its retries, of which there are at most 8 at
-/// a time, that leaves places for the keys of others.
+/// Keys of one namespace in progress at the same time because of changes. At most 8 retries come on top, so places are left
+/// for the keys of others.
 const CONCURRENCY_OF_NAMESPACE: usize = 32;
 
 /// Upper bound for sending the last events at shutdown.

@@ -1,15 +1,13 @@
-//! One pass over one key: look, ask the planner, do what it says, ask again.
+//! Whether a pass over a key is made now, and what follows from its end. The pass itself is in [`pass`](super::pass).
 
 use std::{
-    borrow::Cow,
-    collections::BTreeSet,
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Client, Resource, ResourceExt,
     runtime::{
         controller::Action,
         reflector::{ObjectRef, Store},
@@ -18,54 +16,36 @@ use kube::{
 
 use super::{
     Environment,
-    error::Error,
     handover::Handover,
     lanes::Lanes,
     metrics::Metrics,
     notify::Notifier,
-    observe,
     own_writes::{Kind, OwnWrites},
+    pass::{Pass, shortened},
     records::Records,
-    retry::{Gate, Versions},
+    retry::Gate,
     watch::{Conflicts, SecretMetadata, Watched, WatchedKey},
     work::{Work, action},
-    write::{self, SecretWrite},
 };
 use crate::{
-    api::{SetupKey, SetupKeyStatus},
-    authority::in_cluster,
-    cluster::{
-        Clock, ObjectName,
-        call::{self, Attempt, call},
-    },
+    api::SetupKey,
+    cluster::{Clock, ObjectName},
     key::{
-        ledger::{Swap, Use},
-        plan::{LONGEST_SLEEP, Observed, Step, Until, next_moment, plan},
-        record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
-        secret::{OwnedSecret, SecretView},
-        transition::{Cause, Notice, Severity, notices},
+        plan::{LONGEST_SLEEP, Until, next_moment},
+        transition::{Notice, Severity},
     },
 };
-
-/// More steps than any way from any state to a settled one takes.
-const MOST_STEPS: usize = 12;
-
-/// So many passes over a key fail in a row before the failure is reported: a retry may cure what has only just begun.
-const PASSING: u32 = 3;
-
-/// The longest part of an API server's message that is passed on.
-const LONGEST_MESSAGE: usize = 800;
 
 /// What passes share.
 pub struct Context {
-    client: Client,
-    clock: Arc<dyn Clock>,
-    metrics: Metrics,
-    notifier: Notifier,
+    pub client: Client,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+    pub notifier: Notifier,
     keys: Store<WatchedKey>,
     secrets: Store<SecretMetadata>,
     own_writes: Arc<OwnWrites>,
-    records: Arc<Records>,
+    pub records: Arc<Records>,
     handover: Handover,
     lanes: Lanes,
     conflicts: Conflicts,
@@ -119,14 +99,16 @@ impl Context {
         for_key.or_else(|| self.own_writes.wait(Kind::Secret, &namespace, key.secret_name()))
     }
 
-    fn wrote_key(&self, key: &SetupKey) {
+    /// Notes that this version of a key was written.
+    pub fn wrote_key(&self, key: &SetupKey) {
         let ObjectName { namespace, name } = ObjectName::of(key);
         let cached = || self.keys.get(&ObjectRef::new(&name).within(&namespace))?.meta().resource_version.clone();
         let written = key.metadata.resource_version.as_deref().unwrap_or_default();
         self.own_writes.wrote(Kind::SetupKey, &namespace, &name, written, cached);
     }
 
-    fn wrote_secret(&self, key: &SetupKey, written: &str) {
+    /// Notes that this version of a Secret was written.
+    pub fn wrote_secret(&self, key: &SetupKey, written: &str) {
         let cached = || self.cached_secret(key)?.metadata.resource_version.clone();
         let namespace = key.namespace().unwrap_or_default();
         self.own_writes.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
@@ -181,335 +163,4 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     let (result, pause) = context.work.conclude(&name, pass.seen(), end, deadline);
     context.metrics.passed(result, started.elapsed());
     Ok(action(pause.into_iter().chain(due.next).min()))
-}
-
-/// A pass under way, and everything that it has seen so far.
-struct Pass<'a> {
-    context: &'a Context,
-    /// As it is stored.
-    key: Cow<'a, SetupKey>,
-    standing: Standing,
-    /// The key without its record, if another writer has altered that.
-    without_record: Option<SetupKey>,
-    freshness: Freshness,
-    cached_secret: Option<Arc<SecretMetadata>>,
-    secret: SecretView,
-    /// The version of the Secret, from the cache or from our own last write.
-    secret_version: Option<String>,
-    trouble: Option<Trouble>,
-    rehearsal: Option<Rehearsal>,
-    counted: Option<i64>,
-    abandoned: BTreeSet<Use>,
-    peers_created: bool,
-    /// Whether a write has met another version of the Secret.
-    outdated: bool,
-    /// How many passes have failed in a row before this one.
-    failures: u32,
-    /// An error that did not end the pass, because other steps do not depend on it.
-    error: Option<Error>,
-    /// Why the record changes, if it does.
-    cause: Cause,
-}
-
-impl<'a> Pass<'a> {
-    fn new(
-        context: &'a Context,
-        key: &'a SetupKey,
-        cached_secret: Option<Arc<SecretMetadata>>,
-        abandoned: BTreeSet<Use>,
-        failures: u32,
-    ) -> Self {
-        let standing = context.records.standing(key);
-        Self {
-            context,
-            key: Cow::Borrowed(key),
-            standing,
-            without_record: (standing == Standing::Altered).then(|| without_record(key)),
-            freshness: Freshness::Cached,
-            secret_version: cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone()),
-            cached_secret,
-            secret: SecretView::Unread,
-            trouble: None,
-            rehearsal: None,
-            counted: None,
-            abandoned,
-            peers_created: false,
-            outdated: false,
-            failures,
-            error: None,
-            cause: Cause::SecretChanged,
-        }
-    }
-
-    fn observed(&self) -> Observed<'_> {
-        Observed {
-            key: self.trusted(),
-            stored: &self.key,
-            freshness: self.freshness,
-            secret: &self.secret,
-            trouble: self.trouble.as_ref(),
-            rehearsal: self.rehearsal,
-            counted: self.counted,
-            abandoned: &self.abandoned,
-            peers_created: self.peers_created,
-        }
-    }
-
-    /// The key, as far as its status can be believed.
-    fn trusted(&self) -> &SetupKey {
-        self.without_record.as_ref().unwrap_or(&self.key)
-    }
-
-    /// The versions that this pass has seen last.
-    fn seen(&self) -> Versions {
-        (self.key.metadata.resource_version.clone(), self.secret_version.clone())
-    }
-
-    async fn run(&mut self) -> Result<Until, Error> {
-        self.look().await;
-        for _ in 0..MOST_STEPS {
-            let client = &self.context.client;
-            match plan(self.observed(), self.context.clock.now()) {
-                Step::Wait(until) => {
-                    if self.standing == Standing::Altered && self.trouble.is_none() {
-                        // Compared with the Secret, and found to be true.
-                        self.context.records.wrote(&self.key);
-                    }
-                    return self.error.take().map_or(Ok(until), Err);
-                }
-                Step::Confirm => self.confirm().await?,
-                Step::CountPeers(id) => match observe::count_peers(client, &self.key, &id).await {
-                    Ok(counted) => self.counted = Some(counted),
-                    Err(error) => self.failed(Subject::Peers, error),
-                },
-                Step::CreateSecret(issue) => {
-                    let end = write::create_secret(client, &self.key, &in_cluster::mint(&issue)?).await;
-                    self.secret_written(end).await?;
-                }
-                Step::RehearseReplacement(issue) => {
-                    let SecretView::Owned(secret) = &self.secret else { continue };
-                    let minted = in_cluster::mint(&issue)?;
-                    let end = write::rehearse_replacement(client, &self.key, secret, &minted).await;
-                    self.rehearsed(end).await?;
-                }
-                Step::ReplaceKey(issue) => {
-                    let SecretView::Owned(secret) = &self.secret else { continue };
-                    let end = write::replace_key(client, &self.key, secret, &in_cluster::mint(&issue)?).await;
-                    self.secret_written(end).await?;
-                }
-                Step::RestoreMetadata(patch) => {
-                    let SecretView::Owned(secret) = &self.secret else { continue };
-                    let end = write::restore_metadata(client, &self.key, secret, &patch).await;
-                    self.secret_written(end).await?;
-                }
-                Step::WriteStatus(status) => self.write_status(&status).await?,
-                Step::CreatePeers => self.create_peers().await,
-                Step::ClearEntries(swap) => self.clear_entries(&swap).await,
-            }
-        }
-        Err(Error::Unsettled(MOST_STEPS))
-    }
-
-    /// Looks at the Secret: in the cache, and at the API server if that is not enough.
-    async fn look(&mut self) {
-        match observe::in_cache(self.trusted(), self.cached_secret.as_ref()) {
-            Some(SecretView::Unchanged) if self.standing == Standing::Disputed => self.read_secret().await,
-            Some(secret) => self.secret = secret,
-            None => self.read_secret().await,
-        }
-    }
-
-    async fn read_secret(&mut self) {
-        match observe::live(&self.context.client, &self.key, self.cached_secret.as_ref()).await {
-            Ok(secret) => {
-                self.secret = secret;
-                self.compare_with_other_keys();
-            }
-            Err(error) => {
-                self.secret = SecretView::Unread;
-                self.failed(Subject::Secret, error);
-            }
-        }
-    }
-
-    /// Finds out whether the key in our Secret stands on record for another `SetupKey`.
-    fn compare_with_other_keys(&mut self) {
-        self.context.records.compared(&self.key);
-        let SecretView::Owned(secret) = &mut self.secret else { return };
-        let Some(found) = &secret.holds else { return };
-        let key = self.without_record.as_ref().unwrap_or(&self.key);
-        let is_adopted = key.status.as_ref().is_none_or(|status| status.digest.is_none());
-        if is_adopted && !self.context.records.are_complete() {
-            let why = Error::NotListed.to_string();
-            self.secret = SecretView::Unread;
-            self.trouble = Some(Trouble { with: Subject::Secret, persistence: self.persistence(), why });
-            self.error = Some(Error::NotListed);
-            return;
-        }
-        let Some(rival) = self.context.records.rival(key, &found.digest) else { return };
-        secret.belongs_to_another = true;
-        self.cause = Cause::TakenFromAnother;
-        let ObjectName { namespace, name } = ObjectName::of(key);
-        tracing::warn!(
-            namespace,
-            name,
-            on_record_for = format!("{}/{}", rival.namespace, rival.name),
-            "the Secret holds the key of another SetupKey; it gets a new key"
-        );
-    }
-
-    /// Notes trouble. It goes into the report: at once if the API server refuses, else once it has lasted.
-    fn failed(&mut self, with: Subject, error: call::Error) {
-        if let Some(why) = error.refusal() {
-            self.trouble = Some(Trouble { with, persistence: Persistence::Refused, why: shortened(why) });
-            return;
-        }
-        let why = shortened(&error.why());
-        self.trouble = Some(Trouble { with, persistence: self.persistence(), why });
-        self.error = Some(error.into());
-    }
-
-    fn persistence(&self) -> Persistence {
-        if self.failures < PASSING { Persistence::Passing } else { Persistence::Lasting }
-    }
-
-    async fn secret_written(&mut self, end: Result<SecretWrite, call::Error>) -> Result<(), Error> {
-        if let Some(stored) = self.stored(end).await? {
-            self.context.wrote_secret(&self.key, &stored.resource_version);
-            self.secret_version = Some(stored.resource_version.clone());
-            self.secret = SecretView::Owned(stored);
-        }
-        Ok(())
-    }
-
-    async fn rehearsed(&mut self, end: Result<SecretWrite, call::Error>) -> Result<(), Error> {
-        if let Some(would_be_stored) = self.stored(end).await? {
-            let altered = would_be_stored.was_altered();
-            self.rehearsal = Some(if altered { Rehearsal::Altered } else { Rehearsal::Kept });
-        }
-        Ok(())
-    }
-
-    /// What a write has stored. `None` if it has not, which is noted.
-    async fn stored(&mut self, end: Result<SecretWrite, call::Error>) -> Result<Option<OwnedSecret>, Error> {
-        match end {
-            Ok(SecretWrite::Stored(stored)) => return Ok(Some(*stored)),
-            Ok(SecretWrite::Refused(why)) => {
-                let why = shortened(&why);
-                self.trouble = Some(Trouble { with: Subject::Secret, persistence: Persistence::Refused, why });
-            }
-            Ok(SecretWrite::Outdated(_)) if !self.outdated => {
-                self.outdated = true;
-                self.freshness = Freshness::Cached;
-                self.read_secret().await;
-            }
-            // Twice in one pass: another writer is active. The next try is worth a pause.
-            Ok(SecretWrite::Outdated(error)) => return Err(error.into()),
-            Err(error) => self.failed(Subject::Secret, error),
-        }
-        Ok(None)
-    }
-
-    /// Reads the `SetupKey` from the API server. If it has changed, the Secret is looked at again.
-    async fn confirm(&mut self) -> Result<(), Error> {
-        let ObjectName { namespace, name } = ObjectName::of(&*self.key);
-        let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
-        let found = call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?;
-        let changed = found.metadata.resource_version != self.key.metadata.resource_version;
-        if found.uid() != self.key.uid() {
-            self.abandoned.clear(); // They are another key's.
-        }
-        self.key = Cow::Owned(found);
-        self.believe();
-        self.freshness = Freshness::Confirmed;
-        if changed {
-            self.read_secret().await;
-        }
-        Ok(())
-    }
-
-    /// Asks what the record of the key is worth, after the key was read or written.
-    fn believe(&mut self) {
-        self.standing = self.context.records.standing(&self.key);
-        self.without_record = (self.standing == Standing::Altered).then(|| without_record(&self.key));
-    }
-
-    async fn write_status(&mut self, status: &SetupKeyStatus) -> Result<(), Error> {
-        self.context.records.sending(&self.key, status);
-        let written = match write::write_status(&self.context.client, &self.key, status).await {
-            Ok(written) => written,
-            Err(error) => {
-                self.report_unwritten_status(&error);
-                return Err(error.into());
-            }
-        };
-        self.context.wrote_key(&written);
-        self.context.records.wrote(&written);
-        let cause = if self.standing == Standing::Altered { Cause::RecordAltered } else { self.cause };
-        for notice in notices(&self.key, status, cause) {
-            self.context.notifier.notify(&written, notice);
-        }
-        self.key = Cow::Owned(written);
-        self.believe();
-        self.freshness = Freshness::Confirmed;
-        Ok(())
-    }
-
-    /// A condition cannot say that the status cannot be written, so an event does: once, when it has lasted.
-    fn report_unwritten_status(&self, error: &call::Error) {
-        if self.failures != PASSING || matches!(error.code(), Some(404 | 409)) {
-            return;
-        }
-        let message = format!("The status cannot be written: {}", shortened(&error.why()));
-        let notice = Notice { severity: Severity::Warning, reason: "StatusFailed", action: "WriteStatus", message };
-        self.context.notifier.notify(&*self.key, notice);
-    }
-
-    async fn create_peers(&mut self) {
-        let entries = self.key.pending().iter().filter(|entry| self.abandoned.contains(&Use::of(entry)));
-        match write::create_peers(&self.context.client, &self.key, entries).await {
-            Ok(()) => self.peers_created = true,
-            Err(error) => self.abandon_handover(error),
-        }
-    }
-
-    async fn clear_entries(&mut self, swap: &Swap) {
-        let written = match write::clear_entries(&self.context.client, &self.key, swap).await {
-            Ok(written) => written,
-            Err(error) => return self.abandon_handover(error),
-        };
-        let count = self.key.pending().len() - swap.pending.len();
-        self.context.wrote_key(&written);
-        self.context.metrics.rolled_forward(count);
-        let ObjectName { namespace, name } = ObjectName::of(&written);
-        tracing::info!(namespace, name, count, "completed enrollments that their replica had abandoned");
-        self.key = Cow::Owned(written);
-    }
-
-    /// The entries wait for the next pass. The rest of this one does not depend on them.
-    fn abandon_handover(&mut self, error: call::Error) {
-        self.abandoned.clear();
-        self.error = Some(error.into());
-    }
-}
-
-/// A message that fits into a condition and an event.
-fn shortened(message: &str) -> String {
-    match message.char_indices().nth(LONGEST_MESSAGE) {
-        Some((end, _)) => format!("{}…", &message[..end]),
-        None => message.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_message_is_cut_between_characters() {
-        assert_eq!(shortened("exceeded quota"), "exceeded quota");
-        let cut = shortened(&"ü".repeat(LONGEST_MESSAGE + 1));
-        assert_eq!(cut.chars().count(), LONGEST_MESSAGE + 1);
-        assert!(cut.ends_with('…'));
-    }
 }

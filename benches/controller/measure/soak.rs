@@ -3,17 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use chrono::Utc;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
-use setupkey_operator::{
-    api::{Peer, PendingPeer, SetupKey},
-    key::{Digest, PeerName, PublicKey},
-};
+use setupkey_operator::api::Peer;
 
 use super::Bench;
 use crate::{
@@ -21,6 +16,7 @@ use crate::{
     observer::Observer,
     operator::Operator,
     report::{Row, list},
+    shared::peers,
 };
 
 /// Keys of a round, and as many Peers.
@@ -74,7 +70,7 @@ async fn come(bench: &Bench<'_>, namespace: &str, operator: &mut Operator) -> an
     let peers: Api<Peer> = Api::namespaced(bench.cluster.admin.clone(), namespace);
     let (peers, key) = (&peers, &key);
     let created = stream::iter(0..ROUND).map(Ok).try_for_each_concurrent(AT_A_TIME, |_| async move {
-        peers.create(&PostParams::default(), &peer(key)).await.context("could not create a Peer")?;
+        peers.create(&PostParams::default(), &peers::any(key)).await.context("could not create a Peer")?;
         anyhow::Ok(())
     });
     created.await
@@ -97,21 +93,4 @@ async fn go(bench: &Bench<'_>, namespace: &str) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
-}
-
-/// A Peer without our finalizer, which would wait for its entry to be handed over.
-fn peer(key: &SetupKey) -> Peer {
-    let public_key = PublicKey::from_bytes(rand::random());
-    let entry = PendingPeer {
-        key_id: String::new(),
-        number: 1,
-        name: PeerName::of(&public_key).to_string(),
-        public_key: public_key.to_string(),
-        hostname: "machine".to_owned(),
-        extra_dns_labels: Vec::new(),
-        token_digest: Digest::of(&BASE64_STANDARD.encode(rand::random::<[u8; 32]>())).to_string(),
-        since: Utc::now().into(),
-    };
-    let peer = Peer::from_entry(key, &entry);
-    Peer { metadata: ObjectMeta { finalizers: None, ..peer.metadata }, ..peer }
 }
