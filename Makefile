@@ -157,7 +157,7 @@ else
 endif
 
 .PHONY: bench
-bench: control-plane ## measure the controller with 1,000 and 10,000 keys; see docs/performance.md (20 minutes)
+bench: control-plane ## measure the controller with 1,000 and 10,000 keys, and a soak; see docs/performance.md (25 minutes)
 	cargo bench --locked --bench controller
 
 .PHONY: bench-enrollment
