@@ -24,8 +24,12 @@ async fn main() -> anyhow::Result<()> {
     {
         return raw::run(namespace, model.as_ref()).await;
     }
-    let report = measure::all(&Settings::from_environment()?).await?;
+    let settings = Settings::from_environment()?;
+    let report = measure::all(&settings).await?;
     println!("\n{}", report.markdown());
+    if settings.sizes.is_empty() {
+        return Ok(()); // The soak alone makes no table.
+    }
     report.write()?;
     report.write_file("svg", &plot::svg(&report)?)
 }
