@@ -65,10 +65,19 @@ where
 pub fn bound(key: &mut DeserializeGuard<SetupKey>) {
     let Ok(decoded) = &mut key.0 else { return };
     if let Some(error) = too_large(decoded) {
-        let metadata = std::mem::take(&mut decoded.metadata);
-        let metadata = ObjectMeta { labels: None, annotations: None, managed_fields: None, ..metadata };
+        let mut metadata = std::mem::take(&mut decoded.metadata);
+        strip(&mut metadata);
         key.0 = Err(InvalidObject { error, metadata });
     }
+}
+
+/// Drops the metadata of a key that nothing is decided from. It can be most of the key.
+pub fn strip(metadata: &mut ObjectMeta) {
+    metadata.managed_fields = None;
+    metadata.labels = None;
+    metadata.annotations = None;
+    metadata.finalizers = None;
+    metadata.owner_references = None;
 }
 
 /// A resource version as a number, by which two versions can be ordered. Kubernetes guarantees the order since 1.35. `None`

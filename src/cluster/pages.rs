@@ -77,16 +77,10 @@ fn is_page(query: &str) -> bool {
     query.split('&').any(|parameter| parameter.starts_with("limit="))
 }
 
-/// Whether a page was broken off.
-fn is_too_large(error: &kube::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<LengthLimitError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// Whether a body was broken off because it is longer than its limit, as a page is.
+pub fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|error| error.is::<LengthLimitError>())
 }
 
 fn smaller(page: u32) -> u32 {
@@ -109,7 +103,7 @@ where
                         let more = page.metadata.continue_.filter(|more| !more.is_empty());
                         return Some((Ok(page.items), more.map(|more| (params.continue_token(&more), objects))));
                     }
-                    Err(Error::Api { source, .. }) if objects > 1 && is_too_large(&source) => {
+                    Err(Error::Api { source, .. }) if objects > 1 && is_too_large(source.as_ref()) => {
                         objects = smaller(objects)
                     }
                     Err(error) => return Some((Err(error), None)),

@@ -75,12 +75,11 @@ impl<'a> Pass<'a> {
         abandoned: BTreeSet<Use>,
         failures: u32,
     ) -> Self {
-        let standing = context.records.standing(key);
-        Self {
+        let mut pass = Self {
             context,
             key: Cow::Borrowed(key),
-            standing,
-            without_record: (standing == Standing::Altered).then(|| without_record(key)),
+            standing: Standing::Kept,
+            without_record: None,
             freshness: Freshness::Cached,
             secret_version: cached_secret.as_ref().and_then(|secret| secret.metadata.resource_version.clone()),
             cached_secret,
@@ -94,7 +93,9 @@ impl<'a> Pass<'a> {
             failures,
             error: None,
             cause: Cause::SecretChanged,
-        }
+        };
+        pass.believe();
+        pass
     }
 
     fn observed(&self) -> Observed<'_> {
@@ -285,7 +286,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Asks what the record of the key is worth, after the key was read or written.
+    /// Asks what the record of the key is worth, after the key was read.
     fn believe(&mut self) {
         self.standing = self.context.records.standing(&self.key);
         self.without_record = (self.standing == Standing::Altered).then(|| without_record(&self.key));
@@ -307,7 +308,7 @@ impl<'a> Pass<'a> {
             self.context.notifier.notify(&written, notice);
         }
         self.key = Cow::Owned(written);
-        self.believe();
+        (self.standing, self.without_record) = (Standing::Kept, None);
         self.freshness = Freshness::Confirmed;
         Ok(())
     }

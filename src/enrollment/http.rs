@@ -17,7 +17,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use http_body_util::LengthLimitError;
 use secrecy::zeroize::Zeroize;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -32,6 +31,7 @@ use super::{
     service::Named,
 };
 use crate::{
+    cluster::pages::is_too_large,
     key::{
         Digest,
         ledger::{Applicant, Refusal},
@@ -97,7 +97,8 @@ async fn enroll(
     body: Body,
 ) -> Response {
     let answer = match axum::body::to_bytes(body, limits().body).await {
-        Err(error) if is_too_long(&error) => Answer::TooLong,
+        Err(error) if is_too_large(&error) => Answer::TooLong,
+        // The client has sent half a body, or broken chunks.
         Err(_) => Answer::Unreadable,
         Ok(body) => {
             let parsed = parse(&body);
@@ -209,12 +210,6 @@ async fn left(service: &Service, address: IpAddr, peer: Option<Named<'_>>, heade
         (Some(token), Some(peer)) => service.leave(peer, &token).await.into(),
     };
     finish(service, address, answer)
-}
-
-/// Whether the limit on bodies was reached. Otherwise the client has sent half a body, or broken chunks.
-fn is_too_long(error: &axum::Error) -> bool {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    causes.into_iter().any(|error| error.is::<LengthLimitError>())
 }
 
 /// Overwrites a body, which holds a key and a token. Part of a buffer that hyper still uses is left as it is.

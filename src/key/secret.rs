@@ -184,8 +184,8 @@ impl MetadataPatch {
 }
 
 impl WrittenByUs {
-    /// Reads the API server's managedFields, which name the manager of each field. No other record of our earlier writes is kept, so
-    /// none can disagree with what was really written.
+    /// Reads the API server's managedFields, which name the manager of each field. No other record of our earlier writes is
+    /// kept, so none can disagree with what was really written.
     pub fn from_managed_fields(entries: &[ManagedFieldsEntry]) -> Self {
         let ours = entries.iter().filter(|entry| entry.manager.as_deref() == Some(MANAGER));
         let mut written = Self::default();

@@ -10,6 +10,13 @@ use control_plane::tie_to_this_thread;
 
 use crate::harness::{Cluster, eventually, operator_kubeconfig};
 
+/// The most resident memory that a process has had so far.
+pub fn peak_mib(process: &Child) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+}
+
 /// A controller as a process, confined to the namespace of the test.
 pub struct Process {
     child: Child,
@@ -56,9 +63,7 @@ impl Process {
 
     /// The most resident memory that the process has had so far.
     pub fn peak_mib(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
-        peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+        peak_mib(&self.child)
     }
 
     pub fn signal(&self, signal: &str) {

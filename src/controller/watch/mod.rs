@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::own_writes::{Kind, OwnWrites};
 use crate::{
     api::{SetupKey, metadata::KEY_LABEL},
-    cluster::{bound, pages, scoped},
+    cluster::{bound, pages, scoped, strip},
 };
 
 pub use conflicts::Conflicts;
@@ -222,12 +222,7 @@ impl Watchable for WatchedKey {
 
     fn strip(&mut self) {
         bound(self);
-        let metadata = self.meta_mut();
-        metadata.managed_fields = None;
-        metadata.labels = None;
-        metadata.annotations = None;
-        metadata.finalizers = None;
-        metadata.owner_references = None;
+        strip(self.meta_mut());
         if let Ok(SetupKey { status: Some(status), .. }) = &mut self.0 {
             status.conditions.shrink_to_fit();
         }

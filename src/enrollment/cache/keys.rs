@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::Peers;
 use crate::{
     api::SetupKey,
-    cluster::{ObjectName, bound, version},
+    cluster::{ObjectName, bound, strip, version},
     enrollment::watch::Index,
     key::{Digest, claim::by_age},
 };
@@ -218,12 +218,7 @@ impl Contents {
 
 /// A key without what the service does not need. The status stays whole, because a swap replaces it as a whole.
 pub fn stripped(mut key: SetupKey) -> SetupKey {
-    let metadata = key.meta_mut();
-    metadata.managed_fields = None;
-    metadata.labels = None;
-    metadata.annotations = None;
-    metadata.finalizers = None;
-    metadata.owner_references = None;
+    strip(key.meta_mut());
     key
 }
 

@@ -1,7 +1,6 @@
 //! Many lists at a time, sent to the real program.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
@@ -15,7 +14,10 @@ use super::{
     netbird_client::{free_port, probe},
     tokens::{EVERYTHING, token_of},
 };
-use crate::harness::{Cluster, admin_kubeconfig, eventually};
+use crate::{
+    harness::{Cluster, admin_kubeconfig, eventually},
+    process::peak_mib,
+};
 
 const KEYS: usize = 400;
 const LISTS: usize = 30;
@@ -44,13 +46,6 @@ impl Service {
         })
         .await;
         Self { process, port }
-    }
-
-    /// The most resident memory that it has had so far.
-    fn peak_mib(&self) -> usize {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
-        peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
     }
 }
 
@@ -104,7 +99,7 @@ async fn many_lists_at_a_time_are_answered_or_told_to_come_back() {
             assert!(body.contains("too many lists are under way"), "{body}");
         }
     }
-    let peak = service.peak_mib();
+    let peak = peak_mib(&service.process);
     println!("{answered} of {LISTS} lists answered, peak resident memory {peak} MiB");
     assert!(answered > 0);
     assert!(peak < MOST_MIB, "the service has taken {peak} MiB");
