@@ -14,6 +14,7 @@ pub mod peer;
 pub mod plan;
 pub mod presence;
 pub mod record;
+pub mod remote;
 pub mod report;
 pub mod secret;
 pub mod size;

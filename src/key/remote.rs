@@ -1,0 +1,135 @@
+//! Keys at NetBird: how they are seen, how they are recognised, and what is known of them.
+//!
+//! NetBird's names are free text, and the only place where a key can say whose it is. So the name of a key ends with a mark
+//! that carries the UID of its `SetupKey`. A key without the mark of a `SetupKey` is never touched.
+
+use std::fmt;
+
+use super::KeyId;
+use crate::api::{SetupKey, Timestamp};
+
+/// The id of a group at NetBird.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GroupId(pub String);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A group at NetBird. Names are not unique.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Its name.
+    pub name: String,
+}
+
+/// A key at NetBird, as a list shows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RemoteKey {
+    /// Its id there.
+    pub id: KeyId,
+    /// The UID in its mark.
+    pub owner: String,
+    /// The first 5 characters of its value and `****`.
+    pub mask: String,
+    /// Whether it was revoked. NetBird never takes that back.
+    pub revoked: bool,
+    /// How many peers have joined with it.
+    pub used_times: i64,
+    /// How many peers may join with it, or `None` when there is no limit.
+    pub usage_limit: Option<i64>,
+    /// When a peer last joined with it.
+    pub last_used: Option<Timestamp>,
+    /// The last second in which it admits peers, or `None` if it never expires.
+    pub expires: Option<Timestamp>,
+    /// The groups of the peers that join.
+    pub groups: Vec<GroupId>,
+}
+
+/// A key to be created at NetBird.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NewKey {
+    /// Its name, with the mark.
+    pub name: String,
+    /// Whether it can be used once only.
+    pub one_off: bool,
+    /// How long it admits peers, in seconds.
+    pub expires_in: i64,
+    /// The groups of the peers that join.
+    pub groups: Vec<GroupId>,
+    /// How many peers may join; 0 means any number.
+    pub usage_limit: i64,
+    /// Whether the peers that join are ephemeral.
+    pub ephemeral: bool,
+    /// Whether a peer may bring DNS labels of its own.
+    pub allow_extra_dns_labels: bool,
+}
+
+/// The name at NetBird of the keys of a `SetupKey`: its display name and the mark, as in
+/// `Office [network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]`.
+pub fn marked_name(key: &SetupKey) -> String {
+    let (metadata, blank) = (&key.metadata, String::new());
+    let name = metadata.name.as_ref().unwrap_or(&blank);
+    let display = key.spec.name.as_ref().unwrap_or(name);
+    let (namespace, uid) = (metadata.namespace.as_ref().unwrap_or(&blank), metadata.uid.as_ref().unwrap_or(&blank));
+    format!("{display} [{namespace}/{name} {uid}]")
+}
+
+/// The UID in the mark at the end of a name, if there is one.
+pub fn owner_of(name: &str) -> Option<&str> {
+    let (_, mark) = name.strip_suffix(']')?.rsplit_once('[')?;
+    let (object, uid) = mark.rsplit_once(' ')?;
+    let (namespace, object) = object.split_once('/')?;
+    let is_dns_name = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+    };
+    let is_uid = uid.len() == uuid::fmt::Hyphenated::LENGTH && uuid::Uuid::try_parse(uid).is_ok();
+    (is_dns_name(namespace) && is_dns_name(object) && is_uid).then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const UID: &str = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed";
+
+    fn named(display: Option<&str>) -> String {
+        let key: SetupKey = serde_json::from_value(json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
+            "metadata": { "namespace": "network", "name": "office", "uid": UID }, "spec": { "name": display },
+        }))
+        .unwrap();
+        marked_name(&key)
+    }
+
+    #[test]
+    fn a_name_tells_people_where_the_key_comes_from_and_is_recognised() {
+        assert_eq!(named(None), format!("office [network/office {UID}]"));
+        assert_eq!(named(Some("Büro [2] ")), format!("Büro [2]  [network/office {UID}]"));
+        for display in [None, Some("[a/b c]"), Some("]"), Some("ends with [")] {
+            assert_eq!(owner_of(&named(display)), Some(UID), "{display:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_whole_mark_is_no_key_of_ours() {
+        for name in [
+            "",
+            "office",
+            "office [network/office]",
+            "office [network/office 1b9d6bcd]",
+            "office [office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]",
+            "office [network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed] ",
+            "office [Network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]",
+            "office [network/office 1b9d6bcdbbfd4b2d9b5dab8dfbbd4bed]",
+        ] {
+            assert_eq!(owner_of(name), None, "{name:?}");
+        }
+    }
+}
