@@ -1,20 +1,27 @@
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
-use super::{Peer, SetupKey};
+use super::{Authority, ClusterAuthority, Peer, SetupKey};
 
 /// Every CRD of the project.
 ///
 /// Returned as plain JSON because the typed CRD cannot say all of it: its bounds are floating-point numbers.
 fn crds() -> Vec<Value> {
-    let mut setup_keys = serde_json::to_value(SetupKey::crd()).expect("a CRD is plain data");
-    tidy(&mut setup_keys);
-    for version in setup_keys["spec"]["versions"].as_array_mut().into_iter().flatten() {
-        describe_status(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
-    }
-    let mut peers = serde_json::to_value(Peer::crd()).expect("a CRD is plain data");
-    tidy(&mut peers);
-    vec![setup_keys, peers]
+    let with_conditions = [SetupKey::crd(), Authority::crd(), ClusterAuthority::crd()].map(|crd| {
+        let mut crd = plain(&crd);
+        for version in crd["spec"]["versions"].as_array_mut().into_iter().flatten() {
+            describe_status(&mut version["schema"]["openAPIV3Schema"]["properties"]["status"]);
+        }
+        crd
+    });
+    with_conditions.into_iter().chain([plain(&Peer::crd())]).collect()
+}
+
+fn plain(crd: &CustomResourceDefinition) -> Value {
+    let mut crd = serde_json::to_value(crd).expect("a CRD is plain data");
+    tidy(&mut crd);
+    crd
 }
 
 /// A CRD as it is kept in `crds/`.

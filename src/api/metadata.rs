@@ -12,6 +12,9 @@ pub const GROUP_LABEL_PREFIX: &str = "group.setupkey.dev/";
 /// created again from its entry.
 pub const PENDING_FINALIZER: &str = "setupkey.dev/pending";
 
+/// Finalizer on a `SetupKey` whose key is at an authority, until the key there is gone or left on purpose.
+pub const AUTHORITY_FINALIZER: &str = "setupkey.dev/authority";
+
 /// Annotation on the Secret: the public id of the key it holds.
 pub const ID_ANNOTATION: &str = "setupkey.dev/id";
 /// Annotation on the Secret: when the key expires, RFC 3339.

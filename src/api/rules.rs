@@ -59,12 +59,77 @@ pub fn lifetime() -> Rule {
     .reason(Reason::FieldValueInvalid)
 }
 
-/// A group becomes the name segment of a label key on the peers.
+/// A group of a key of the cluster becomes the name segment of a label key on the peers.
 pub fn groups_are_label_names() -> Rule {
-    Rule::new("self.all(group, group.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))")
+    Rule::new(
+        "has(self.authorityRef) || !has(self.autoGroups) || self.autoGroups.all(group, group.size() <= 63 && group.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))",
+    )
+    .message(
+        "without an authorityRef, each group must consist of at most 63 letters, digits, '-', '_' and '.', and begin and end with a letter or digit",
+    )
+    .field_path(".autoGroups")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// A group of a key at NetBird is a group's name there, or its id.
+pub fn groups_are_names() -> Rule {
+    Rule::new(
+        r"!has(self.authorityRef) || !has(self.autoGroups) || self.autoGroups.all(group, group.trim() == group && !group.matches('\\p{Cc}'))",
+    )
+    .message("with an authorityRef, each group is the name or id of a NetBird group, without control characters and without blanks at its ends")
+    .field_path(".autoGroups")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// What stands behind a key is part of the terms that it was handed out with.
+pub fn authority_is_immutable() -> Rule {
+    Rule::new(
+        "has(self.spec.authorityRef) == has(oldSelf.spec.authorityRef) && (!has(self.spec.authorityRef) || self.spec.authorityRef == oldSelf.spec.authorityRef)",
+    )
+    .message(immutable_message("authorityRef"))
+    .field_path(".spec.authorityRef")
+    .reason(Reason::FieldValueForbidden)
+}
+
+/// The keys of the cluster end with their SetupKey.
+pub fn only_authorities_retain() -> Rule {
+    Rule::new("has(self.authorityRef) || !has(self.deletionPolicy) || self.deletionPolicy == 'Delete'")
+        .message("deletionPolicy: Retain needs an authorityRef; without one, the key ends with its SetupKey")
+        .field_path(".deletionPolicy")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The base of NetBird's API, or of what its agents connect to.
+pub fn base_url(field: &str) -> Rule {
+    Rule::new(r"self.matches('^https?://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')")
+        .message(Message::Message(format!(
+            "{field} must be https://, a host and at most a port, such as https://api.netbird.io or https://netbird.example.com:8443; without a path, a user or a query"
+        )))
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// How often the keys at an authority are listed.
+pub fn interval() -> Rule {
+    Rule::new(
+        r"self.matches('^([0-9]{1,4}(\\.[0-9]{1,9})?h|[0-9]{1,6}(\\.[0-9]{1,9})?m|[0-9]{1,8}(\\.[0-9]{1,9})?s)+$') && duration(self) >= duration('30s') && duration(self) <= duration('1h')",
+    )
+    .message("netbird.interval must be from 30s to 1h, such as 60s or 5m")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// The API server has decoded the base64 already.
+pub fn pem_certificates() -> Rule {
+    Rule::new("string(self).contains('-----BEGIN CERTIFICATE-----')")
         .message(
-            "each group must consist of letters, digits, '-', '_' and '.', and begin and end with a letter or digit",
+            "netbird.caBundle must be the base64 of certificates in PEM, which begin with -----BEGIN CERTIFICATE-----",
         )
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// It becomes part of a URL.
+pub fn account_id() -> Rule {
+    Rule::new("self.matches('^[-A-Za-z0-9_]+$')")
+        .message("netbird.account must be an account's id: letters, digits, '-' and '_'")
         .reason(Reason::FieldValueInvalid)
 }
 

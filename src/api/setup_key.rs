@@ -28,6 +28,7 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expires", description = "When the key stops admitting peers"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secret.name", description = "The Secret that holds the key"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the cluster matches the spec"),
+    printcolumn(name = "Authority", type_ = "string", json_path = ".spec.authorityRef.name", description = "The authority behind the key; empty for a key of the cluster itself", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     selectable = ".spec.type",
     selectable = ".status.state",
@@ -37,8 +38,14 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     validation = rules::immutable_defaulting_to_name(&["secret", "name"]),
     validation = rules::secret_key_is_immutable(),
     validation = rules::secret_is_not_helms(),
+    validation = rules::authority_is_immutable(),
 )]
-#[x_kube(validation = rules::one_off_is_used_once())]
+#[x_kube(
+    validation = rules::one_off_is_used_once(),
+    validation = rules::groups_are_label_names(),
+    validation = rules::groups_are_names(),
+    validation = rules::only_authorities_retain(),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct SetupKeySpec {
     /// The display name of this key, 1 to 255 characters, none of them a control character. It need not be unique. Default:
@@ -59,11 +66,12 @@ pub struct SetupKeySpec {
     #[x_kube(validation = rules::lifetime(), validation = rules::immutable("expiresIn"))]
     pub expires_in: Lifetime,
 
-    /// The groups of the peers that join, at most 64 different ones of at most 63 characters each. May be changed at any
-    /// time: peers that join later get the new groups, peers that have joined keep theirs.
+    /// The groups of the peers that join, at most 64 different ones. Without an authorityRef, a group is a name of at most 63
+    /// letters, digits, '-', '_' and '.'; with one, it is the name or id of a NetBird group. May be changed at any time: peers
+    /// that join later get the new groups, peers that have joined keep theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = rules::groups_are_label_names())]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub auto_groups: Vec<String>,
 
     /// How many peers may join with this key; 0 means any number. A one-off key always has the limit 1. Cannot be
@@ -84,14 +92,58 @@ pub struct SetupKeySpec {
     #[x_kube(validation = rules::immutable("allowExtraDnsLabels"))]
     pub allow_extra_dns_labels: bool,
 
-    /// Whether the key is revoked: true stops it from admitting peers, false lets it admit them again. The Secret and the
-    /// peers that have joined stay as they are.
+    /// Whether the key is revoked: true stops it from admitting peers, false lets it admit them again. The peers that have
+    /// joined stay as they are. NetBird never takes a revocation back, so with an authorityRef, false puts a new key with the
+    /// same expiry and the remaining uses into the Secret.
     #[serde(default)]
     pub revoked: bool,
 
     /// The Secret that the key is written to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretTemplate>,
+
+    /// The authority behind the key: a NetBird account, in which the operator creates the key and whose agents join with it.
+    /// Absent: the cluster itself, and the enrollment service admits peers. Cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority_ref: Option<AuthorityReference>,
+
+    /// What happens to the key at the authority when the SetupKey is deleted: "Delete" deletes it, and the SetupKey goes once
+    /// that is done; "Retain" leaves it, and it admits peers until it expires. Peers that have joined stay in both cases. May
+    /// be changed at any time, also while the SetupKey is being deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// The authority behind a key.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorityReference {
+    /// Authority: one of the same namespace. ClusterAuthority: one for several namespaces.
+    #[serde(default)]
+    pub kind: AuthorityKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The kinds of authorities.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum AuthorityKind {
+    /// One of the same namespace.
+    #[default]
+    Authority,
+    /// One for several namespaces.
+    ClusterAuthority,
+}
+
+/// What happens to the key at the authority when the SetupKey is deleted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum DeletionPolicy {
+    /// It is deleted.
+    #[default]
+    Delete,
+    /// It stays, and admits peers until it expires.
+    Retain,
 }
 
 /// Whether a key can be used once or many times.

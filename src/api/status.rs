@@ -61,6 +61,10 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
 
+    /// What the operator remembers of the key at its authority. Absent for a key of the cluster itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<AtAuthority>,
+
     /// Peers that were admitted, are counted in usedTimes, and have no Peer object yet. Normally empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
@@ -88,6 +92,38 @@ pub struct SecretReference {
     pub key: String,
     /// The version of the Secret whose data was last compared with the digest.
     pub resource_version: String,
+}
+
+/// A key at its authority.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AtAuthority {
+    /// How the key stands there.
+    pub standing: Standing,
+    /// How many peers had joined with the keys that this one was issued instead of. They count in usedTimes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub used_before: i64,
+}
+
+/// How a key stands at its authority.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Standing {
+    /// It is there, and not revoked.
+    Active,
+    /// It was revoked there because the spec says so.
+    Revoked,
+    /// It was revoked there, and the spec does not say so.
+    RevokedAtAuthority,
+    /// It is not there any more.
+    DeletedAtAuthority,
+    /// The operator is about to revoke it and to issue another one instead of it, because its value is lost.
+    Replacing,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A peer that was admitted and is about to become a Peer object.

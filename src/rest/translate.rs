@@ -8,7 +8,7 @@ use super::{
     wire::{CreateRequest, Moment, SetupKeyAnswer, UpdateRequest},
 };
 use crate::{
-    api::{KeyType, Lifetime, SetupKey, SetupKeySpec, State, Timestamp},
+    api::{DeletionPolicy, KeyType, Lifetime, SetupKey, SetupKeySpec, State, Timestamp},
     key::Facts,
 };
 
@@ -115,6 +115,8 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
         revoked: false,
         secret: None,
         name: Some(name),
+        authority_ref: None,
+        deletion_policy: DeletionPolicy::default(),
     };
     let prefix = prefix(spec.name.as_deref().unwrap_or_default());
     let metadata = ObjectMeta { generate_name: Some(prefix), ..ObjectMeta::default() };
