@@ -1,0 +1,3 @@
+//! NetBird's management API.
+
+pub mod json;
