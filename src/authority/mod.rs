@@ -3,6 +3,7 @@
 //! There is one, the cluster itself. The controller asks it for a key to be issued and writes what it gets.
 
 pub mod in_cluster;
+pub mod netbird;
 
 use crate::{
     api::{SetupKey, Timestamp},

@@ -1,8 +1,8 @@
 //! NetBird's REST API for setup keys, over the `SetupKey`s of one namespace.
 //!
 //! The service has no rights and no identity at the Kubernetes API. It makes each request with the token that the client
-//! sent ([`caller`]), so RBAC decides, and the audit log names the client. [`wire`] has the JSON of NetBird's clients, and
-//! [`translate`] what it means as a `SetupKey`; both are pure. [`keys`] and [`creation`] call the API server.
+//! sent ([`caller`]), so RBAC decides, and the audit log names the client. [`wire`] reads the JSON of NetBird's clients, and
+//! [`translate`] has what it means as a `SetupKey`; both are pure. [`keys`] and [`creation`] call the API server.
 
 mod caller;
 mod creation;

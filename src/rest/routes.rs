@@ -24,11 +24,11 @@ use super::{
     keys::CallerKeys,
     listing::Lists,
     refusal::{self, Refusal},
-    translate,
-    wire::{self, SetupKeyAnswer},
+    translate, wire,
 };
 use crate::{
     api::SetupKey,
+    authority::netbird::json::SetupKeyAnswer,
     cluster::Clock,
     key::{KeyId, KeyValue},
     serve::{Limits, metrics::HttpRequests},

@@ -3,12 +3,10 @@
 use chrono::{DateTime, Utc};
 use kube::{Resource, api::ObjectMeta};
 
-use super::{
-    refusal::Refusal,
-    wire::{CreateRequest, Moment, SetupKeyAnswer, UpdateRequest},
-};
+use super::refusal::Refusal;
 use crate::{
     api::{DeletionPolicy, KeyType, Lifetime, SetupKey, SetupKeySpec, State, Timestamp},
+    authority::netbird::json::{CreateRequest, Moment, SetupKeyAnswer, UpdateRequest},
     key::Facts,
 };
 

@@ -1,9 +1,6 @@
 use serde_json::{Value, json};
 
-use super::{
-    super::wire::{CreateRequest, UpdateRequest, read},
-    *,
-};
+use super::{super::wire::read, *};
 
 fn key(object: Value) -> SetupKey {
     serde_json::from_value(object).unwrap()
