@@ -22,7 +22,7 @@ pub use peer::{Peer, PeerSpec, PeerStatus, SetupKeyReference};
 pub use setup_key::{
     AuthorityKind, AuthorityReference, DeletionPolicy, KeyType, SecretTemplate, SetupKey, SetupKeySpec,
 };
-pub use status::{AtAuthority, PendingPeer, SecretReference, SetupKeyStatus, Standing, State};
+pub use status::{AtAuthority, KeyStanding, PendingPeer, SecretReference, SetupKeyStatus, State};
 pub use timestamp::Timestamp;
 
 /// The API group of every resource and the prefix of every label and annotation of this project.

@@ -110,7 +110,7 @@ pub struct SetupKeySpec {
     /// What happens to the key at the authority when the SetupKey is deleted: "Delete" deletes it, and the SetupKey goes once
     /// that is done; "Retain" leaves it, and it admits peers until it expires. Peers that have joined stay in both cases. May
     /// be changed at any time, also while the SetupKey is being deleted.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "DeletionPolicy::is_delete")]
     pub deletion_policy: DeletionPolicy,
 }
 
@@ -201,6 +201,13 @@ pub struct SecretTemplate {
 /// 30 days. NetBird: setupkey.go, DefaultSetupKeyDuration.
 fn default_expires_in() -> Lifetime {
     Lifetime::hours(720)
+}
+
+impl DeletionPolicy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_delete(&self) -> bool {
+        *self == Self::Delete
+    }
 }
 
 impl SetupKeySpec {

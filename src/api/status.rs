@@ -99,7 +99,7 @@ pub struct SecretReference {
 #[serde(rename_all = "camelCase")]
 pub struct AtAuthority {
     /// How the key stands there.
-    pub standing: Standing,
+    pub standing: KeyStanding,
     /// How many peers had joined with the keys that this one was issued instead of. They count in usedTimes.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
@@ -108,7 +108,7 @@ pub struct AtAuthority {
 
 /// How a key stands at its authority.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-pub enum Standing {
+pub enum KeyStanding {
     /// It is there, and not revoked.
     Active,
     /// It was revoked there because the spec says so.

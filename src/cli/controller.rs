@@ -7,9 +7,10 @@ use futures::future::Either;
 use kube::Client;
 use setupkey_operator::{
     api::{Lifetime, metadata::MANAGER},
+    authority::netbird::{HostPattern, Hosts},
     cluster::{Clock, Readiness, SystemClock},
     controller::{
-        self, Environment,
+        self, AuthoritySettings, Environment,
         election::{Candidate, Leadership},
         metrics::Metrics,
     },
@@ -42,10 +43,20 @@ pub struct Flags {
     #[arg(long)]
     leader_elect: bool,
 
-    /// Namespace of the Lease.
+    /// Namespace of the Lease, and of the Secrets with the tokens of ClusterAuthorities.
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system",
         value_parser = values::namespace)]
     leader_election_namespace: String,
+
+    /// Host that authorities may name: netbird.example.com, *.example.com, an address, or a network such as 10.0.0.0/8;
+    /// several are separated by commas. Default: every host but loopback, link-local and multicast addresses.
+    #[arg(long, value_name = "HOST", env = "SETUPKEY_AUTHORITY_HOSTS", value_delimiter = ',',
+        value_parser = values::authority_host)]
+    authority_hosts: Vec<HostPattern>,
+
+    /// Allow authorities with http:// URLs. Their access token is then sent in the clear.
+    #[arg(long)]
+    allow_insecure_authorities: bool,
 
     #[command(flatten)]
     log: LogFlags,
@@ -71,7 +82,12 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "starting the controller");
     let (peer_lifetime, handover) = (flags.peer_lifetime.as_duration(), ledger::HANDOVER);
-    let environment = Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover };
+    let authorities = AuthoritySettings {
+        hosts: Hosts::new(flags.authority_hosts.clone(), flags.allow_insecure_authorities),
+        namespace: flags.leader_election_namespace.clone(),
+    };
+    let environment =
+        Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover, authorities };
     let mut election = pin!(election);
     tokio::select! {
         // Another leader may be at work already, so reconciliations in progress are dropped, not finished.

@@ -10,7 +10,12 @@ use clap::{
     builder::{PathBufValueParser, StyledStr, TypedValueParser},
     error::{ContextKind, ContextValue, Error},
 };
-use setupkey_operator::{agent::client::service_url, api::Lifetime, protocol};
+use setupkey_operator::{
+    agent::client::service_url,
+    api::Lifetime,
+    authority::netbird::{HostPattern, InvalidHostPattern},
+    protocol,
+};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// The name of a namespace.
@@ -38,6 +43,11 @@ pub fn dns_label(text: &str) -> Result<String, String> {
 pub fn server(text: &str) -> Result<String, String> {
     let url = not_blank(text)?;
     service_url(url).map(|_| url.to_owned()).map_err(|error| error.to_string())
+}
+
+/// A host that authorities may name.
+pub fn authority_host(text: &str) -> Result<HostPattern, String> {
+    not_blank(text)?.parse().map_err(|error: InvalidHostPattern| error.to_string())
 }
 
 /// A log filter: a level, or target=level pairs.

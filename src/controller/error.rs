@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rand::rngs::SysError;
 
-use crate::cluster::call;
+use crate::{authority::netbird, cluster::call};
 
 /// Why a pass failed.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,16 @@ pub enum Error {
     /// A call to the API server failed.
     #[error(transparent)]
     Call(#[from] call::Error),
+    /// A call to the authority of the key failed.
+    #[error("could not {attempt} at {authority}: {source}")]
+    Authority {
+        /// What was attempted, as in "create a key".
+        attempt: &'static str,
+        /// The authority.
+        authority: String,
+        /// The error of the client.
+        source: netbird::Error,
+    },
     /// The operating system has no random bytes to give.
     #[error("could not draw random bytes for a key: {0}")]
     Random(#[from] SysError),
@@ -26,14 +36,15 @@ impl Error {
     pub fn code(&self) -> Option<u16> {
         match self {
             Error::Call(error) => error.code(),
-            Error::Random(_) | Error::NotListed | Error::Unsettled(_) => None,
+            Error::Authority { .. } | Error::Random(_) | Error::NotListed | Error::Unsettled(_) => None,
         }
     }
 
-    /// How long the API server asks to be left alone, if it does.
+    /// How long the other side asks to be left alone, if it does.
     pub fn pause(&self) -> Option<Duration> {
         match self {
             Error::Call(error) => error.pause(),
+            Error::Authority { source, .. } => source.retry_after(),
             Error::Random(_) | Error::NotListed | Error::Unsettled(_) => None,
         }
     }

@@ -16,6 +16,7 @@
 //! - Every write but a creation has the version that it was decided on as its precondition.
 //! - The value of a key is replaced only after the `SetupKey` was read from the API server.
 
+pub mod authorities;
 mod budget;
 pub mod election;
 mod error;
@@ -52,7 +53,11 @@ use kube::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Clock, ObjectName, Readiness, Scope, clock};
+use crate::{
+    authority::netbird::Hosts,
+    cluster::{Clock, ObjectName, Readiness, Scope, clock},
+};
+use authorities::Authorities;
 use budget::Budget;
 use election::Leadership;
 use lanes::Lanes;
@@ -90,6 +95,17 @@ pub struct Environment {
     /// How long a pending entry is left to the replica that committed it: [`HANDOVER`](crate::key::ledger::HANDOVER),
     /// unless replicas work to other times too.
     pub handover: Duration,
+    /// How authorities are called.
+    pub authorities: AuthoritySettings,
+}
+
+/// How authorities are called.
+#[derive(Clone)]
+pub struct AuthoritySettings {
+    /// The hosts that they may name.
+    pub hosts: Hosts,
+    /// The namespace of this process, where the tokens of `ClusterAuthority`s are.
+    pub namespace: String,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -99,12 +115,18 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     let (notifier, publisher) = Notifier::new(environment.client.clone(), environment.metrics.clone());
     let publisher = tokio::spawn(publisher.run());
     let budget = Budget::new();
+    let authorities = Authorities::new(&environment, notifier.clone(), &namespaces);
+    let watches_of_authorities = Arc::clone(&authorities).run(namespaces.clone());
     let records = Arc::<Records>::default();
     let loops = namespaces.into_iter().map(|namespace| {
         let (environment, notifier, records) = (environment.clone(), notifier.clone(), Arc::clone(&records));
-        watch_and_reconcile(environment, namespace, notifier, records, budget.clone(), shutdown.clone())
+        let shared = Shared { notifier, records, authorities: Arc::clone(&authorities), budget: budget.clone() };
+        watch_and_reconcile(environment, namespace, shared, shutdown.clone())
     });
-    tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {} }
+    tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {}, () = watches_of_authorities => {} }
+    // The links hold notifiers too.
+    authorities.end();
+    drop(authorities);
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
@@ -114,14 +136,21 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     }
 }
 
+/// What the loops of all scopes share.
+struct Shared {
+    notifier: Notifier,
+    records: Arc<Records>,
+    authorities: Arc<Authorities>,
+    budget: Budget,
+}
+
 async fn watch_and_reconcile(
     environment: Environment,
     namespace: Option<String>,
-    notifier: Notifier,
-    records: Arc<Records>,
-    budget: Budget,
+    shared: Shared,
     shutdown: CancellationToken,
 ) {
+    let Shared { notifier, records, authorities, budget } = shared;
     let watched = watch::start(&environment.client, namespace.as_deref());
     let filled = tokio::spawn({
         let (filled, readiness) = (watched.peers.filled.clone(), Arc::clone(&environment.readiness));
@@ -142,7 +171,9 @@ async fn watch_and_reconcile(
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
     let (lanes, calls) = Lanes::new(CONCURRENCY_OF_NAMESPACE);
-    let context = Arc::new(Context::new(environment.clone(), notifier, Arc::clone(&records), &watched, work, lanes));
+    let woken = authorities.add(watched.keys.clone());
+    let shared = reconcile::Shared { notifier, records: Arc::clone(&records), authorities };
+    let context = Arc::new(Context::new(environment.clone(), shared, &watched, work, lanes));
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
 
@@ -156,6 +187,7 @@ async fn watch_and_reconcile(
         .reconcile_all_on(clock_steps)
         .reconcile_on(turns.map(reference))
         .reconcile_on(calls.map(reference))
+        .reconcile_on(woken.map(reference))
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);

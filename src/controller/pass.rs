@@ -1,10 +1,13 @@
 //! One pass over one key: look, ask the planner, do what it says, ask again.
 
+mod at_authority;
+
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use kube::{Api, ResourceExt};
 
 use super::{
+    authorities::Link,
     error::Error,
     observe,
     reconcile::Context,
@@ -20,9 +23,11 @@ use crate::{
         call::{self, Attempt, call},
     },
     key::{
+        KeyId,
         ledger::{Swap, Use},
-        plan::{Observed, Step, Until, plan},
+        plan::{Observed, Step, Until, authority::groups, plan},
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
+        remote::AuthorityView,
         secret::{OwnedSecret, SecretView},
         transition::{Cause, Notice, Severity, notices},
     },
@@ -64,6 +69,17 @@ pub struct Pass<'a> {
     error: Option<Error>,
     /// Why the record changes, if it does.
     cause: Cause,
+    /// The authority of the key, as this pass has seen it last.
+    authority: AuthorityView,
+    link: Option<Arc<Link>>,
+    /// Whether this pass has read the key on record at the authority.
+    confirmed_there: bool,
+    /// Whether this pass has listed the groups of the authority.
+    listed_groups: bool,
+    /// The id on record when this pass began.
+    knew: Option<String>,
+    /// The key that this pass has created at the authority, as long as no status has its id.
+    issued: Option<KeyId>,
 }
 
 impl<'a> Pass<'a> {
@@ -93,8 +109,15 @@ impl<'a> Pass<'a> {
             failures,
             error: None,
             cause: Cause::SecretChanged,
+            authority: AuthorityView::Cluster,
+            link: None,
+            confirmed_there: false,
+            listed_groups: false,
+            knew: key.status.as_ref().and_then(|status| status.id.clone()),
+            issued: None,
         };
         pass.believe();
+        pass.look_at_authority();
         pass
     }
 
@@ -109,6 +132,8 @@ impl<'a> Pass<'a> {
             counted: self.counted,
             abandoned: &self.abandoned,
             peers_created: self.peers_created,
+            authority: &self.authority,
+            retried: self.failures > 0,
         }
     }
 
@@ -129,6 +154,11 @@ impl<'a> Pass<'a> {
             let client = &self.context.client;
             match plan(self.observed(), self.context.clock.now()) {
                 Step::Wait(until) => {
+                    if matches!(groups(self.observed()), Some(Err(_)))
+                        && let Some(link) = &self.link
+                    {
+                        link.misses_group();
+                    }
                     if self.standing == Standing::Altered && self.trouble.is_none() {
                         // Compared with the Secret, and found to be true.
                         self.context.records.wrote(&self.key);
@@ -163,6 +193,18 @@ impl<'a> Pass<'a> {
                 Step::WriteStatus(status) => self.write_status(&status).await?,
                 Step::CreatePeers => self.create_peers().await,
                 Step::ClearEntries(swap) => self.clear_entries(&swap).await,
+                Step::AddFinalizer => self.set_finalizer(true).await?,
+                Step::RemoveFinalizer(release) => {
+                    self.release(release).await?;
+                    return Ok(Until::Change);
+                }
+                Step::ListGroups => self.list_groups().await?,
+                Step::CreateGroup(name) => self.create_group(&name).await?,
+                Step::ConfirmThere(id) => self.confirm_there(&id).await,
+                Step::UpdateThere { id, revoked, groups } => self.update_there(&id, revoked, &groups).await,
+                Step::DeleteThere(id) => self.delete_there(&id).await,
+                Step::RehearseSecret => self.rehearse_secret().await?,
+                Step::IssueThere(new) => self.issue_there(&new).await?,
             }
         }
         Err(Error::Unsettled(MOST_STEPS))
@@ -279,6 +321,7 @@ impl<'a> Pass<'a> {
         }
         self.key = Cow::Owned(found);
         self.believe();
+        self.look_at_authority();
         self.freshness = Freshness::Confirmed;
         if changed {
             self.read_secret().await;
@@ -298,9 +341,15 @@ impl<'a> Pass<'a> {
             Ok(written) => written,
             Err(error) => {
                 self.report_unwritten_status(&error);
+                if let Some(id) = self.issued.take().filter(|_| error.code() == Some(404)) {
+                    self.discard(&id).await;
+                }
                 return Err(error.into());
             }
         };
+        if status.id != self.key.status.as_ref().and_then(|status| status.id.clone()) {
+            self.issued = None;
+        }
         self.context.wrote_key(&written);
         self.context.records.wrote(&written);
         let cause = if self.standing == Standing::Altered { Cause::RecordAltered } else { self.cause };

@@ -16,6 +16,7 @@ use kube::{
 
 use super::{
     Environment,
+    authorities::Authorities,
     handover::Handover,
     lanes::Lanes,
     metrics::Metrics,
@@ -46,22 +47,24 @@ pub struct Context {
     secrets: Store<SecretMetadata>,
     own_writes: Arc<OwnWrites>,
     pub records: Arc<Records>,
+    pub authorities: Arc<Authorities>,
     handover: Handover,
     lanes: Lanes,
     conflicts: Conflicts,
     work: Work,
 }
 
+/// What the passes of all scopes share.
+pub struct Shared {
+    pub notifier: Notifier,
+    pub records: Arc<Records>,
+    pub authorities: Arc<Authorities>,
+}
+
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(
-        environment: Environment,
-        notifier: Notifier,
-        records: Arc<Records>,
-        watched: &Watched,
-        work: Work,
-        lanes: Lanes,
-    ) -> Self {
+    pub fn new(environment: Environment, shared: Shared, watched: &Watched, work: Work, lanes: Lanes) -> Self {
+        let Shared { notifier, records, authorities } = shared;
         Self {
             conflicts: Conflicts::new(environment.client.clone(), work.retries()),
             lanes,
@@ -74,6 +77,7 @@ impl Context {
             secrets: watched.secrets.clone(),
             own_writes: Arc::clone(&watched.own_writes),
             records,
+            authorities,
             handover: Handover::new(environment.handover),
         }
     }
@@ -85,6 +89,11 @@ impl Context {
         self.records.forget(key);
         self.conflicts.forget(key);
         self.lanes.leave(key);
+    }
+
+    /// Whether this process still leads.
+    pub fn leads(&self) -> bool {
+        self.work.leads()
     }
 
     fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {

@@ -55,6 +55,11 @@ impl Work {
         self.leadership.holds() && self.filled.wait().await
     }
 
+    /// Whether this process leads.
+    pub fn leads(&self) -> bool {
+        self.leadership.holds()
+    }
+
     /// Whether this object may be tried now, after a failure.
     pub fn gate(&self, object: &ObjectName, seen: &Versions) -> Gate {
         self.retries.gate(object, seen, self.clock.now())

@@ -5,14 +5,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use secrecy::zeroize::{Zeroize, Zeroizing};
 use serde_json::{Map, Value, json};
 
 use super::observe::owned;
 use crate::{
-    api::{Peer, PendingPeer, SetupKey, SetupKeyStatus},
+    api::{Peer, PendingPeer, SetupKey, SetupKeyStatus, metadata::AUTHORITY_FINALIZER},
     authority::Minted,
     cluster::{
         ObjectName,
@@ -41,6 +41,20 @@ pub enum SecretWrite {
 
 /// Creates the Secret with this key. Creation, never apply: two writers cannot both succeed.
 pub async fn create_secret(client: &Client, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
+    send_creation(client, key, minted, &post_params()).await
+}
+
+/// What [`create_secret`] would store, found out by a dry run.
+pub async fn rehearse_creation(client: &Client, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
+    send_creation(client, key, minted, &PostParams { dry_run: true, ..post_params() }).await
+}
+
+async fn send_creation(
+    client: &Client,
+    key: &SetupKey,
+    minted: &Minted,
+    params: &PostParams,
+) -> Result<SecretWrite, Error> {
     let namespace = key.namespace().unwrap_or_default();
     let metadata = minted.metadata(key);
     let mut secret = Secret {
@@ -57,7 +71,7 @@ pub async fn create_secret(client: &Client, key: &SetupKey, minted: &Minted) -> 
         ..Secret::default()
     };
     let attempt = Attempt::on("create Secret", &namespace, key.secret_name());
-    let created = secrets::create(client, attempt, &namespace, &secret, &post_params()).await;
+    let created = secrets::create(client, attempt, &namespace, &secret, params).await;
     secret.data.iter_mut().flat_map(|data| data.values_mut()).for_each(|data| data.0.zeroize());
     with_key(created, key, minted)
 }
@@ -142,6 +156,19 @@ pub async fn write_status(client: &Client, key: &SetupKey, status: &SetupKeyStat
         "status": status_changes(key.status.as_ref(), status),
     });
     patch_status(client, key, "write the status of SetupKey", patch).await
+}
+
+/// Puts our finalizer on the `SetupKey`, or takes it off, if it is still the one that this was decided on.
+pub async fn set_finalizer(client: &Client, key: &SetupKey, present: bool) -> Result<SetupKey, Error> {
+    let ObjectName { namespace, name } = ObjectName::of(key);
+    let others = key.finalizers().iter().filter(|finalizer| *finalizer != AUTHORITY_FINALIZER).cloned();
+    let finalizers: Vec<_> = others.chain(present.then(|| AUTHORITY_FINALIZER.to_owned())).collect();
+    let patch = json!({
+        "metadata": { "resourceVersion": key.metadata.resource_version, "finalizers": finalizers },
+    });
+    let keys: Api<SetupKey> = Api::namespaced(client.clone(), &namespace);
+    let attempt = Attempt::on("write the finalizer of SetupKey", &namespace, &name);
+    call(attempt, keys.patch(&name, &patch_params(), &Patch::Merge(patch))).await
 }
 
 /// Takes entries out of the ledger, if the `SetupKey` is still the one that this was computed from.

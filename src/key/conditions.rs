@@ -26,20 +26,54 @@ pub const SECRET_ALTERED: &str = "SecretAltered";
 pub const METADATA_NOT_KEPT: &str = "MetadataNotKept";
 /// Reason of `Ready` and `Stalled`: the status was lost, and its uses cannot be counted.
 pub const USES_UNKNOWN: &str = "UsesUnknown";
+/// Reason of `Ready` and `Stalled`: there is no authority of this kind and name.
+pub const AUTHORITY_NOT_FOUND: &str = "AuthorityNotFound";
+/// Reason of `Ready` and `Stalled`: the authority does not let this namespace use it.
+pub const AUTHORITY_NOT_ALLOWED: &str = "AuthorityNotAllowed";
+/// Reason of `Ready`: the authority cannot be used now. Its own status says why.
+pub const AUTHORITY_NOT_READY: &str = "AuthorityNotReady";
+/// Reason of `Ready` and `Stalled`: the authority refuses the key as it is asked for.
+pub const AUTHORITY_REFUSED: &str = "AuthorityRefused";
+/// Reason of `Ready` and `Stalled`: calls about this key keep failing, and the authority is reached otherwise.
+pub const AUTHORITY_FAILED: &str = "AuthorityFailed";
+/// Reason of `Ready`: the authority has no group of a name that the spec names.
+pub const GROUP_NOT_FOUND: &str = "GroupNotFound";
+/// Reason of `Ready` and `Stalled`: the authority has several groups of a name that the spec names.
+pub const GROUP_AMBIGUOUS: &str = "GroupAmbiguous";
+/// Reason of `Ready` and `Stalled`: the authority does not allow a group that the spec names.
+pub const GROUP_NOT_ALLOWED: &str = "GroupNotAllowed";
+/// Reason of `Ready`: the `SetupKey` is being deleted, and its key is still at the authority.
+pub const DELETION_PENDING: &str = "DeletionPending";
+
 /// Reason of `Valid`: no Secret of ours holds a key.
 pub const NOT_ISSUED: &str = "NotIssued";
+/// Reason of `Valid`: the key was revoked at its authority, and the spec does not ask for that.
+pub const REVOKED_AT_AUTHORITY: &str = "RevokedAtAuthority";
+/// Reason of `Valid`: the key was deleted at its authority.
+pub const DELETED_AT_AUTHORITY: &str = "DeletedAtAuthority";
+/// Reason of `Valid`: the value is lost, and another key is about to be issued.
+pub const REPLACING: &str = "Replacing";
 
-/// The reasons for which a key is stalled.
-pub const STALLED_REASONS: [&str; 6] =
-    [SECRET_CONFLICT, SECRET_REFUSED, SECRET_FAILED, SECRET_ALTERED, METADATA_NOT_KEPT, USES_UNKNOWN];
-
-/// What a condition says.
-#[derive(Clone)]
-pub(super) struct Finding {
-    pub(super) holds: bool,
-    pub(super) reason: &'static str,
-    pub(super) message: String,
-}
+/// The reasons for which a key is not ready, each of which is worth an event.
+pub const UNREADY_REASONS: [&str; 15] = [
+    SECRET_CONFLICT,
+    SECRET_REFUSED,
+    SECRET_FAILED,
+    SECRET_ALTERED,
+    METADATA_NOT_KEPT,
+    USES_UNKNOWN,
+    AUTHORITY_NOT_FOUND,
+    AUTHORITY_NOT_ALLOWED,
+    AUTHORITY_NOT_READY,
+    AUTHORITY_REFUSED,
+    AUTHORITY_FAILED,
+    GROUP_NOT_FOUND,
+    GROUP_AMBIGUOUS,
+    GROUP_NOT_ALLOWED,
+    DELETION_PENDING,
+];
+/// Those of them that no person has to act on: they end when the authority answers, or has the group.
+const WAITING_REASONS: [&str; 3] = [AUTHORITY_NOT_READY, GROUP_NOT_FOUND, DELETION_PENDING];
 
 impl Finding {
     pub(super) fn ready(message: String) -> Self {
@@ -48,6 +82,16 @@ impl Finding {
 
     pub(super) fn not_ready(reason: &'static str, message: String) -> Self {
         Self { holds: false, reason, message }
+    }
+
+    /// Whether a person must act.
+    pub(super) fn stalls(&self) -> bool {
+        !self.holds && !WAITING_REASONS.contains(&self.reason)
+    }
+
+    /// The same, as a finding that holds.
+    pub(super) fn as_stalled(&self) -> Self {
+        Self { holds: true, ..self.clone() }
     }
 }
 
@@ -71,8 +115,19 @@ pub fn is_ready(key: &SetupKey) -> bool {
     key.status.as_ref().is_some_and(|status| is_true(status, READY))
 }
 
+/// What a condition says.
+#[derive(Clone)]
+pub struct Finding {
+    /// Whether the condition is true.
+    pub holds: bool,
+    /// Why, as an identifier.
+    pub reason: &'static str,
+    /// Why, as sentences.
+    pub message: String,
+}
+
 /// Sets a condition, or removes it for `None`. Its transition time moves only when its status does.
-pub(super) fn set_condition(
+pub fn set_condition(
     conditions: &mut Vec<Condition>,
     type_: &str,
     finding: Option<Finding>,

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Digest, KeyId};
-use crate::api::{SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
+use crate::api::{KeyStanding, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
 
 /// What decides whether one issued key admits peers.
 ///
@@ -19,7 +19,7 @@ pub struct Facts {
     pub used_times: i64,
     /// How many peers may ever join, or `None` when there is no limit.
     pub usage_limit: Option<i32>,
-    /// Whether the spec says `revoked`.
+    /// Whether the key is revoked: as the spec says, or, for a key at an authority, as the authority says.
     pub revoked: bool,
 }
 
@@ -37,7 +37,7 @@ impl Facts {
             expires: status.expires?,
             used_times: status.used_times,
             usage_limit: spec.effective_usage_limit(),
-            revoked: spec.revoked,
+            revoked: is_revoked(spec, status),
         })
     }
 
@@ -55,6 +55,23 @@ impl Facts {
             State::Overused
         } else {
             State::Valid
+        }
+    }
+}
+
+/// A key at an authority is revoked once that is so there.
+fn is_revoked(spec: &SetupKeySpec, status: &SetupKeyStatus) -> bool {
+    let standing = status.authority.as_ref().map(|there| there.standing);
+    match (&spec.authority_ref, standing) {
+        (None, _) => spec.revoked,
+        (Some(_), None | Some(KeyStanding::Active)) => false,
+        // With no uses left, none is issued instead, and that is what people must know.
+        (Some(_), Some(KeyStanding::Revoked)) => {
+            let used_up = spec.effective_usage_limit().is_some_and(|limit| status.used_times >= limit.into());
+            spec.revoked || !used_up
+        }
+        (Some(_), Some(KeyStanding::RevokedAtAuthority | KeyStanding::DeletedAtAuthority | KeyStanding::Replacing)) => {
+            true
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the conditions of a key say. A message about trouble ends with what to do.
 
+mod authority;
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -16,7 +18,10 @@ use crate::api::{SetupKey, SetupKeyStatus, State};
 pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Finding> {
     let (key, name) = (observed.key, observed.key.secret_name());
     if let Some(trouble) = observed.trouble {
-        return Some(in_trouble(trouble, name));
+        return Some(in_trouble(trouble, key));
+    }
+    if let Some(finding) = authority::ready(observed, now) {
+        return Some(finding);
     }
     Some(match observed.secret {
         SecretView::Unchanged => return None,
@@ -33,7 +38,7 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
                 key.metadata.uid.as_deref().unwrap_or_default()
             ),
         ),
-        SecretView::Owned(secret) if holds_the_key(key, secret) => kept(key, secret, now),
+        SecretView::Owned(secret) if holds_the_key(observed, secret) => kept(observed, secret, now),
         SecretView::Owned(secret) if secret.was_altered() || is_reported_altered(key) => Finding::not_ready(
             SECRET_ALTERED,
             format!(
@@ -52,7 +57,8 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
     })
 }
 
-fn in_trouble(trouble: &Trouble, name: &str) -> Finding {
+fn in_trouble(trouble: &Trouble, key: &SetupKey) -> Finding {
+    let name = key.secret_name();
     let why = trouble.why.trim_end_matches('.');
     match (trouble.with, trouble.persistence) {
         (Subject::Secret, Persistence::Refused) => Finding::not_ready(
@@ -63,6 +69,7 @@ fn in_trouble(trouble: &Trouble, name: &str) -> Finding {
             SECRET_FAILED,
             format!("Reading or writing Secret {name:?} keeps failing: {why}. The operator keeps retrying."),
         ),
+        (Subject::Authority, persistence) => authority::in_trouble(key, why, persistence),
         (Subject::Peers, _) => Finding::not_ready(
             USES_UNKNOWN,
             format!(
@@ -73,10 +80,10 @@ fn in_trouble(trouble: &Trouble, name: &str) -> Finding {
 }
 
 /// The Secret holds the key. Its labels and annotations may still differ: what this pass has written was not stored.
-fn kept(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
-    let name = key.secret_name();
+fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
+    let (key, name) = (observed.key, observed.key.secret_name());
     let holds = format!("Secret {name:?} holds the key under {:?}.", key.secret_key());
-    let Some(drift) = drift(key, secret, now) else { return Finding::ready(holds) };
+    let Some(drift) = drift(observed, secret, now) else { return Finding::ready(holds) };
     let names = drift.names().join(", ");
     if drift.is_cosmetic() {
         return Finding::ready(format!("{holds} The API server does not store the operator's value of its {names}."));
@@ -91,6 +98,11 @@ fn kept(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
 
 /// Whether the key admits peers, from the status that is about to be written.
 pub(super) fn valid(status: &SetupKeyStatus) -> Finding {
+    if status.state == Some(State::Revoked)
+        && let Some((reason, message)) = status.authority.as_ref().and_then(authority::revoked)
+    {
+        return Finding { holds: false, reason, message: message.to_owned() };
+    }
     let expires = status.expires.map(|expires| expires.to_string()).unwrap_or_default();
     let (reason, message) = match status.state {
         None => (NOT_ISSUED, "No Secret of this SetupKey holds a key.".to_owned()),

@@ -234,7 +234,12 @@ fn unchanged(key: &SetupKey) -> Swap {
 
 fn admits_after(key: &SetupKey, presented: &Digest, used_times: i64, now: DateTime<Utc>) -> bool {
     let Some(facts) = Facts::of(key).map(|facts| Facts { used_times, ..facts }) else { return false };
-    key.metadata.deletion_timestamp.is_none() && facts.digest == *presented && facts.state(now) == State::Valid
+    // NetBird admits the peers of its keys.
+    let is_ours = key.spec.authority_ref.is_none();
+    is_ours
+        && key.metadata.deletion_timestamp.is_none()
+        && facts.digest == *presented
+        && facts.state(now) == State::Valid
 }
 
 fn judge(

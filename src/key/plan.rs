@@ -2,6 +2,12 @@
 //!
 //! The planner is asked again after each step, with what that step returned, until it says to wait. It remembers nothing,
 //! so a process that dies between two writes loses nothing: the next pass sees how far the last one came.
+//!
+//! Here are the checks of a key of the cluster itself. Those of a key at NetBird are in [`authority`].
+
+pub mod authority;
+
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -9,10 +15,12 @@ use super::{
     KeyId, conditions,
     ledger::{self, Swap},
     record::{Freshness, Issue, Rehearsal, drift, holds_the_key, is_reported_altered, lost_ledger},
+    remote::{GroupId, NewKey},
     report::{partial_report, report},
     secret::{MetadataPatch, OwnedSecret, SecretView, Written},
 };
 use crate::api::{SetupKey, SetupKeyStatus};
+use authority::Release;
 
 pub use super::record::Observed;
 
@@ -47,6 +55,31 @@ pub enum Step {
     CreatePeers,
     /// Take the abandoned entries out of the ledger.
     ClearEntries(Box<Swap>),
+    /// Put our finalizer on the `SetupKey`, before a key is created at its authority.
+    AddFinalizer,
+    /// Take our finalizer off.
+    RemoveFinalizer(Release),
+    /// List the groups of the authority.
+    ListGroups,
+    /// Create this group at the authority.
+    CreateGroup(String),
+    /// Read this key at the authority, because the next step must not rest on the last list.
+    ConfirmThere(KeyId),
+    /// Revoke this key at the authority, or change its groups.
+    UpdateThere {
+        /// Which one.
+        id: KeyId,
+        /// Whether it is revoked then.
+        revoked: bool,
+        /// Its groups then.
+        groups: BTreeSet<GroupId>,
+    },
+    /// Delete this key at the authority.
+    DeleteThere(KeyId),
+    /// Try by a dry run whether a new value can be written to the Secret, because nothing must be issued that cannot be kept.
+    RehearseSecret,
+    /// Create a key at the authority and put its value into the Secret. If the Secret is refused, the key is deleted at once.
+    IssueThere(NewKey),
     /// Nothing now.
     Wait(Until),
 }
@@ -72,6 +105,9 @@ const CHECKS: [Check; 6] = [being_deleted, lost_uses, secret_value, secret_metad
 
 /// Decides the next step.
 pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
+    if observed.key.spec.authority_ref.is_some() {
+        return authority::plan(observed, now);
+    }
     CHECKS.iter().find_map(|check| check(observed, now)).unwrap_or_else(|| Step::Wait(wait(observed, now)))
 }
 
@@ -96,8 +132,8 @@ fn secret_value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     }
     match observed.secret {
         SecretView::Absent => Some(Step::CreateSecret(Issue::without_secret(observed.key, now))),
-        SecretView::Owned(secret) if can_be_replaced(observed.key, secret) => {
-            let issue = Issue::of(observed.key, secret, now);
+        SecretView::Owned(secret) if can_be_replaced(observed, secret) => {
+            let issue = Issue::of(observed, secret, now);
             match observed.rehearsal {
                 None if is_reported_altered(observed.key) => Some(Step::RehearseReplacement(issue)),
                 Some(Rehearsal::Altered) => None,
@@ -115,17 +151,17 @@ fn secret_value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
 }
 
 /// Whether the Secret holds something else than the key on record, and another try can change that.
-fn can_be_replaced(key: &SetupKey, secret: &OwnedSecret) -> bool {
-    !holds_the_key(key, secret) && !secret.immutable && !secret.was_altered()
+fn can_be_replaced(observed: Observed<'_>, secret: &OwnedSecret) -> bool {
+    !holds_the_key(observed, secret) && !secret.immutable && !secret.was_altered()
 }
 
 /// The Secret must carry the wanted labels and annotations. What a write of this pass did not change is not tried again.
 fn secret_metadata(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let SecretView::Owned(secret) = observed.secret else { return None };
-    if observed.trouble.is_some() || secret.written != Written::Nothing || !holds_the_key(observed.key, secret) {
+    if observed.trouble.is_some() || secret.written != Written::Nothing || !holds_the_key(observed, secret) {
         return None;
     }
-    let patch = drift(observed.key, secret, now)?;
+    let patch = drift(observed, secret, now)?;
     // A change of state is not kept waiting behind labels.
     let urgent = partial_report(observed, now);
     match &observed.key.status {
@@ -166,7 +202,7 @@ fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
     let expiry = next_moment(observed.key, now);
     let out_of_reach = match observed.secret {
         SecretView::Foreign | SecretView::Orphaned | SecretView::Unread | SecretView::Absent => true,
-        SecretView::Owned(secret) => !holds_the_key(observed.key, secret),
+        SecretView::Owned(secret) => !holds_the_key(observed, secret),
         SecretView::Unchanged => false,
     };
     if observed.trouble.is_some() || out_of_reach {

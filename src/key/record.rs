@@ -8,6 +8,8 @@ use super::{
     KeyId,
     conditions::{READY, SECRET_ALTERED, reason_of},
     ledger::Use,
+    mirror,
+    remote::AuthorityView,
     secret::{Metadata, MetadataPatch, OwnedSecret, SecretView, Written, wanted_metadata},
 };
 use crate::api::{SetupKey, Timestamp};
@@ -22,6 +24,8 @@ pub struct Observed<'a> {
     pub stored: &'a SetupKey,
     /// Where `key` comes from.
     pub freshness: Freshness,
+    /// The authority behind the key.
+    pub authority: &'a AuthorityView,
     /// The Secret of the key's name.
     pub secret: &'a SecretView,
     /// What kept this pass from reading or writing, if something did.
@@ -34,6 +38,8 @@ pub struct Observed<'a> {
     pub abandoned: &'a BTreeSet<Use>,
     /// Whether this pass has created the Peers of these entries.
     pub peers_created: bool,
+    /// Whether the last pass has failed.
+    pub retried: bool,
 }
 
 /// What is known of the writer of a record, which is the id, the digest and the expiry in the status of a key.
@@ -74,6 +80,8 @@ pub enum Subject {
     Secret,
     /// The Peers of a lost ledger could not be counted.
     Peers,
+    /// A call to the authority failed.
+    Authority,
 }
 
 /// How long trouble lasts, as far as it is known.
@@ -122,7 +130,12 @@ impl Issue {
     ///
     /// People who may not edit the status may be able to edit the Secret, so an annotation never gives a key a longer life
     /// than one issued now would have.
-    pub(super) fn of(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Self {
+    pub(super) fn of(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Self {
+        let key = observed.key;
+        if key.spec.authority_ref.is_some() {
+            let expires = mirror::expiry(observed).unwrap_or_else(|| expiry_if_issued(key, now));
+            return Self { id: mirror::current_id(observed), expires };
+        }
         let longest = expiry_if_issued(key, now);
         let annotated = || Some(secret.expires()?.min(longest));
         Self {
@@ -143,7 +156,11 @@ impl Issue {
 /// Without a digest on record (after a crash, or a lost status) it does if the Secret carries the id that is known. After
 /// a crash between a new value and its record, the record wins, and the value is replaced once more: from here it looks
 /// like a value that was put there by someone else.
-pub(super) fn holds_the_key(key: &SetupKey, secret: &OwnedSecret) -> bool {
+pub(super) fn holds_the_key(observed: Observed<'_>, secret: &OwnedSecret) -> bool {
+    let key = observed.key;
+    if key.spec.authority_ref.is_some() {
+        return mirror::held(key, observed.authority.reached(), secret).is_some();
+    }
     let Some(found) = &secret.holds else { return false };
     if let Written::Key(sent) = &secret.written {
         return *sent == found.digest;
@@ -169,8 +186,8 @@ pub(super) fn is_reported_altered(key: &SetupKey) -> bool {
 }
 
 /// The difference between the labels and annotations of our Secret and the wanted ones, if there is one.
-pub(super) fn drift(key: &SetupKey, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
-    let wanted = Issue::of(key, secret, now).wanted_metadata(key)?;
+pub(super) fn drift(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
+    let wanted = Issue::of(observed, secret, now).wanted_metadata(observed.key)?;
     Some(secret.drift_from(&wanted)).filter(|patch| !patch.is_empty())
 }
 
@@ -187,12 +204,12 @@ pub fn without_record(key: &SetupKey) -> SetupKey {
     let mut key = key.clone();
     if let Some(status) = &mut key.status {
         (status.id, status.digest, status.key) = (None, None, None);
-        (status.expires, status.secret) = (None, None);
+        (status.expires, status.secret, status.authority) = (None, None, None);
     }
     key
 }
 
-fn id_in_status(key: &SetupKey) -> Option<KeyId> {
+pub(super) fn id_in_status(key: &SetupKey) -> Option<KeyId> {
     KeyId::parse(key.status.as_ref()?.id.as_deref()?)
 }
 

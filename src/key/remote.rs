@@ -3,9 +3,9 @@
 //! NetBird's names are free text, and the only place where a key can say whose it is. So the name of a key ends with a mark
 //! that carries the UID of its `SetupKey`. A key without the mark of a `SetupKey` is never touched.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::KeyId;
+use super::{KeyId, groups::Groups};
 use crate::api::{SetupKey, Timestamp};
 
 /// The id of a group at NetBird.
@@ -67,6 +67,64 @@ pub struct NewKey {
     pub ephemeral: bool,
     /// Whether a peer may bring DNS labels of its own.
     pub allow_extra_dns_labels: bool,
+}
+
+/// What is known of the authority behind a key.
+#[derive(Clone, Debug)]
+pub enum AuthorityView {
+    /// The key is one of the cluster itself.
+    Cluster,
+    /// The authority cannot be used now.
+    OutOfReach(OutOfReach),
+    /// The authority answers.
+    Reached(Reached),
+}
+
+/// Why an authority cannot be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OutOfReach {
+    /// There is no such authority.
+    NotFound,
+    /// Nothing is known of it, or of the key, since the last call whose answer was lost. Its keys are about to be listed.
+    NotListed,
+    /// It cannot be used, for this reason, as a sentence.
+    NotReady(String),
+}
+
+/// What is known of an authority that answers.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// The keys there with the mark of this `SetupKey`: as they were last listed, with the calls of this process since.
+    pub keys: Vec<RemoteKey>,
+    /// Whether this pass has read the key on record there.
+    pub freshness: super::record::Freshness,
+    /// Whether the authority lets keys of this namespace use it.
+    pub allows_namespace: bool,
+    /// The groups there, if they were listed.
+    pub groups: Option<Arc<Groups>>,
+    /// Whether the groups were listed just now.
+    pub groups_are_fresh: bool,
+    /// The groups that keys may name, or `None` where they may name any.
+    pub allowed_groups: Option<Arc<[String]>>,
+    /// Whether a group that is missing is created.
+    pub creates_groups: bool,
+}
+
+impl AuthorityView {
+    /// The authority, if it answers.
+    pub fn reached(&self) -> Option<&Reached> {
+        match self {
+            AuthorityView::Reached(reached) => Some(reached),
+            AuthorityView::Cluster | AuthorityView::OutOfReach(_) => None,
+        }
+    }
+}
+
+impl Reached {
+    /// The key of this id, if it is one of this `SetupKey`.
+    pub fn key(&self, id: &KeyId) -> Option<&RemoteKey> {
+        self.keys.iter().find(|key| key.id == *id)
+    }
 }
 
 /// The name at NetBird of the keys of a `SetupKey`: its display name and the mark, as in

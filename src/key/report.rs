@@ -7,8 +7,9 @@ use super::{
     Facts,
     conditions::{Finding, READY, STALLED, VALID, set_condition},
     findings::{ready, valid},
+    mirror::mirror,
     record::{Issue, Observed, Subject, holds_the_key},
-    secret::SecretView,
+    secret::{OwnedSecret, SecretView},
 };
 use crate::api::{SecretReference, SetupKey, SetupKeyStatus, State};
 
@@ -26,6 +27,7 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     status.used_times = status.used_times.max(counted.filter(|_| status.id.is_none()).unwrap_or_default());
     status.usage_limit = key.spec.effective_usage_limit();
     copy_secret(&mut status, observed, now);
+    mirror(&mut status, observed);
 
     let ready = ready(observed, now);
     if let Some(ready) = &ready {
@@ -33,7 +35,7 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     }
     set_state(&mut status, key, now);
     if let Some(ready) = ready {
-        let stalled = (!ready.holds).then_some(Finding { holds: true, ..ready });
+        let stalled = ready.stalls().then_some(Finding { holds: true, ..ready });
         set_condition(&mut status.conditions, STALLED, stalled, generation, now);
     }
     status
@@ -43,7 +45,8 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
 /// spec and clock, and nothing is said about the rest. `observedGeneration` stays behind until all of the spec is applied.
 pub fn partial_report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     let mut status = observed.key.status.clone().unwrap_or_default();
-    if Facts::of(observed.key).is_some() {
+    mirror(&mut status, observed);
+    if Facts::new(&observed.key.spec, &status).is_some() {
         set_state(&mut status, observed.key, now);
     }
     status
@@ -62,22 +65,46 @@ fn copy_secret(status: &mut SetupKeyStatus, observed: Observed<'_>, now: DateTim
     if trouble.is_some_and(|trouble| trouble.with == Subject::Peers) {
         return; // With the id, the ledger would begin at zero.
     }
+    if key.spec.authority_ref.is_some() {
+        return copy_secret_of_remote_key(status, observed);
+    }
     if let SecretView::Owned(secret) = secret {
-        let issue = Issue::of(key, secret, now);
-        let holds = secret.holds.as_ref().filter(|_| holds_the_key(key, secret));
+        let issue = Issue::of(observed, secret, now);
+        let holds = secret.holds.as_ref().filter(|_| holds_the_key(observed, secret));
         // Also where the key itself is wrong, or uses that were counted would be those of the next id.
         status.id = issue.id.map(|id| id.to_string());
         status.expires = Some(issue.expires);
         status.digest = holds.map(|found| found.digest.to_string());
         status.key = holds.map(|found| found.mask.clone());
-        status.secret = holds.map(|_| SecretReference {
-            name: key.secret_name().to_owned(),
-            key: key.secret_key().to_owned(),
-            resource_version: secret.resource_version.clone(),
-        });
+        status.secret = holds.map(|_| reference(key, secret));
     } else if matches!(secret, SecretView::Absent | SecretView::Foreign | SecretView::Orphaned) {
         status.digest = None;
         status.key = None;
         status.secret = None;
+    }
+}
+
+/// The same for a key at an authority. Its digest stays on record without a Secret, because the key there stays too.
+fn copy_secret_of_remote_key(status: &mut SetupKeyStatus, observed: Observed<'_>) {
+    let Observed { key, secret, .. } = observed;
+    match secret {
+        SecretView::Owned(secret) => {
+            let holds = secret.holds.as_ref().filter(|_| holds_the_key(observed, secret));
+            if let Some(found) = holds {
+                status.digest = Some(found.digest.to_string());
+                status.key = Some(found.mask.clone());
+            }
+            status.secret = holds.map(|_| reference(key, secret));
+        }
+        SecretView::Absent | SecretView::Foreign | SecretView::Orphaned => status.secret = None,
+        SecretView::Unread | SecretView::Unchanged => {}
+    }
+}
+
+fn reference(key: &SetupKey, secret: &OwnedSecret) -> SecretReference {
+    SecretReference {
+        name: key.secret_name().to_owned(),
+        key: key.secret_key().to_owned(),
+        resource_version: secret.resource_version.clone(),
     }
 }

@@ -1,7 +1,7 @@
 //! The notices about a change of status: one per transition, none for a status that stays.
 
-use super::conditions::{READY, STALLED, STALLED_REASONS, condition, reason_of};
-use crate::api::{KeyType, SetupKey, SetupKeyStatus, State};
+use super::conditions::{DELETED_AT_AUTHORITY, READY, REVOKED_AT_AUTHORITY, UNREADY_REASONS, condition, reason_of};
+use crate::api::{KeyStanding, KeyType, SetupKey, SetupKeyStatus, State};
 
 /// Something worth an event and a line in the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -40,7 +40,7 @@ pub enum Cause {
 pub fn notices(key: &SetupKey, after: &SetupKeyStatus, cause: Cause) -> Vec<Notice> {
     let fresh = SetupKeyStatus::default();
     let before = key.status.as_ref().unwrap_or(&fresh);
-    [key_notice(key, before, after, cause), state_notice(key, before, after), stalled_notice(before, after)]
+    [key_notice(key, before, after, cause), state_notice(key, before, after), unready_notice(before, after)]
         .into_iter()
         .flatten()
         .collect()
@@ -58,6 +58,16 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
                 "Another writer changed the id, digest or expiry in the status; the operator has restored them from Secret {secret:?}"
             ),
         }),
+        (Some(_), Some(_)) if key.spec.authority_ref.is_some() && before.id.is_some() && before.id != after.id => {
+            Some(Notice {
+                severity: Severity::Warning,
+                reason: "Reissued",
+                action: "ReplaceKey",
+                message: format!(
+                    "Secret {secret:?} holds a new key with the remaining uses and the same expiry; the old key is deleted at the authority"
+                ),
+            })
+        }
         (_, Some(_)) if cause == Cause::TakenFromAnother => Some(Notice {
             severity: Severity::Warning,
             reason: "KeyRegenerated",
@@ -89,7 +99,17 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
         return None;
     }
     let expected_end = if key.spec.key_type == KeyType::OneOff { Severity::Normal } else { Severity::Warning };
+    let standing = |status: &SetupKeyStatus| status.authority.as_ref().map(|there| there.standing);
     let (severity, reason, message) = match (before.state, after.state?) {
+        // The notice of the new key says it.
+        (_, State::Revoked) if standing(after) == Some(KeyStanding::Replacing) => return None,
+        (Some(State::Revoked), _) if standing(before) == Some(KeyStanding::Replacing) => return None,
+        (_, State::Revoked) if standing(after) == Some(KeyStanding::RevokedAtAuthority) => {
+            (Severity::Warning, REVOKED_AT_AUTHORITY, "The key was revoked at its authority and admits no more peers")
+        }
+        (_, State::Revoked) if standing(after) == Some(KeyStanding::DeletedAtAuthority) => {
+            (Severity::Warning, DELETED_AT_AUTHORITY, "The key was deleted at its authority and admits no more peers")
+        }
         (Some(State::Revoked), State::Valid | State::Overused) => {
             (Severity::Normal, "Unrevoked", "The key is no longer revoked")
         }
@@ -101,12 +121,12 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
     Some(Notice { severity, reason, action: "UpdateState", message: message.to_owned() })
 }
 
-/// A person must act, for another reason than before.
-fn stalled_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
-    let stalled = condition(after, STALLED)?;
-    if reason_of(before, READY) == Some(&stalled.reason) {
+/// The key is not ready, for another reason than before.
+fn unready_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+    let ready = condition(after, READY).filter(|ready| ready.status == "False")?;
+    if reason_of(before, READY) == Some(&ready.reason) {
         return None;
     }
-    let reason = STALLED_REASONS.into_iter().find(|reason| stalled.reason == *reason)?;
-    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: stalled.message.clone() })
+    let reason = UNREADY_REASONS.into_iter().find(|reason| ready.reason == *reason)?;
+    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: ready.message.clone() })
 }

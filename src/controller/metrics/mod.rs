@@ -1,5 +1,6 @@
 //! `/metrics`, in OpenMetrics.
 
+mod authorities;
 mod keys;
 
 use std::{
@@ -22,6 +23,7 @@ use prometheus_client::{
 
 use super::watch::WatchedKey;
 use crate::cluster::{Clock, CountRequests, Requests, openmetrics::text_of};
+use authorities::AuthorityMetrics;
 use keys::Keys;
 
 /// The metrics of one process. Cheap to clone.
@@ -36,6 +38,7 @@ pub struct Metrics {
     rolled_forward: Counter,
     events_dropped: Counter,
     requests: Requests,
+    authorities: AuthorityMetrics,
 }
 
 /// How a pass over a key ended.
@@ -90,6 +93,7 @@ impl Metrics {
             events_dropped.clone(),
         );
         requests.register(&mut registry);
+        let authorities = AuthorityMetrics::new(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&keys)));
         Self {
             registry: Arc::new(registry),
@@ -101,7 +105,13 @@ impl Metrics {
             rolled_forward,
             events_dropped,
             requests,
+            authorities,
         }
+    }
+
+    /// The metrics of authorities.
+    pub(super) fn authorities(&self) -> &AuthorityMetrics {
+        &self.authorities
     }
 
     /// Shows the keys of this cache.

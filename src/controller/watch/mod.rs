@@ -222,7 +222,11 @@ impl Watchable for WatchedKey {
 
     fn strip(&mut self) {
         bound(self);
+        // A patch of finalizers replaces the whole list.
+        let named = self.0.as_ref().is_ok_and(|key| key.spec.authority_ref.is_some());
+        let finalizers = self.meta_mut().finalizers.take().filter(|_| named);
         strip(self.meta_mut());
+        self.meta_mut().finalizers = finalizers;
         if let Ok(SetupKey { status: Some(status), .. }) = &mut self.0 {
             status.conditions.shrink_to_fit();
         }

@@ -13,6 +13,7 @@ use crate::{
         conditions::{READY, STALLED, VALID, is_ready},
         ledger::Use,
         record::{Persistence, Subject, Trouble, without_record},
+        remote::AuthorityView,
         secret::{Metadata, SecretView, Written, is_owned_by, wanted_metadata},
         transition::{Cause, notices},
     },
@@ -96,6 +97,8 @@ impl Seen {
             counted: self.counted,
             abandoned: &self.abandoned,
             peers_created: self.peers_created,
+            authority: &AuthorityView::Cluster,
+            retried: false,
         }
     }
 }
@@ -278,6 +281,7 @@ impl World {
                 self.key = swap.onto(&self.key);
             }
             Step::Confirm | Step::CountPeers(_) | Step::Wait(_) => unreachable!(),
+            other => unreachable!("{other:?} for a key of the cluster"),
         }
     }
 

@@ -1,0 +1,258 @@
+//! The link to one authority: what is known of it, and the calls about its keys. Keeping it up is in [`poll`](super::poll).
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{AuthorityName, object::AuthorityObject, rows::Rows};
+use crate::{
+    authority::netbird::{Client, Error},
+    key::{
+        KeyId, KeyValue,
+        groups::Groups,
+        record::Freshness,
+        remote::{AuthorityView, GroupId, NewKey, OutOfReach, Reached, RemoteKey},
+    },
+};
+
+/// Groups that were listed so short a time ago are not listed again, however many keys miss one.
+const JUST_LISTED: Duration = Duration::from_secs(3);
+
+/// The link to one authority.
+pub struct Link {
+    pub name: AuthorityName,
+    pub(super) state: Mutex<State>,
+    /// Ends the pause between two lists.
+    pub(super) poke: Notify,
+    /// One list of groups at a time.
+    groups: tokio::sync::Mutex<()>,
+}
+
+/// What is known of an authority.
+pub(super) struct State {
+    /// The object, or `None` once it is deleted.
+    pub object: Option<AuthorityObject>,
+    pub client: Option<Client>,
+    pub connection: Connection,
+    pub rows: Rows,
+    pub groups: Option<(Arc<Groups>, Instant)>,
+    /// Whether a key waits for a group.
+    pub misses_group: bool,
+    /// Whether the role of the token's user was looked at.
+    pub is_role_known: bool,
+}
+
+/// Whether an authority can be used.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Connection {
+    /// Its keys were not listed yet.
+    New,
+    /// Its keys are listed and can be changed.
+    Up,
+    /// It cannot be used.
+    Down {
+        /// The reason of its condition.
+        reason: &'static str,
+        /// Why, as a sentence.
+        why: String,
+    },
+}
+
+impl Link {
+    pub fn new(name: AuthorityName, object: AuthorityObject) -> Self {
+        let state = State {
+            object: Some(object),
+            client: None,
+            connection: Connection::New,
+            rows: Rows::default(),
+            groups: None,
+            misses_group: false,
+            is_role_known: false,
+        };
+        Self { name, state: Mutex::new(state), poke: Notify::new(), groups: tokio::sync::Mutex::default() }
+    }
+
+    /// What a pass over the key with this UID sees. Of an authority that was deleted, it sees what was known at that time, if
+    /// the key is being deleted too.
+    pub fn view(&self, uid: &str, allows_namespace: bool, is_deleted: bool) -> AuthorityView {
+        let state = self.state.lock();
+        let out_of_reach = match (&state.object, &state.connection) {
+            (None, Connection::Up) if is_deleted => None,
+            (None, _) => Some(OutOfReach::NotFound),
+            (Some(_), Connection::Up) => None,
+            (Some(_), Connection::New) => Some(OutOfReach::NotListed),
+            (Some(_), Connection::Down { why, .. }) => Some(OutOfReach::NotReady(why.clone())),
+        };
+        if let Some(out_of_reach) = out_of_reach {
+            return AuthorityView::OutOfReach(out_of_reach);
+        }
+        let Some(keys) = state.rows.of(uid) else { return AuthorityView::OutOfReach(OutOfReach::NotListed) };
+        let object = state.object.as_ref();
+        AuthorityView::Reached(Reached {
+            keys,
+            freshness: Freshness::Cached,
+            allows_namespace,
+            groups: state.groups.as_ref().map(|(groups, _)| Arc::clone(groups)),
+            groups_are_fresh: false,
+            allowed_groups: object.and_then(|object| object.allowed_groups.clone()),
+            creates_groups: object.is_some_and(|object| object.netbird.create_groups),
+        })
+    }
+
+    /// Whether the object is gone.
+    pub fn is_gone(&self) -> bool {
+        self.state.lock().object.is_none()
+    }
+
+    /// Whether every namespace may use it.
+    pub fn allows_all(&self) -> bool {
+        self.state.lock().object.as_ref().is_some_and(AuthorityObject::allows_all)
+    }
+
+    /// Whether a namespace with these labels may use it.
+    pub fn allows(&self, labels: &std::collections::BTreeMap<String, String>) -> bool {
+        self.state.lock().object.as_ref().is_some_and(|object| object.allows(labels))
+    }
+
+    /// Creates a key for the `SetupKey` with this UID. After a lost answer, nothing is known of its keys until they are listed
+    /// again.
+    pub async fn create(&self, uid: &str, new: &NewKey) -> Result<(RemoteKey, KeyValue), Error> {
+        let created = self.client()?.create_key(new).await;
+        match &created {
+            Ok((key, _)) => self.state.lock().rows.set(key.clone()),
+            Err(error) => {
+                if may_have_been_carried_out(error) {
+                    self.state.lock().rows.lost(uid);
+                }
+                self.failed(error);
+            }
+        }
+        created
+    }
+
+    /// Revokes a key, or changes its groups.
+    pub async fn update(&self, uid: &str, id: &KeyId, revoked: bool, groups: &BTreeSet<GroupId>) -> Result<(), Error> {
+        let groups: Vec<_> = groups.iter().cloned().collect();
+        let updated = self.client()?.update_key(id, revoked, &groups).await;
+        match updated {
+            Ok(key) => self.state.lock().rows.set(key),
+            Err(Error::NotFound(_)) => self.state.lock().rows.removed(uid, id),
+            Err(error) => {
+                self.failed(&error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a key.
+    pub async fn delete(&self, uid: &str, id: &KeyId) -> Result<(), Error> {
+        let deleted = self.client()?.delete_key(id).await;
+        match &deleted {
+            Ok(()) => self.state.lock().rows.removed(uid, id),
+            Err(error) => self.failed(error),
+        }
+        deleted
+    }
+
+    /// Reads a key.
+    pub async fn read(&self, uid: &str, id: &KeyId) -> Result<(), Error> {
+        match self.client()?.key(id).await {
+            Ok(Some(key)) => self.state.lock().rows.set(key),
+            Ok(None) => self.state.lock().rows.removed(uid, id),
+            Err(error) => {
+                self.failed(&error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists the groups, unless that has just been done.
+    pub async fn list_groups(&self) -> Result<(), Error> {
+        let _turn = self.groups.lock().await;
+        if self.state.lock().groups.as_ref().is_some_and(|(_, at)| at.elapsed() < JUST_LISTED) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let groups = self.client()?.groups().await.inspect_err(|error| self.failed(error))?;
+        self.state.lock().groups = Some((Arc::new(groups.into_iter().collect()), began));
+        Ok(())
+    }
+
+    /// Creates a group, unless another key has brought it about in the meantime.
+    pub async fn create_group(&self, name: &str) -> Result<(), Error> {
+        let client = self.client()?;
+        {
+            let _turn = self.groups.lock().await;
+            let known = self.state.lock().groups.as_ref().map(|(groups, _)| Arc::clone(groups));
+            if known.is_none_or(|groups| groups.resolve(&[name.to_owned()], None).is_err()) {
+                client.create_group(name).await.inspect_err(|error| self.failed(error))?;
+            }
+            self.state.lock().groups = None;
+        }
+        self.list_groups().await
+    }
+
+    /// Notes that a key waits for a group: it is looked for at each interval.
+    pub fn misses_group(&self) {
+        self.state.lock().misses_group = true;
+    }
+
+    /// Replaces what is known of its keys. Returns the owners of which something else is known now.
+    pub(super) fn listed(&self, keys: Vec<RemoteKey>, began: Instant) -> HashSet<String> {
+        self.state.lock().rows.listed(keys, began)
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        self.state.lock().client.clone().ok_or(Error::Unreachable)
+    }
+
+    /// What a failed call says of the authority as a whole. Where it may be about this one call, a list is made at once to
+    /// find out.
+    fn failed(&self, error: &Error) {
+        let Some(reason) = error.reason() else { return };
+        let mut state = self.state.lock();
+        match error {
+            Error::Unreachable
+            | Error::Timeout
+            | Error::NotNetBird { .. }
+            | Error::TooLarge
+            | Error::Server { .. }
+            | Error::NotFound(_)
+            | Error::Invalid(_) => {}
+            Error::RoleTooLow(_) => {
+                state.is_role_known = false;
+                state.connection = Connection::Down { reason, why: sentence(error) };
+            }
+            Error::Certificate(_)
+            | Error::HostRefused(_)
+            | Error::Insecure
+            | Error::Tls
+            | Error::TokenRefused(_)
+            | Error::RateLimited { .. } => state.connection = Connection::Down { reason, why: sentence(error) },
+        }
+        drop(state);
+        self.poke.notify_one();
+    }
+}
+
+/// A sentence about a failure.
+pub(super) fn sentence(error: &Error) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    format!("{}{}.", first.map(String::from).unwrap_or_default(), characters.as_str().trim_end_matches('.'))
+}
+
+fn may_have_been_carried_out(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Unreachable | Error::Timeout | Error::NotNetBird { .. } | Error::TooLarge | Error::Server { .. }
+    )
+}

@@ -1,0 +1,269 @@
+//! The authorities behind keys: a link to each, and who may use it.
+//!
+//! A pass over a key that names an authority sees it through its link ([`Authorities::view`]). A link lists its keys once an
+//! interval, and calls the reconciler for the keys of which the list shows something else than before.
+
+mod link;
+mod object;
+mod poll;
+mod report;
+mod rows;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures::Stream;
+use kube::{Api, Client, ResourceExt, api::Patch, runtime::reflector::Store};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Environment, election::Leadership, metrics::Metrics, notify::Notifier, watch::WatchedKey};
+use crate::{
+    api::{Authority, AuthorityKind, AuthorityStatus, ClusterAuthority, SetupKey},
+    authority::netbird::Hosts,
+    cluster::{
+        ObjectName,
+        call::{Attempt, call},
+        patch_params,
+    },
+    key::remote::{AuthorityView, OutOfReach},
+};
+pub use link::Link;
+pub use object::AuthorityName;
+use object::AuthorityObject;
+use poll::Poll;
+
+/// The authorities of all scopes.
+pub struct Authorities {
+    client: Client,
+    leadership: Leadership,
+    metrics: Metrics,
+    notifier: Notifier,
+    hosts: Hosts,
+    /// Where the tokens of `ClusterAuthority`s are.
+    namespace: String,
+    links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<AbortOnDropHandle<()>>)>>,
+    /// The kinds, and scopes of them, that are not listed yet.
+    unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
+    /// The labels of the namespaces, once they are listed.
+    namespaces: Mutex<Option<HashMap<String, BTreeMap<String, String>>>>,
+    scopes: Mutex<Vec<(Store<WatchedKey>, UnboundedSender<ObjectName>)>>,
+}
+
+impl Authorities {
+    /// No authorities are known yet. The watches of these namespaces, or of all, must be run ([`Self::run`]).
+    pub fn new(environment: &Environment, notifier: Notifier, namespaces: &[Option<String>]) -> Arc<Self> {
+        let scoped = namespaces.iter().map(|namespace| (AuthorityKind::Authority, namespace.clone()));
+        Arc::new(Self {
+            client: environment.client.clone(),
+            leadership: environment.leadership.clone(),
+            metrics: environment.metrics.clone(),
+            notifier,
+            hosts: environment.authorities.hosts.clone(),
+            namespace: environment.authorities.namespace.clone(),
+            links: Mutex::default(),
+            unlisted: Mutex::new(scoped.chain([(AuthorityKind::ClusterAuthority, None)]).collect()),
+            namespaces: Mutex::default(),
+            scopes: Mutex::default(),
+        })
+    }
+
+    /// Watches authorities and namespaces, until it is dropped.
+    pub async fn run(self: Arc<Self>, namespaces: Vec<Option<String>>) {
+        watch::run(self, namespaces).await;
+    }
+
+    /// Ends the links.
+    pub fn end(&self) {
+        self.links.lock().clear();
+        self.scopes.lock().clear();
+    }
+
+    /// Adds the keys of a scope. The stream has the keys to which something has happened at their authority.
+    pub fn add(&self, keys: Store<WatchedKey>) -> impl Stream<Item = ObjectName> + Send + 'static {
+        let (wake, woken) = mpsc::unbounded_channel();
+        self.scopes.lock().push((keys, wake));
+        UnboundedReceiverStream::new(woken)
+    }
+
+    /// What is known of the authority of a key, and the link to it, if there is one.
+    pub fn view(&self, key: &SetupKey) -> (AuthorityView, Option<Arc<Link>>) {
+        let Some(name) = AuthorityName::of_key(key) else { return (AuthorityView::Cluster, None) };
+        let Some(link) = self.links.lock().get(&name).map(|(link, _)| Arc::clone(link)) else {
+            let listed = !self.unlisted.lock().iter().any(|(kind, namespace)| {
+                *kind == name.kind && namespace.as_ref().is_none_or(|namespace| *namespace == name.namespace)
+            });
+            let view = if listed { OutOfReach::NotFound } else { OutOfReach::NotListed };
+            return (AuthorityView::OutOfReach(view), None);
+        };
+        let Some(allows) = self.allows(&link, key) else {
+            return (AuthorityView::OutOfReach(OutOfReach::NotListed), Some(link));
+        };
+        let is_deleted = key.metadata.deletion_timestamp.is_some();
+        let view = link.view(key.metadata.uid.as_deref().unwrap_or_default(), allows, is_deleted);
+        (view, Some(link))
+    }
+
+    /// Whether the namespace of a key may use an authority. `None` while that is not known.
+    fn allows(&self, link: &Link, key: &SetupKey) -> Option<bool> {
+        if link.name.kind == AuthorityKind::Authority || link.allows_all() || link.is_gone() {
+            return Some(true);
+        }
+        let namespaces = self.namespaces.lock();
+        let labels = namespaces.as_ref()?.get(&key.namespace().unwrap_or_default());
+        Some(labels.is_some_and(|labels| link.allows(labels)))
+    }
+
+    /// Takes up the objects of a kind in a namespace, or in all: these are all there are.
+    fn listed(self: &Arc<Self>, kind: AuthorityKind, namespace: Option<&str>, objects: Vec<AuthorityObject>) {
+        let names: HashSet<_> = objects.iter().map(AuthorityObject::name).collect();
+        objects.into_iter().for_each(|object| self.changed(object));
+        let in_scope =
+            |name: &AuthorityName| name.kind == kind && namespace.is_none_or(|namespace| namespace == name.namespace);
+        let known: Vec<_> = self.links.lock().keys().filter(|name| in_scope(name)).cloned().collect();
+        known.iter().filter(|name| !names.contains(name)).for_each(|name| self.deleted(name));
+        self.unlisted.lock().remove(&(kind, namespace.map(str::to_owned)));
+        // Keys that name one that is not there must say so.
+        self.wake(|name, _| in_scope(name));
+    }
+
+    fn changed(self: &Arc<Self>, object: AuthorityObject) {
+        let name = object.name();
+        let mut links = self.links.lock();
+        let known = links.get(&name).filter(|(link, _)| {
+            link.state.lock().object.as_ref().is_some_and(|known| known.metadata.uid == object.metadata.uid)
+        });
+        if let Some((link, _)) = known {
+            let mut state = link.state.lock();
+            let changed = state.object.as_ref().is_none_or(|known| !known.is_same(&object));
+            state.object = Some(object);
+            drop(state);
+            if changed {
+                link.poke.notify_one();
+                drop(links);
+                self.wake_all(&name);
+            }
+            return;
+        }
+        let link = Arc::new(Link::new(name.clone(), object));
+        let poll = Poll::new(Arc::clone(&link), Arc::clone(self)).run();
+        links.insert(name, (link, Some(AbortOnDropHandle::new(tokio::spawn(poll)))));
+    }
+
+    /// The link stays as it is, for keys that are deleted together with their authority.
+    fn deleted(&self, name: &AuthorityName) {
+        if let Some((link, poll)) = self.links.lock().get_mut(name) {
+            link.state.lock().object = None;
+            *poll = None;
+        }
+        self.metrics.authorities().gone(name);
+        self.wake_all(name);
+    }
+
+    /// Takes up the labels of the namespaces.
+    fn namespaces_changed(
+        &self,
+        change: impl FnOnce(&mut HashMap<String, BTreeMap<String, String>>),
+        of: Option<&str>,
+    ) {
+        change(self.namespaces.lock().get_or_insert_default());
+        self.wake(|name, key| {
+            name.kind == AuthorityKind::ClusterAuthority && of.is_none_or(|namespace| *namespace == key.namespace)
+        });
+    }
+
+    fn wake_all(&self, authority: &AuthorityName) {
+        self.wake(|name, _| name == authority);
+    }
+
+    /// Wakes the keys with these UIDs.
+    fn wake_owners(&self, authority: &AuthorityName, owners: &HashSet<String>) {
+        if owners.is_empty() {
+            return;
+        }
+        for (keys, wake) in self.scopes.lock().iter() {
+            for key in keys.state().iter().filter_map(|key| key.0.as_ref().ok()) {
+                let is_meant = key.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid));
+                if is_meant && AuthorityName::of_key(key).as_ref() == Some(authority) {
+                    let _ = wake.send(ObjectName::of(key));
+                }
+            }
+        }
+    }
+
+    fn wake(&self, fits: impl Fn(&AuthorityName, &ObjectName) -> bool) {
+        for (keys, wake) in self.scopes.lock().iter() {
+            for key in keys.state().iter().filter_map(|key| key.0.as_ref().ok()) {
+                let Some(authority) = AuthorityName::of_key(key) else { continue };
+                let name = ObjectName::of(key);
+                if fits(&authority, &name) {
+                    // Without a reconciler, there is nothing to wake.
+                    let _ = wake.send(name);
+                }
+            }
+        }
+    }
+
+    /// How many keys at an authority belong to `SetupKey`s that this process watches.
+    fn count_keys(&self, link: &Link) -> i64 {
+        let mut owners = HashSet::new();
+        for (keys, _) in self.scopes.lock().iter() {
+            let ours = keys.state();
+            let ours = ours.iter().filter_map(|key| key.0.as_ref().ok());
+            owners.extend(
+                ours.filter(|key| AuthorityName::of_key(key).as_ref() == Some(&link.name))
+                    .filter_map(|key| key.metadata.uid.clone()),
+            );
+        }
+        let count = link.state.lock().rows.count(|owner| owners.contains(owner));
+        i64::try_from(count).unwrap_or(i64::MAX)
+    }
+
+    /// Writes the status of an authority, if it is not written already.
+    async fn report(&self, link: &Link, object: &AuthorityObject, status: AuthorityStatus) {
+        if status == object.status {
+            return;
+        }
+        let AuthorityName { kind, namespace, name } = &link.name;
+        let attempt = Attempt::on(&format!("write the status of {kind:?}"), namespace, name);
+        let patch = Patch::Merge(json!({
+            "metadata": { "resourceVersion": object.metadata.resource_version },
+            "status": status,
+        }));
+        let client = self.client.clone();
+        let notice = report::notice(&object.status, &status);
+        let written = match kind {
+            AuthorityKind::Authority => {
+                let authorities: Api<Authority> = Api::namespaced(client, namespace);
+                call(attempt, authorities.patch_status(name, &patch_params(), &patch)).await.map(|written| {
+                    notice.into_iter().for_each(|notice| self.notifier.notify(&written, notice));
+                    AuthorityObject::from(&written)
+                })
+            }
+            AuthorityKind::ClusterAuthority => {
+                let authorities: Api<ClusterAuthority> = Api::all(client);
+                call(attempt, authorities.patch_status(name, &patch_params(), &patch)).await.map(|written| {
+                    notice.into_iter().for_each(|notice| self.notifier.notify(&written, notice));
+                    AuthorityObject::from(&written)
+                })
+            }
+        };
+        match written {
+            Ok(written) => {
+                if let Some(object) = &mut link.state.lock().object
+                    && object.is_same(&written)
+                {
+                    *object = written;
+                }
+            }
+            // The next look writes it.
+            Err(error) => tracing::warn!(authority = %link.name, %error, "the status of an authority is not written"),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Keeping a link up: the token is read, the keys are listed once an interval, and the status of the authority follows.
+//!
+//! One list serves all keys of the authority. When a list fails, the pause before the next one grows, for the authority and
+//! not for each key, and a pause that the server asks for is kept.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use kube::runtime::watcher::ExponentialBackoff;
+
+use super::{
+    Authorities,
+    link::{Connection, Link, sentence},
+    object::AuthorityObject,
+};
+use crate::{
+    api::Timestamp,
+    authority::netbird::{Client, Endpoint, Error, Token},
+    cluster::{ObjectName, backoff, secrets},
+};
+
+/// The shortest and the longest pause after a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// How often the token is looked at while NetBird does not take it. It costs NetBird nothing.
+const TOKEN_PAUSE: Duration = Duration::from_secs(3);
+
+/// The least time between two lists, however many calls have failed in between.
+const SHORTEST: Duration = Duration::from_millis(500);
+
+/// Names of groups can change at NetBird, so they are listed again after this time.
+const GROUPS_AGE: Duration = Duration::from_secs(3600);
+
+/// How long what is known of the token's user holds.
+const ROLE_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The work of keeping one link up.
+pub struct Poll {
+    link: Arc<Link>,
+    all: Arc<Authorities>,
+    /// The object and the version of the token that the client was made from.
+    made_from: Option<(AuthorityObject, String)>,
+    pauses: ExponentialBackoff,
+    /// When NetBird may be called again.
+    due: Instant,
+    role_seen: Option<Instant>,
+    token_expires: Option<Timestamp>,
+    was: Connection,
+}
+
+impl Poll {
+    pub fn new(link: Arc<Link>, all: Arc<Authorities>) -> Self {
+        Self {
+            link,
+            all,
+            made_from: None,
+            pauses: backoff(PAUSES.0, PAUSES.1),
+            due: Instant::now(),
+            role_seen: None,
+            token_expires: None,
+            was: Connection::New,
+        }
+    }
+
+    /// Runs until this process does not lead any more. It makes no call before it leads.
+    pub async fn run(mut self) {
+        if !self.all.leadership.clone().taken_up().await {
+            return;
+        }
+        while self.all.leadership.holds() {
+            let began = Instant::now();
+            let pause = self.look().await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.link.poke.notified() => {
+                    tokio::time::sleep(SHORTEST.saturating_sub(began.elapsed())).await;
+                }
+            }
+        }
+    }
+
+    /// Looks once at everything, and returns the pause until the next time.
+    async fn look(&mut self) -> Duration {
+        let Some(object) = self.link.state.lock().object.clone() else {
+            self.all.metrics.authorities().gone(&self.link.name);
+            return Duration::MAX.min(Duration::from_secs(3600));
+        };
+        let before = self.made_from.is_some();
+        match self.prepare(&object).await {
+            Ok(made) if made && before => self.due = Instant::now(),
+            Ok(_) => {}
+            Err(down) => {
+                self.link.state.lock().connection = down;
+                self.conclude(&object, false).await;
+                return TOKEN_PAUSE;
+            }
+        }
+        if self.due > Instant::now() && self.is_down() {
+            return (self.due - Instant::now()).min(TOKEN_PAUSE);
+        }
+        let pause = match self.list().await {
+            Ok(()) => {
+                self.pauses = backoff(PAUSES.0, PAUSES.1);
+                object.netbird.interval.as_duration()
+            }
+            Err(error) => {
+                let reason = error.reason().unwrap_or("Unreachable");
+                self.link.state.lock().connection = Connection::Down { reason, why: sentence(&error) };
+                let pause = self.pauses.next().unwrap_or(PAUSES.1).max(error.retry_after().unwrap_or_default());
+                self.due = Instant::now() + pause;
+                pause.min(TOKEN_PAUSE)
+            }
+        };
+        self.conclude(&object, true).await;
+        pause
+    }
+
+    fn is_down(&self) -> bool {
+        matches!(self.link.state.lock().connection, Connection::Down { .. })
+    }
+
+    /// Reads the token, and makes a client if the token or the authority has changed. True if it has.
+    async fn prepare(&mut self, object: &AuthorityObject) -> Result<bool, Connection> {
+        let (name, version, token) = self.read_token(object).await?;
+        let same = |(of, used): &(AuthorityObject, String)| of.is_same(object) && *used == version;
+        if self.made_from.as_ref().is_some_and(same) {
+            return Ok(false);
+        }
+        let token = Token::parse(&token).map_err(|error| Connection::Down {
+            reason: "TokenMissing",
+            why: format!("Secret {name} holds no token under {:?}: {error}.", object.netbird.token_secret_ref.key),
+        })?;
+        let client = self.client(object, token)?;
+        let mut state = self.link.state.lock();
+        if self.made_from.as_ref().is_some_and(|(of, _)| of.netbird.url != object.netbird.url) {
+            // What is known is about another server.
+            state.rows = Default::default();
+            state.connection = Connection::New;
+        }
+        (state.client, state.groups, state.is_role_known) = (Some(client), None, false);
+        drop(state);
+        self.made_from = Some((object.clone(), version));
+        Ok(true)
+    }
+
+    /// The name and the version of the Secret, and the token.
+    async fn read_token(&self, object: &AuthorityObject) -> Result<(ObjectName, String, Vec<u8>), Connection> {
+        let reference = &object.netbird.token_secret_ref;
+        let namespace = object.metadata.namespace.as_deref().unwrap_or(&self.all.namespace);
+        let name = ObjectName::new(namespace, &reference.name);
+        let missing = |why| Connection::Down { reason: "TokenMissing", why };
+        let secret = secrets::read(&self.all.client, &name).await.map_err(|error| {
+            tracing::warn!(authority = %self.link.name, %error, "the token of an authority cannot be read");
+            missing(format!("Secret {name} with the token cannot be read: {}.", error.why().trim_end_matches('.')))
+        })?;
+        let Some(secret) = secret else {
+            return Err(missing(format!("There is no Secret {name}, which should hold the token.")));
+        };
+        let Some(token) = secret.get(&reference.key) else {
+            return Err(missing(format!(
+                "Secret {name} has no data key {:?}, which should hold the token.",
+                reference.key
+            )));
+        };
+        Ok((name, secret.metadata.resource_version.clone().unwrap_or_default(), token.to_vec()))
+    }
+
+    fn client(&self, object: &AuthorityObject, token: Token) -> Result<Client, Connection> {
+        let netbird = &object.netbird;
+        let certificates = netbird.ca_bundle.as_ref().map(|bundle| bundle.0.as_slice());
+        let endpoint = Endpoint::parse(&netbird.url, netbird.account.as_deref(), certificates).map_err(|error| {
+            let reason = if error == crate::authority::netbird::InvalidEndpoint::CaBundle {
+                "CertificateInvalid"
+            } else {
+                "Unreachable"
+            };
+            Connection::Down { reason, why: format!("{error}.") }
+        })?;
+        let observer = self.all.metrics.authorities().observer(&self.link.name);
+        Client::new(&endpoint, token, &self.all.hosts, observer).map_err(|error| Connection::Down {
+            reason: error.reason().unwrap_or("Unreachable"),
+            why: sentence(&error),
+        })
+    }
+
+    /// Lists the keys, and what else has to be known.
+    async fn list(&mut self) -> Result<(), Error> {
+        let (client, is_role_known, misses_group, groups_listed) = {
+            let state = self.link.state.lock();
+            let client = state.client.clone().ok_or(Error::Unreachable)?;
+            (client, state.is_role_known, state.misses_group, state.groups.as_ref().map(|(_, at)| *at))
+        };
+        let began = Instant::now();
+        let keys = client.keys().await?;
+        if !is_role_known || self.role_seen.is_none_or(|seen| seen.elapsed() > ROLE_AGE) {
+            let caller = client.caller().await?;
+            if !caller.may_write {
+                return Err(Error::RoleTooLow(format!(
+                    "the role {} may list setup keys and not change them; use a service user with the role admin",
+                    caller.role
+                )));
+            }
+            self.role_seen = Some(Instant::now());
+            self.token_expires = caller.token_expires;
+            self.link.state.lock().is_role_known = true;
+        }
+        if misses_group || groups_listed.is_some_and(|at| at.elapsed() > GROUPS_AGE) {
+            let began = Instant::now();
+            let groups = client.groups().await?;
+            let mut state = self.link.state.lock();
+            state.groups = Some((Arc::new(groups.into_iter().collect()), began));
+            state.misses_group = false;
+        }
+        let changed = self.link.listed(keys, began);
+        let mut state = self.link.state.lock();
+        let was_up = std::mem::replace(&mut state.connection, Connection::Up) == Connection::Up;
+        drop(state);
+        if was_up && !misses_group {
+            self.all.wake_owners(&self.link.name, &changed);
+        } else {
+            self.all.wake_all(&self.link.name);
+        }
+        Ok(())
+    }
+
+    /// Reports what has changed.
+    async fn conclude(&mut self, object: &AuthorityObject, called: bool) {
+        let (connection, object) = {
+            let state = self.link.state.lock();
+            // It may have been updated, or deleted, in the meantime.
+            (state.connection.clone(), state.object.clone().filter(|now| now.is_same(object)))
+        };
+        self.all.metrics.authorities().up(&self.link.name, connection == Connection::Up, self.token_expires);
+        let Some(object) = object else { return };
+        if connection == Connection::New {
+            return;
+        }
+        if matches!(connection, Connection::Down { .. })
+            && std::mem::discriminant(&self.was) != std::mem::discriminant(&connection)
+        {
+            // Keys that wait must say why.
+            self.all.wake_all(&self.link.name);
+        }
+        self.was = connection.clone();
+        let keys = (called && connection == Connection::Up).then(|| self.all.count_keys(&self.link));
+        let status = super::report::status(&object, &connection, keys, self.token_expires, Utc::now());
+        self.all.report(&self.link, &object, status).await;
+    }
+}

@@ -1,0 +1,213 @@
+//! The steps of a pass that call the authority of the key.
+
+use std::collections::BTreeSet;
+
+use super::{Pass, shortened};
+use crate::{
+    authority::{Minted, in_cluster, netbird},
+    cluster::ObjectName,
+    controller::{
+        error::Error,
+        write::{self, SecretWrite},
+    },
+    key::{
+        KeyId,
+        plan::authority::Release,
+        record::{Freshness, Issue, Persistence, Subject, Trouble},
+        remote::{AuthorityView, GroupId, NewKey, OutOfReach},
+        secret::SecretView,
+        transition::{Notice, Severity},
+    },
+};
+
+impl Pass<'_> {
+    /// Looks at what is known of the authority now.
+    pub(super) fn look_at_authority(&mut self) {
+        let (view, link) = self.context.authorities.view(&self.key);
+        (self.authority, self.link) = (view, link);
+        if let AuthorityView::Reached(reached) = &mut self.authority {
+            reached.groups_are_fresh = self.listed_groups;
+            if self.confirmed_there {
+                reached.freshness = Freshness::Confirmed;
+            }
+        }
+    }
+
+    pub(super) async fn set_finalizer(&mut self, present: bool) -> Result<(), Error> {
+        let written = write::set_finalizer(&self.context.client, &self.key, present).await?;
+        if present {
+            self.context.wrote_key(&written);
+        }
+        self.key = std::borrow::Cow::Owned(written);
+        self.believe();
+        self.freshness = Freshness::Confirmed;
+        Ok(())
+    }
+
+    /// Takes the finalizer off, and says what is left at the authority, if something is.
+    pub(super) async fn release(&mut self, release: Release) -> Result<(), Error> {
+        let before = self.key.clone().into_owned();
+        self.set_finalizer(false).await?;
+        let id = before.status.as_ref().and_then(|status| status.id.clone());
+        let authority =
+            before.spec.authority_ref.as_ref().map(|authority| format!("{:?} {:?}", authority.kind, authority.name));
+        let (Some(id), Some(authority)) = (id, authority) else { return Ok(()) };
+        let notice = match release {
+            Release::Deleted => return Ok(()),
+            Release::Retained => Notice {
+                severity: Severity::Normal,
+                reason: "KeyRetained",
+                action: "Delete",
+                message: format!(
+                    "Key {id} stays at {authority}, as deletionPolicy asks for, and admits peers until it expires"
+                ),
+            },
+            Release::LeftBehind => Notice {
+                severity: Severity::Warning,
+                reason: "KeyLeftBehind",
+                action: "Delete",
+                message: format!(
+                    "{authority} is gone, so key {id} could not be deleted there and may still admit peers. Delete it at NetBird"
+                ),
+            },
+        };
+        self.context.notifier.notify(&before, notice);
+        Ok(())
+    }
+
+    pub(super) async fn list_groups(&mut self) -> Result<(), Error> {
+        let Some(link) = self.link.clone() else { return Ok(()) };
+        let listed = link.list_groups().await;
+        self.listed_groups = listed.is_ok();
+        self.called("list the groups", listed);
+        Ok(())
+    }
+
+    pub(super) async fn create_group(&mut self, name: &str) -> Result<(), Error> {
+        let Some(link) = self.link.clone() else { return Ok(()) };
+        self.called("create a group", link.create_group(name).await);
+        Ok(())
+    }
+
+    pub(super) async fn confirm_there(&mut self, id: &KeyId) {
+        let Some(link) = self.link.clone() else { return };
+        let read = link.read(&self.uid(), id).await;
+        self.confirmed_there = read.is_ok();
+        self.called("read the key", read);
+    }
+
+    pub(super) async fn update_there(&mut self, id: &KeyId, revoked: bool, groups: &BTreeSet<GroupId>) {
+        let Some(link) = self.link.clone() else { return };
+        self.called("update the key", link.update(&self.uid(), id, revoked, groups).await);
+    }
+
+    pub(super) async fn delete_there(&mut self, id: &KeyId) {
+        let Some(link) = self.link.clone() else { return };
+        if !self.context.leads() {
+            return self.resigned();
+        }
+        let deleted = link.delete(&self.uid(), id).await;
+        if deleted.is_ok() && !self.knew.as_ref().is_some_and(|knew| knew == id.as_str()) {
+            self.context.metrics.authorities().leftover_removed(&link.name);
+            let ObjectName { namespace, name } = ObjectName::of(&*self.key);
+            tracing::info!(namespace, name, %id, authority = %link.name, "deleted a key that was left over");
+        }
+        if deleted.is_err() && link.is_gone() {
+            // Nothing is left to try.
+            self.authority = AuthorityView::OutOfReach(OutOfReach::NotFound);
+            return;
+        }
+        self.called("delete the key", deleted);
+    }
+
+    /// Tries by a dry run whether the Secret can be written, with a value that is used for nothing else.
+    pub(super) async fn rehearse_secret(&mut self) -> Result<(), Error> {
+        let expires = self.context.clock.now().into();
+        let minted = in_cluster::mint(&Issue { id: None, expires })?;
+        let client = &self.context.client;
+        let end = match &self.secret {
+            SecretView::Owned(secret) => write::rehearse_replacement(client, &self.key, secret, &minted).await,
+            SecretView::Unchanged => {
+                self.read_secret().await;
+                return Ok(());
+            }
+            _ => write::rehearse_creation(client, &self.key, &minted).await,
+        };
+        self.rehearsed(end).await
+    }
+
+    /// Creates a key at the authority and puts its value into the Secret.
+    ///
+    /// If the Secret is refused, the key is deleted at once. If it is not known whether the Secret was written, the key stays:
+    /// the next pass sees which of the two it is.
+    pub(super) async fn issue_there(&mut self, new: &NewKey) -> Result<(), Error> {
+        let Some(link) = self.link.clone() else { return Ok(()) };
+        if !self.context.leads() {
+            self.resigned();
+            return Ok(());
+        }
+        let (there, value) = match link.create(&self.uid(), new).await {
+            Ok(created) => created,
+            Err(error) => {
+                self.called("create a key", Err(error));
+                return Ok(());
+            }
+        };
+        let expires = there.expires.unwrap_or_else(|| self.context.clock.now().into());
+        let minted = Minted { id: there.id.clone(), value, expires };
+        self.look_at_authority();
+        let client = &self.context.client;
+        let end = match &self.secret {
+            SecretView::Owned(secret) => write::replace_key(client, &self.key, secret, &minted).await,
+            _ => write::create_secret(client, &self.key, &minted).await,
+        };
+        let unused = match &end {
+            Ok(SecretWrite::Stored(stored)) => stored.was_altered(),
+            Ok(SecretWrite::Refused(_) | SecretWrite::Outdated(_)) => true,
+            Err(_) => false,
+        };
+        let written = self.secret_written(end).await;
+        self.issued = Some(there.id.clone());
+        if unused || !self.context.leads() {
+            self.discard(&there.id).await;
+        }
+        written
+    }
+
+    /// Deletes a key that this pass has created, and that is of no use.
+    pub(super) async fn discard(&mut self, id: &KeyId) {
+        let Some(link) = self.link.clone() else { return };
+        if let Err(error) = link.delete(&self.uid(), id).await {
+            // The next list shows it, and it is deleted then.
+            tracing::warn!(%id, authority = %link.name, %error, "a key that is of no use is still at the authority");
+        }
+        self.issued = None;
+        self.look_at_authority();
+    }
+
+    fn uid(&self) -> String {
+        self.key.metadata.uid.clone().unwrap_or_default()
+    }
+
+    /// Another process may lead now, and this one is ending.
+    fn resigned(&mut self) {
+        self.authority = AuthorityView::OutOfReach(OutOfReach::NotListed);
+    }
+
+    /// Notes how a call has ended, and looks at what is known now.
+    fn called(&mut self, attempt: &'static str, end: Result<(), netbird::Error>) {
+        self.look_at_authority();
+        let Err(error) = end else { return };
+        if !matches!(self.authority, AuthorityView::Reached(_)) {
+            // The link says why, and the key waits for it.
+            return;
+        }
+        let refused = error.reason().is_none();
+        let persistence = if refused { Persistence::Refused } else { self.persistence() };
+        self.trouble = Some(Trouble { with: Subject::Authority, persistence, why: shortened(&error.to_string()) });
+        if !refused {
+            let authority = self.link.as_ref().map(|link| link.name.to_string()).unwrap_or_default();
+            self.error = Some(Error::Authority { attempt, authority, source: error });
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The key at an authority, and what is reported of it.
+//!
+//! A `SetupKey` has one current key there: the one that its Secret holds, else the one on record. NetBird tells of a key its
+//! first 5 characters and no more, so the whole value is compared with the digest on record.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    KeyId,
+    record::{Observed, id_in_status},
+    remote::{Reached, RemoteKey},
+    secret::{OwnedSecret, SecretView, Written},
+};
+use crate::api::{AtAuthority, KeyStanding, SetupKey, SetupKeyStatus, Timestamp};
+
+/// Why a key is to be issued at an authority.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Want {
+    /// There is none yet.
+    First,
+    /// The last one is revoked there, and the spec does not ask for that any more.
+    Unrevoked,
+    /// No Secret holds the value of the last one.
+    Lost,
+}
+
+/// Why a lost key is not issued again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    Revoked,
+    RevokedThere,
+    DeletedThere,
+    Expired,
+    UsedUp,
+}
+
+/// The id of the key that our Secret holds, if it is the key on record, or one that this operator has issued and not yet
+/// recorded: a key with our mark, and with these first characters.
+pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecret) -> Option<KeyId> {
+    let (found, id) = (secret.holds.as_ref()?, secret.id()?);
+    if let Written::Key(sent) = &secret.written {
+        return (*sent == found.digest).then_some(id);
+    }
+    if secret.belongs_to_another {
+        return None;
+    }
+    let recorded = key.status.as_ref().and_then(|status| status.digest.as_deref());
+    if id_in_status(key).as_ref() == Some(&id)
+        && let Some(recorded) = recorded
+    {
+        return (recorded == found.digest.as_str()).then_some(id);
+    }
+    reached?.key(&id).filter(|there| there.mask == found.mask).map(|_| id)
+}
+
+/// The id of the current key.
+pub(super) fn current_id(observed: Observed<'_>) -> Option<KeyId> {
+    let held = match observed.secret {
+        SecretView::Owned(secret) => held(observed.key, observed.authority.reached(), secret),
+        _ => None,
+    };
+    held.or_else(|| id_in_status(observed.key))
+}
+
+/// The current key at the authority, if it is there.
+pub(super) fn current<'a>(observed: Observed<'a>) -> Option<&'a RemoteKey> {
+    observed.authority.reached()?.key(&current_id(observed)?)
+}
+
+/// Whether a key is to be issued, and why. `Err` if the value is lost and there is nothing to be issued instead.
+pub(super) fn wanted(observed: Observed<'_>, now: DateTime<Utc>) -> Result<Option<Want>, Ended> {
+    let key = observed.key;
+    let holds = match observed.secret {
+        SecretView::Owned(secret) => held(key, observed.authority.reached(), secret).is_some(),
+        SecretView::Unchanged => true,
+        SecretView::Absent => false,
+        // It cannot be written.
+        SecretView::Unread | SecretView::Foreign | SecretView::Orphaned => return Ok(None),
+    };
+    if current_id(observed).is_none() {
+        return Ok(Some(Want::First));
+    }
+    let status = mirrored(observed);
+    let standing = status.authority.as_ref().map_or(KeyStanding::Active, |there| there.standing);
+    let unrevoked = standing == KeyStanding::Revoked && !key.spec.revoked;
+    if holds && !unrevoked {
+        return Ok(None);
+    }
+    let ended = match standing {
+        KeyStanding::Revoked if !unrevoked => Some(Ended::Revoked),
+        KeyStanding::RevokedAtAuthority => Some(Ended::RevokedThere),
+        KeyStanding::DeletedAtAuthority => Some(Ended::DeletedThere),
+        KeyStanding::Active if key.spec.revoked => Some(Ended::Revoked),
+        KeyStanding::Active | KeyStanding::Revoked | KeyStanding::Replacing => None,
+    };
+    let ended = ended
+        .or_else(|| lifetime_left(key, &status, now).is_none().then_some(Ended::Expired))
+        .or_else(|| (uses_left(key, &status) == Some(0)).then_some(Ended::UsedUp));
+    match ended {
+        Some(_) if holds => Ok(None),
+        Some(ended) => Err(ended),
+        None if unrevoked => Ok(Some(Want::Unrevoked)),
+        None => Ok(Some(Want::Lost)),
+    }
+}
+
+/// How many peers may still join, or `None` when there is no limit.
+pub(super) fn uses_left(key: &SetupKey, status: &SetupKeyStatus) -> Option<i64> {
+    let limit = key.spec.effective_usage_limit()?;
+    Some((i64::from(limit) - status.used_times).max(0))
+}
+
+/// The seconds for which a key admits peers that is issued now: what is left of the lifetime on record, else all of it.
+/// `None` if nothing is left.
+pub(super) fn lifetime_left(key: &SetupKey, status: &SetupKeyStatus, now: DateTime<Utc>) -> Option<i64> {
+    let whole = i64::try_from(key.spec.expires_in.as_secs()).unwrap_or(i64::MAX);
+    let left = status.expires.map_or(whole, |expires| (expires.moment() - now).num_seconds());
+    Some(left).filter(|seconds| *seconds >= 1)
+}
+
+/// The status with what the authority says of the current key.
+pub(super) fn mirrored(observed: Observed<'_>) -> SetupKeyStatus {
+    let mut status = observed.key.status.clone().unwrap_or_default();
+    mirror(&mut status, observed);
+    status
+}
+
+/// Copies what the authority says of the current key. Where it was not reached, all stays as it is.
+pub(super) fn mirror(status: &mut SetupKeyStatus, observed: Observed<'_>) {
+    let Some(reached) = observed.authority.reached() else { return };
+    let Some(id) = current_id(observed) else { return };
+    let (there, recorded) = (reached.key(&id), id_in_status(observed.key));
+    let before = status.authority.take();
+    let same = recorded.as_ref() == Some(&id);
+    let used_before = match (&before, &recorded) {
+        (Some(before), Some(_)) if same => before.used_before,
+        // The last key was revoked before this one was issued, so it is not used any more.
+        (Some(before), Some(recorded)) => {
+            let last = reached.key(recorded).map(|last| before.used_before + last.used_times);
+            last.unwrap_or_default().max(status.used_times)
+        }
+        _ => used_before(observed.key, there),
+    };
+    let standing = before.filter(|_| same).map_or(KeyStanding::Active, |before| before.standing);
+    let standing = standing_of(standing, there, observed.key.spec.revoked);
+    if let Some(there) = there {
+        status.used_times = status.used_times.max(used_before + there.used_times);
+        status.last_used = status.last_used.max(there.last_used);
+        status.expires = there.expires;
+    }
+    status.id = Some(id.to_string());
+    status.authority = Some(AtAuthority { standing, used_before });
+}
+
+/// How a key stands at the authority, from how it stood.
+fn standing_of(before: KeyStanding, there: Option<&RemoteKey>, revoked: bool) -> KeyStanding {
+    match there {
+        Some(there) if !there.revoked => match before {
+            KeyStanding::Replacing => KeyStanding::Replacing,
+            _ => KeyStanding::Active,
+        },
+        _ if revoked => KeyStanding::Revoked,
+        // Until another key is issued instead.
+        _ if matches!(before, KeyStanding::Revoked | KeyStanding::Replacing) => before,
+        Some(_) => KeyStanding::RevokedAtAuthority,
+        None => KeyStanding::DeletedAtAuthority,
+    }
+}
+
+/// The uses of earlier keys, where the status was lost: a key that is issued instead of another gets the uses that are left.
+fn used_before(key: &SetupKey, there: Option<&RemoteKey>) -> i64 {
+    let limits = key.spec.effective_usage_limit().zip(there.and_then(|there| there.usage_limit));
+    limits.map_or(0, |(asked, there)| (i64::from(asked) - there).max(0))
+}
+
+/// The expiry of the current key, for the annotation of its Secret.
+pub(super) fn expiry(observed: Observed<'_>) -> Option<Timestamp> {
+    let recorded = || observed.key.status.as_ref()?.expires;
+    current(observed).and_then(|there| there.expires).or_else(recorded)
+}
