@@ -1,6 +1,7 @@
 //! The authorities: each makes the values of its keys, and admits peers by them.
 //!
-//! There is one, the cluster itself. The controller asks it for a key to be issued and writes what it gets.
+//! The controller asks one, the cluster itself, for a key to be issued and writes what it gets. [`netbird`] has the calls to a
+//! NetBird management server.
 
 pub mod in_cluster;
 pub mod netbird;

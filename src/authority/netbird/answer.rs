@@ -75,3 +75,45 @@ fn pause(text: &str, now: DateTime<Utc>) -> Option<Duration> {
     };
     Some(pause.min(LONGEST_PAUSE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_in_seconds_or_until_a_date_and_an_hour_at_most() {
+        let now = "2026-11-24T06:00:00Z".parse().unwrap();
+        for (text, seconds) in [
+            ("0", Some(0)),
+            (" 7 ", Some(7)),
+            ("Tue, 24 Nov 2026 06:00:30 GMT", Some(30)),
+            ("Tue, 24 Nov 2026 05:00:00 GMT", Some(0)),
+            ("99999999", Some(3600)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3600)),
+            ("-1", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_netbird_has_its_line_without_secrets() {
+        let token = Token::parse(b"nbp_secret").unwrap();
+        let read = |status: u16| {
+            let body = format!(r#"{{"message":"no to NBP_SECRET\n","code":{status}}}"#).into_bytes().into();
+            Answer { status, is_json: true, retry_after: None, body }.read(&token, |_| Some(())).unwrap_err()
+        };
+        let line = || "no to ****".to_owned();
+        assert_eq!(read(401), Error::TokenRefused(line()));
+        assert_eq!(read(403), Error::RoleTooLow(line()));
+        assert_eq!(read(404), Error::NotFound(line()));
+        for status in [400, 409, 412, 422] {
+            assert_eq!(read(status), Error::Invalid(line()));
+        }
+        assert_eq!(read(500), Error::Server { code: 500, retry_after: None });
+        for status in [201, 204, 302, 600] {
+            assert_eq!(read(status), Error::NotNetBird { retry_after: None }, "{status}");
+        }
+    }
+}

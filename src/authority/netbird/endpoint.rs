@@ -62,3 +62,75 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ()> {
     }
     if certificates.is_empty() { Err(()) } else { Ok(certificates) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Result<String, InvalidEndpoint> {
+        Endpoint::parse(text, None, None).map(|endpoint| endpoint.url.to_string())
+    }
+
+    #[test]
+    fn a_url_has_a_host_and_may_have_a_port() {
+        for (text, read) in [
+            ("https://api.netbird.io", "https://api.netbird.io/"),
+            ("https://api.netbird.io:443/", "https://api.netbird.io/"),
+            ("http://10.0.0.1:8080", "http://10.0.0.1:8080/"),
+            ("https://[2001:db8::1]:33073", "https://[2001:db8::1]:33073/"),
+        ] {
+            assert_eq!(url(text).as_deref(), Ok(read));
+        }
+    }
+
+    #[test]
+    fn a_url_with_anything_else_is_refused_and_not_repaired() {
+        for text in [
+            "",
+            "api.netbird.io",
+            "//api.netbird.io",
+            "ftp://api.netbird.io",
+            "HTTPS://api.netbird.io",
+            "https://",
+            "https:///",
+            "https:///api.netbird.io",
+            "https://:443",
+            "https://api.netbird.io:0",
+            "https://api.netbird.io:70000",
+            "https://api.netbird.io//",
+            "https://api.netbird.io/api",
+            "https://api.netbird.io\\api",
+            "https://user@api.netbird.io",
+            "https://user:password@api.netbird.io",
+            "https://api.netbird.io?",
+            "https://api.netbird.io/?a=b",
+            "https://api.netbird.io#",
+            "https://api.netbird.io ",
+            "https://api.\nnetbird.io",
+            "https://api%2enetbird.io",
+        ] {
+            assert_eq!(url(text), Err(InvalidEndpoint::Url), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_one_word() {
+        let account = |text| Endpoint::parse("https://api.netbird.io", Some(text), None).map(drop);
+        assert_eq!(account("csqg4k2t3l4s73a9d5rg"), Ok(()));
+        for text in ["", " ", "a b", "a\n"] {
+            assert_eq!(account(text), Err(InvalidEndpoint::Account), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_certificates_only() {
+        let bundle = |pem: &str| Endpoint::parse("https://api.netbird.io", None, Some(pem.as_bytes())).map(drop);
+        let pem = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
+        assert_eq!(bundle(&pem), Ok(()));
+        assert_eq!(bundle(&format!("# Our authority\n{pem}{pem}")), Ok(()));
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for text in ["", "pem", &pem[..pem.len() / 2], no_certificate, &format!("{pem}{no_certificate}")] {
+            assert_eq!(bundle(text), Err(InvalidEndpoint::CaBundle), "{text:?}");
+        }
+    }
+}

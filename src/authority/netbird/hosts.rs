@@ -180,3 +180,129 @@ impl Resolve for Resolver {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hosts(listed: &[&str]) -> Hosts {
+        Hosts::new(listed.iter().map(|text| text.parse().unwrap()).collect(), false)
+    }
+
+    fn may_call(hosts: &Hosts, host: &str) -> bool {
+        hosts.check(&format!("https://{host}").parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn without_a_list_all_is_allowed_but_this_machine_and_its_link() {
+        for host in ["api.netbird.io", "10.0.0.1", "192.168.1.1", "[fd00::1]", "[2001:db8::1]", "netbird"] {
+            assert!(may_call(&hosts(&[]), host), "{host}");
+        }
+        for host in [
+            "localhost",
+            "LocalHost.",
+            "a.localhost",
+            "127.0.0.1",
+            "127.9.9.9",
+            "127.1",
+            "0x7f000001",
+            "2130706433",
+            "①②⑦.0.0.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "[::]",
+            "[::1]",
+            "[fe80::1]",
+            "[ff02::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a9fe:a9fe]",
+        ] {
+            assert!(!may_call(&hosts(&[]), host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_list_allows_what_it_names_and_nothing_else() {
+        let hosts = hosts(&["netbird.example.com", "*.corp.example", "10.0.0.0/8", "127.0.0.1", "::1"]);
+        for host in [
+            "netbird.example.com",
+            "NetBird.example.com.",
+            "a.corp.example",
+            "a.b.corp.example",
+            "10.9.9.9",
+            "[::ffff:10.1.1.1]",
+            "127.0.0.1",
+            "[::1]",
+        ] {
+            assert!(may_call(&hosts, host), "{host}");
+        }
+        for host in ["example.com", "a.netbird.example.com", "corp.example", "xcorp.example", "11.0.0.1", "127.0.0.2"] {
+            assert!(!may_call(&hosts, host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_name_on_the_list_leads_anywhere_and_a_name_below_one_not_to_this_machine() {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let listed = hosts(&["netbird.example.com", "*.corp.example"]);
+        assert!(listed.allows("netbird.example.com", loopback));
+        assert!(!listed.allows("a.corp.example", loopback));
+        assert!(listed.allows("a.corp.example", IpAddr::from([10, 0, 0, 1])));
+        assert!(hosts(&["*.corp.example", "127.0.0.1"]).allows("a.corp.example", loopback));
+        assert!(!hosts(&[]).allows("netbird.example.com", loopback));
+    }
+
+    #[test]
+    fn plain_http_takes_a_flag() {
+        let url = "http://netbird.example.com".parse().unwrap();
+        assert_eq!(Hosts::new(vec![], false).check(&url), Err(Error::Insecure));
+        assert_eq!(Hosts::new(vec![], true).check(&url), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_host_is_not_read() {
+        for text in [
+            "",
+            "*",
+            "*.",
+            "a.*",
+            "*a.example",
+            "a b",
+            "https://a",
+            "a:443",
+            "[::1]",
+            "127.1",
+            "10.1.2.3/8",
+            "10.0.0.0/33",
+            "a.",
+        ] {
+            assert_eq!(text.parse::<HostPattern>(), Err(InvalidHostPattern), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_in_its_form_of_ipv6_is_the_same_address(bytes: [u8; 4]) {
+            let (four, six) = (Ipv4Addr::from(bytes), Ipv4Addr::from(bytes).to_ipv6_mapped());
+            prop_assert_eq!(is_near(four.into()), is_near(six.into()));
+            let hosts = hosts(&["10.0.0.0/8"]);
+            prop_assert_eq!(hosts.has_address(four.into()), hosts.has_address(six.into()));
+        }
+
+        #[test]
+        fn nothing_in_the_networks_of_this_machine_is_called(bytes: [u8; 3], net in 0usize..3) {
+            let [b, c, d] = bytes;
+            let address = [[127, b, c, d], [169, 254, c, d], [0, b, c, d]][net];
+            prop_assert!(!may_call(&hosts(&[]), &Ipv4Addr::from(address).to_string()));
+            let link = Ipv6Addr::new(0xfe80 | u16::from(b & 0x3f), 0, 0, 0, 0, 0, u16::from(c), u16::from(d));
+            let link = format!("[{link}]");
+            prop_assert!(!may_call(&hosts(&[]), &link));
+        }
+    }
+}

@@ -208,3 +208,50 @@ pub struct Problem {
     pub message: String,
     pub code: u16,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use static_assertions::assert_not_impl_any;
+
+    use super::*;
+
+    assert_not_impl_any!(SetupKeyAnswer<'_>: fmt::Debug, Clone);
+    assert_not_impl_any!(SetupKeyRow<'_, WholeKey>: fmt::Debug, Clone, Serialize);
+    assert_not_impl_any!(WholeKey: fmt::Debug, Clone, Serialize);
+
+    #[test]
+    fn never_is_the_zero_of_go() {
+        assert_eq!(serde_json::to_string(&Moment(None)).unwrap(), r#""0001-01-01T00:00:00Z""#);
+        assert_eq!(serde_json::from_str::<Moment>(r#""0001-01-01T00:00:00Z""#).unwrap(), Moment(None));
+        for text in ["null", "\"\"", "0", "\"never\""] {
+            assert!(serde_json::from_str::<Moment>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_shown_in_full_is_masked() {
+        for text in ["563A1****", "563A1F41-DB48-43E6-B871-0EF6B9304390"] {
+            let ShownKey(mask) = serde_json::from_str(&format!("{text:?}")).unwrap();
+            assert_eq!(mask, "563A1****");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_no_key_is_not_quoted() {
+        for text in ["563A1****", "563a1f41-db48-43e6-b871-0ef6b9304390", ""] {
+            let error = serde_json::from_str::<WholeKey>(&format!("{text:?}")).map(drop).unwrap_err().to_string();
+            assert!(error.starts_with("not a setup key"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nanoseconds_are_dropped(seconds in 0i64..4_000_000_000, nanoseconds in 0u32..1_000_000_000) {
+            let exact = chrono::DateTime::from_timestamp(seconds, nanoseconds).unwrap();
+            let text = serde_json::to_string(&exact.to_rfc3339()).unwrap();
+            let Moment(read) = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read.unwrap().moment().timestamp_nanos_opt(), Some(seconds * 1_000_000_000));
+        }
+    }
+}

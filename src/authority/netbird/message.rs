@@ -34,3 +34,48 @@ fn mask_uuids(text: &str) -> String {
     }
     masked
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TOKEN: &str = "nbp_5bXOHmDaZzLkwGdR8qTn2sVf1uYcJ30pWiEr";
+
+    fn shown_line(line: &str) -> String {
+        shown(line, &Token::parse(TOKEN.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_line_of_netbird_is_shown_as_it_is() {
+        let line = "invalid auto groups: group not found: büro";
+        assert_eq!(shown_line(line), line);
+    }
+
+    #[test]
+    fn secrets_are_masked_in_any_case() {
+        let key = "563A1F41-DB48-43E6-B871-0EF6B9304390";
+        let line = format!("a {TOKEN} b {} c {key} d {}é", TOKEN.to_lowercase(), key.to_lowercase());
+        assert_eq!(shown_line(&line), "a **** b **** c 563A1**** d 563a1****é");
+    }
+
+    #[test]
+    fn a_secret_at_the_end_of_what_is_shown_is_not_cut_in_half() {
+        for secret in [TOKEN, "563A1F41-DB48-43E6-B871-0EF6B9304390"] {
+            for before in 150..=LONGEST {
+                let line = shown_line(&format!("{}{secret}", "-".repeat(before)));
+                assert!(!line.contains(&secret[..8]), "{line}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_is_short_and_is_one_line(line in "(?s).{0,400}") {
+            let shown = shown_line(&line);
+            prop_assert!(shown.chars().count() <= LONGEST + 1);
+            prop_assert!(!shown.contains(char::is_control));
+        }
+    }
+}

@@ -53,3 +53,51 @@ impl Token {
         redacted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use static_assertions::assert_not_impl_any;
+
+    use super::*;
+
+    assert_not_impl_any!(Token: std::fmt::Debug, std::fmt::Display, serde::Serialize, Clone, ToString);
+
+    fn header(data: &[u8]) -> Result<HeaderValue, InvalidToken> {
+        Token::parse(data).map(|token| token.header().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn blanks_around_a_token_do_not_count(token in "[!-~]{1,60}", before in "[ \t\r\n]{0,3}", after in "[ \t\r\n]{0,3}") {
+            let header = header(format!("{before}{token}{after}").as_bytes()).unwrap();
+            prop_assert!(header.is_sensitive());
+            prop_assert_eq!(header.to_str().unwrap().strip_prefix("Token "), Some(token.as_str()));
+        }
+
+        #[test]
+        fn what_is_read_is_a_header_and_nothing_makes_two(data: Vec<u8>) {
+            if let Ok(header) = header(&data) {
+                prop_assert!(header.as_bytes()[6..].iter().all(u8::is_ascii_graphic));
+            }
+        }
+
+        #[test]
+        fn a_quoted_token_is_masked(before in "\\PC{0,20}", token in "[!-)+-~]{4,40}", after in "\\PC{0,20}") {
+            let text = format!("{before}{}{after}{token}", token.to_lowercase());
+            let redacted = Token::parse(token.as_bytes()).unwrap().redact(&text);
+            prop_assert!(!redacted.to_ascii_lowercase().contains(&token.to_lowercase()), "{}", redacted);
+            prop_assert!(redacted.contains("****"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_not_read() {
+        for empty in ["", " ", "\n\t\r\n"] {
+            assert_eq!(header(empty.as_bytes()), Err(InvalidToken::Empty), "{empty:?}");
+        }
+        for wrong in [&b"a b"[..], b"a\nb", b"a\0", b"\xff", "nbp_ä".as_bytes(), b"a\x7fb"] {
+            assert_eq!(header(wrong), Err(InvalidToken::Character), "{wrong:?}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use http::{
     HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use reqwest::{Request, Response, Url, redirect};
+use reqwest::{ClientBuilder, Request, Response, Url, redirect};
 use rustls::{CertificateError, ClientConfig, RootCertStore, crypto::ring};
 use secrecy::zeroize::Zeroizing;
 use tokio::sync::Semaphore;
@@ -73,10 +73,21 @@ impl Limits {
 }
 
 impl Transport {
+    /// A client of a server. Fails if its host must not be called.
     pub fn new(endpoint: &Endpoint, token: Token, hosts: &Hosts, observer: Observer) -> Result<Self, Error> {
         hosts.check(&endpoint.url)?;
+        Self::with(reqwest::Client::builder(), endpoint, token, hosts, observer)
+    }
+
+    fn with(
+        builder: ClientBuilder,
+        endpoint: &Endpoint,
+        token: Token,
+        hosts: &Hosts,
+        observer: Observer,
+    ) -> Result<Self, Error> {
         let host = endpoint.url.host_str().unwrap_or_default().to_owned();
-        let http = reqwest::Client::builder()
+        let http = builder
             .tls_backend_preconfigured(tls(endpoint)?)
             .dns_resolver(Arc::new(Resolver { host, hosts: hosts.clone() }))
             // A redirect would take the token to another host.
@@ -215,3 +226,6 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
 fn chain(error: &reqwest::Error) -> String {
     causes(error).skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests;
