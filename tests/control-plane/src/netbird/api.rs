@@ -21,10 +21,27 @@ use serde_json::{Value, json};
 
 use crate::Error;
 
+/// A client for http, and for https with certificates of this authority (PEM).
+pub fn http_client(authority: &str) -> HttpClient {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate.expect("the authority is PEM")).expect("the authority is a certificate");
+    }
+    let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default versions of TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// A client of one user. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     base: String,
     token: SecretString,
 }
@@ -83,18 +100,7 @@ pub struct Event {
 
 impl Api {
     pub fn new(base: &str, authority: &str, token: &SecretString) -> Self {
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
-            roots.add(certificate.expect("the authority is PEM")).expect("the authority is a certificate");
-        }
-        let tls = ClientConfig::builder_with_provider(ring::default_provider().into())
-            .with_safe_default_protocol_versions()
-            .expect("ring has the default versions of TLS")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, base: base.to_owned(), token: token.clone() }
+        Self { client: http_client(authority), base: base.to_owned(), token: token.clone() }
     }
 
     /// The same server as another user.
@@ -128,6 +134,10 @@ impl Api {
         serde_json::from_value(answer).unwrap_or_else(|error| panic!("NetBird's answer to {path}: {error}"))
     }
 
+    async fn delete(&self, path: &str) {
+        let _: Value = self.must(Method::DELETE, path, Value::Null).await;
+    }
+
     /// All keys of the account, those of other tests, too.
     pub async fn keys(&self) -> Vec<RemoteKey> {
         self.must(Method::GET, "/api/setup-keys", Value::Null).await
@@ -155,7 +165,7 @@ impl Api {
     }
 
     pub async fn delete_key(&self, id: &str) {
-        self.must(Method::DELETE, &format!("/api/setup-keys/{id}"), Value::Null).await
+        self.delete(&format!("/api/setup-keys/{id}")).await
     }
 
     pub async fn revoke_key(&self, id: &str) -> RemoteKey {
@@ -188,7 +198,7 @@ impl Api {
     }
 
     pub async fn delete_group(&self, id: &str) {
-        self.must(Method::DELETE, &format!("/api/groups/{id}"), Value::Null).await
+        self.delete(&format!("/api/groups/{id}")).await
     }
 
     pub async fn peers(&self) -> Vec<Peer> {
@@ -206,7 +216,7 @@ impl Api {
     }
 
     pub async fn delete_user(&self, id: &str) {
-        self.must(Method::DELETE, &format!("/api/users/{id}"), Value::Null).await
+        self.delete(&format!("/api/users/{id}")).await
     }
 
     /// A token of this user for some days, 1 to 365. Returns its id and its value.
@@ -215,7 +225,7 @@ impl Api {
     }
 
     pub async fn delete_token(&self, user: &str, id: &str) {
-        self.must(Method::DELETE, &format!("/api/users/{user}/tokens/{id}"), Value::Null).await
+        self.delete(&format!("/api/users/{user}/tokens/{id}")).await
     }
 
     pub(super) async fn try_create_service_user(&self, name: &str, role: &str) -> Result<String, Error> {

@@ -24,7 +24,7 @@ use std::{
 
 pub use accounts::Tokens;
 pub use agent::{Agent, Key, Outcome};
-pub use api::{Api, Event, Group, Peer, RemoteKey};
+pub use api::{Api, Event, Group, HttpClient, Peer, RemoteKey, http_client};
 pub use network::CABLE_PREFIX;
 
 use config::Listening;
@@ -93,6 +93,10 @@ impl NetBird {
     /// The base of the server's API, without a slash at the end; also what agents are told.
     pub fn url(&self) -> String {
         self.listening.url()
+    }
+
+    pub fn transport(&self) -> Transport {
+        self.listening.transport
     }
 
     /// An address of this machine at which nothing listens yet. It is not loopback, and agents reach it, too.
