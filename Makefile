@@ -142,7 +142,7 @@ $(TOOLS)/netbird-management $(TOOLS)/netbird-combined: GO_BUILD := CGO_ENABLED=1
 $(TOOLS)/netbird-management $(TOOLS)/netbird-combined: STATIC := -linkmode external -extldflags -static
 
 $(NETBIRD_BINS): tools/netbird/go.mod tools/netbird/go.sum
-	@$(if $(STATIC),command -v gcc >/dev/null || { echo "gcc is needed to build $(@F): install gcc and the headers of libc"; exit 1; })
+	@$(if $(STATIC),command -v gcc >/dev/null || { echo "gcc is needed to build $(@F): install gcc and a static libc (Debian: gcc, libc6-dev)"; exit 1; })
 	@version=$$(cd tools/netbird && go list -m -f '{{.Version}}' github.com/netbirdio/netbird); \
 	echo "building $(@F) $$version from source: minutes the first time, cached after that"; \
 	mkdir -p $(TOOLS); cd tools/netbird; \

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{NetBird, Transport, config};
+use super::{NetBird, Transport};
 use crate::{
     Error,
     process::{Process, Program, Spawner},
@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 const JOINED: &str = "peer has been successfully registered on Management Service";
+/// Of an agent that was a peer before.
+const RESUMED: &str = "connected to the Management Service stream";
 const REFUSED: &str = "setup key is invalid";
 
 /// The first of the ports at which agents serve SOCKS5. All agents of a server share one network.
@@ -44,9 +46,10 @@ pub enum Outcome {
 /// A running agent. Dropping it kills the agent; its peer stays.
 pub struct Agent {
     process: Process,
+    hostname: String,
     outcome: Outcome,
     // Ends the agent when this process is killed.
-    _spawner: Spawner,
+    spawner: Spawner,
 }
 
 impl Agent {
@@ -61,9 +64,18 @@ impl Agent {
         let spawner = Spawner::start();
         let program = program(netbird, &dir, hostname, &key);
         let process = Process::start(&spawner, &dir, netbird.network.inside(program))?;
-        let mut agent = Self { process, outcome: Outcome::Refused, _spawner: spawner };
-        agent.outcome = agent.decision(hostname)?;
+        let mut agent = Self { process, hostname: hostname.to_owned(), outcome: Outcome::Refused, spawner };
+        agent.outcome = agent.decision(0)?;
         Ok(agent)
+    }
+
+    /// Kills the agent and starts it again with its state, as a rebooted machine would. A peer needs no key any more.
+    pub fn restart(&mut self) -> Result<Outcome, Error> {
+        let before = self.log().len();
+        self.process.kill();
+        self.process.revive(&self.spawner)?;
+        self.outcome = self.decision(before)?;
+        Ok(self.outcome)
     }
 
     pub fn outcome(&self) -> Outcome {
@@ -80,21 +92,23 @@ impl Agent {
         self.process.kill();
     }
 
-    fn decision(&mut self, hostname: &str) -> Result<Outcome, Error> {
+    /// What the log says after its first `skipped` bytes.
+    fn decision(&mut self, skipped: usize) -> Result<Outcome, Error> {
         let started = Instant::now();
         loop {
             let log = self.log();
-            if log.contains(JOINED) {
+            let says = |line| log.get(skipped..).unwrap_or_default().contains(line);
+            if says(JOINED) || says(RESUMED) {
                 return Ok(Outcome::Joined);
             }
             // The agent keeps trying for two minutes after a refusal.
-            if log.contains(REFUSED) {
+            if says(REFUSED) {
                 return Ok(Outcome::Refused);
             }
             self.process.check()?;
             if started.elapsed() > LIMIT {
-                let log_tail = self.process.log_tail();
-                return Err(Error::Undecided { hostname: hostname.to_owned(), limit: LIMIT, log_tail });
+                let (hostname, log_tail) = (self.hostname.clone(), self.process.log_tail());
+                return Err(Error::Undecided { hostname, limit: LIMIT, log_tail });
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -130,7 +144,7 @@ fn program(netbird: &NetBird, dir: &Path, hostname: &str, key: &Path) -> Program
         ("HOME", dir.display().to_string()),
     ];
     if netbird.listening.transport == Transport::Https {
-        env.push(("SSL_CERT_FILE", netbird.dir().join(config::AUTHORITY).display().to_string()));
+        env.push(("SSL_CERT_FILE", netbird.authority_file().display().to_string()));
     }
     let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Program { env, ..Program::new("agent", &netbird.tools.agent, vec!["up".to_owned()]) }

@@ -109,6 +109,11 @@ impl NetBird {
         &self.authority
     }
 
+    /// The certificate of the authority as a file.
+    pub fn authority_file(&self) -> PathBuf {
+        self.dir().join(config::AUTHORITY)
+    }
+
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
     }
@@ -121,6 +126,16 @@ impl NetBird {
     /// The folder with the server's files and logs.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The command that runs a program in the server's network, as an agent runs: the program and its arguments follow.
+    pub fn enter(&self) -> Vec<String> {
+        [vec!["nsenter".to_owned()], self.network.enter()].concat()
+    }
+
+    /// The program of the agent.
+    pub fn agent_program(&self) -> &Path {
+        &self.tools.agent
     }
 
     /// Kills the server. Connections to it are refused until [`NetBird::revive`].

@@ -12,6 +12,7 @@ use std::{
 use crate::{
     Error, command,
     control_plane::wait_for,
+    node::POD_RANGE,
     process::{Process, Program, Spawner},
 };
 
@@ -56,6 +57,8 @@ impl Network {
             ["ip", "link", "set", "lo", "up"].as_slice(),
             &["ip", "address", "add", &format!("{}/30", network.server), "dev", "eth0"],
             &["ip", "link", "set", "eth0", "up"],
+            // The pods of a node, if there is one on this machine.
+            &["ip", "route", "add", POD_RANGE, "via", &network.host.to_string()],
         ] {
             let enter = network.enter();
             command::run("nsenter", &enter.iter().map(String::as_str).chain(args.iter().copied()).collect::<Vec<_>>())?;

@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub use machine::{Machine, furnish};
+pub(crate) use network::POD_RANGE;
 pub use requirements::missing_packages;
 
 /// The node's own address, which is visible only inside its network.
