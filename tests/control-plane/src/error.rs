@@ -71,6 +71,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// With its causes.
+    pub fn sentence(self) -> String {
+        format!("{:#}", anyhow::Error::from(self))
+    }
+
     /// Whether a start with other ports may succeed. Another process may take a free port after we have chosen it and
     /// before the program binds it.
     pub(crate) fn lost_a_port(&self) -> bool {

@@ -130,7 +130,7 @@ impl Api {
     }
 
     async fn must<T: DeserializeOwned>(&self, method: Method, path: &str, body: Value) -> T {
-        let answer = self.call(method, path, body).await.unwrap_or_else(|error| panic!("{error}"));
+        let answer = self.call(method, path, body).await.unwrap_or_else(|error| panic!("{}", error.sentence()));
         serde_json::from_value(answer).unwrap_or_else(|error| panic!("NetBird's answer to {path}: {error}"))
     }
 
@@ -212,7 +212,7 @@ impl Api {
 
     /// A service user with this role (`admin`, `network_admin`, `auditor` or `user`). Returns its id.
     pub async fn create_service_user(&self, name: &str, role: &str) -> String {
-        self.try_create_service_user(name, role).await.unwrap_or_else(|error| panic!("{error}"))
+        self.try_create_service_user(name, role).await.unwrap_or_else(|error| panic!("{}", error.sentence()))
     }
 
     pub async fn delete_user(&self, id: &str) {
@@ -221,7 +221,7 @@ impl Api {
 
     /// A token of this user for some days, 1 to 365. Returns its id and its value.
     pub async fn create_token(&self, user: &str, name: &str, days: u32) -> (String, SecretString) {
-        self.try_create_token(user, name, days).await.unwrap_or_else(|error| panic!("{error}"))
+        self.try_create_token(user, name, days).await.unwrap_or_else(|error| panic!("{}", error.sentence()))
     }
 
     pub async fn delete_token(&self, user: &str, id: &str) {

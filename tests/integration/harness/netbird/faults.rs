@@ -35,7 +35,8 @@ pub enum Fault {
     /// The call is held until [`Injection::release`], and then passed on. If the client goes away first, NetBird does
     /// not hear of the call.
     PauseBefore,
-    /// NetBird answers the call. The answer is held until [`Injection::release`].
+    /// NetBird answers the call. The answer is held until [`Injection::release`]. Without a release, the client's own
+    /// limit ends the wait.
     PauseAfter,
 }
 

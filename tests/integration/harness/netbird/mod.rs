@@ -94,7 +94,7 @@ impl NetBird {
     pub async fn join(&self, hostname: &str, key: &SecretString) -> Agent {
         let (server, hostname, key) = (Arc::clone(&self.server), hostname.to_owned(), key.clone());
         let join = move || Agent::join(&server, &hostname, Key::Value(key.expose_secret()));
-        blocking(join).await.unwrap_or_else(|error| panic!("{error}"))
+        blocking(join).await.unwrap_or_else(|error| panic!("{}", error.sentence()))
     }
 }
 
@@ -120,7 +120,7 @@ async fn start(options: Options) -> Server {
 }
 
 fn start_or_panic(options: Options) -> Server {
-    Server::start(options).unwrap_or_else(|error| panic!("{error}"))
+    Server::start(options).unwrap_or_else(|error| panic!("{}", error.sentence()))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
