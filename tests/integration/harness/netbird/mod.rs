@@ -1,7 +1,7 @@
 //! NetBird for a test: a real server, and a proxy in front of it that counts the calls and has faults.
 
-mod calls;
-mod faults;
+pub mod calls;
+pub mod faults;
 mod proxy;
 mod traffic;
 
