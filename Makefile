@@ -8,6 +8,7 @@ SHELL := bash
 TOOLS      := target/tools
 KUBE_BINS  := $(addprefix $(TOOLS)/,kube-apiserver kube-controller-manager kubectl)
 NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
+NETBIRD_BINS := $(addprefix $(TOOLS)/,netbird-management netbird-signal netbird-combined netbird)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
@@ -60,8 +61,11 @@ e2e: ## run the chart's pods, and pods that use keys, on a real node (root on Li
 node: control-plane $(NODE_BINS) ## install and build what a node needs: containerd, kubelet and more
 	@hack/node-packages.sh
 
+.PHONY: netbird
+netbird: $(NETBIRD_BINS) ## build NetBird's server and agent, which run as real peers in the tests
+
 .PHONY: tools
-tools: control-plane $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool kstatus netbird-client actionlint) ## build everything that the tests need
+tools: control-plane netbird $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool kstatus netbird-client actionlint) ## build everything that the tests need
 
 .PHONY: mutants
 mutants: control-plane ## break the code in one place at a time and see the right test fail (an hour)
@@ -126,6 +130,25 @@ $(addprefix $(TOOLS)/,etcd helm helm3 actionlint coredns kstatus netbird-client)
 	@touch $@
 
 $(addprefix $(TOOLS)/,coredns kstatus netbird-client): $(TOOLS)/%: tools/%/main.go
+
+# NetBird's servers and its agent run as peers of the tests: see tools/netbird/go.mod. All are static, so that they also run
+# in an image that holds nothing else. The servers that store keys need cgo, for SQLite.
+$(TOOLS)/netbird-management: PACKAGE := management
+$(TOOLS)/netbird-signal: PACKAGE := signal
+$(TOOLS)/netbird-combined: PACKAGE := combined
+$(TOOLS)/netbird: PACKAGE := client
+$(TOOLS)/netbird-management $(TOOLS)/netbird-combined: GO_BUILD := CGO_ENABLED=1 go build -trimpath \
+	-tags netgo,osusergo,sqlite_omit_load_extension
+$(TOOLS)/netbird-management $(TOOLS)/netbird-combined: STATIC := -linkmode external -extldflags -static
+
+$(NETBIRD_BINS): tools/netbird/go.mod tools/netbird/go.sum
+	@$(if $(STATIC),command -v gcc >/dev/null || { echo "gcc is needed to build $(@F): install gcc and a static libc (Debian: gcc, libc6-dev)"; exit 1; })
+	@version=$$(cd tools/netbird && go list -m -f '{{.Version}}' github.com/netbirdio/netbird); \
+	echo "building $(@F) $$version from source: minutes the first time, cached after that"; \
+	mkdir -p $(TOOLS); cd tools/netbird; \
+	$(GO_BUILD) -ldflags "-s -w -X github.com/netbirdio/netbird/version.version=$${version#v} $(STATIC)" \
+		-o $(abspath $@) github.com/netbirdio/netbird/$(PACKAGE)
+	@touch $@
 
 # A single static program from Debian's package prometheus. The server in that package is not installed.
 $(TOOLS)/promtool:

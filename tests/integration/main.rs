@@ -22,6 +22,7 @@ mod large;
 mod leaders;
 mod log_lines;
 mod metrics;
+mod netbird;
 mod observability;
 mod operator_faults;
 mod peers;

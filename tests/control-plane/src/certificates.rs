@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
-};
+use rcgen::{DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
+
+use crate::authority::{self, Authority};
 
 /// All fields are PEM.
 pub struct Certificates {
@@ -24,47 +23,29 @@ pub struct Certificates {
 impl Certificates {
     /// `addresses` are the addresses at which clients reach the API server.
     pub fn generate(addresses: &[IpAddr]) -> Result<Self, rcgen::Error> {
-        let mut authority = named("control-plane-authority");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let authority_key = KeyPair::generate()?;
-        let authority_certificate = authority.self_signed(&authority_key)?;
-        let issuer = Issuer::new(authority, authority_key);
+        let authority = Authority::named("control-plane-authority")?;
 
-        let mut api_server = named("kube-apiserver");
-        api_server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        api_server.use_authority_key_identifier_extension = true;
-        for ip in addresses {
-            api_server.subject_alt_names.push(SanType::IpAddress(*ip));
-        }
+        let mut api_server = authority::server("kube-apiserver", addresses);
         for name in ["localhost", "kubernetes.default", "kubernetes.default.svc"] {
             api_server.subject_alt_names.push(SanType::DnsName(name.try_into()?));
         }
-        let api_server_key = KeyPair::generate()?;
-        let api_server_certificate = api_server.signed_by(&api_server_key, &issuer)?;
+        let api_server = authority.sign(api_server)?;
 
-        let mut kubelet_client = named("kube-apiserver-kubelet-client");
+        let mut kubelet_client = authority::named("kube-apiserver-kubelet-client");
         kubelet_client.distinguished_name.push(DnType::OrganizationName, "system:masters");
         kubelet_client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let kubelet_client_key = KeyPair::generate()?;
-        let kubelet_client_certificate = kubelet_client.signed_by(&kubelet_client_key, &issuer)?;
+        let kubelet_client = authority.sign(kubelet_client)?;
 
         let service_account = KeyPair::generate()?;
 
         Ok(Self {
-            authority: authority_certificate.pem(),
-            api_server: api_server_certificate.pem(),
-            api_server_key: api_server_key.serialize_pem(),
-            kubelet_client: kubelet_client_certificate.pem(),
-            kubelet_client_key: kubelet_client_key.serialize_pem(),
+            authority: authority.pem().to_owned(),
+            api_server: api_server.certificate,
+            api_server_key: api_server.key,
+            kubelet_client: kubelet_client.certificate,
+            kubelet_client_key: kubelet_client.key,
             service_account_key: service_account.serialize_pem(),
             service_account_public_key: service_account.public_key_pem(),
         })
     }
-}
-
-fn named(common_name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    params
 }

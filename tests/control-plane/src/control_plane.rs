@@ -79,7 +79,7 @@ impl ControlPlane {
 
     fn start_once(options: &Options) -> Result<Self, Error> {
         let tools = Tools::locate()?;
-        let dir = DataDir::create()?;
+        let dir = DataDir::create("setupkey-control-plane-")?;
         let spawner = Spawner::start();
         let [etcd_port, api_server_port] = free_ports().map_err(Error::Ports)?;
         let has_node = options.node.is_some();
@@ -88,7 +88,7 @@ impl ControlPlane {
         write_files(&dir, address, has_node)?;
         let kubectl = Kubectl { program: &tools.kubectl, dir: dir.path() };
 
-        let program = Program { name: "etcd", path: tools.etcd.clone(), args: flags::etcd(dir.path(), etcd_port) };
+        let program = Program::new("etcd", &tools.etcd, flags::etcd(dir.path(), etcd_port));
         let mut etcd = Process::start(&spawner, dir.path(), program)?;
         wait_for("etcd to listen", &mut [&mut etcd], || listens((Ipv4Addr::LOCALHOST, etcd_port).into()))?;
 
@@ -97,18 +97,18 @@ impl ControlPlane {
             args.extend(flags::audit(dir.path()));
         }
         args.extend_from_slice(&options.api_server_args);
-        let program = Program { name: "kube-apiserver", path: tools.api_server.clone(), args };
+        let program = Program::new("kube-apiserver", &tools.api_server, args);
         let mut api_server = Process::start(&spawner, dir.path(), program)?;
         wait_for("kube-apiserver to be ready", &mut [&mut etcd, &mut api_server], || is_ready(address, &kubectl))?;
 
         kubectl.install_crds(&options.crds)?;
 
         // Only now: kube-controller-manager gives up if the API server is away for ten seconds.
-        let program = Program {
-            name: "kube-controller-manager",
-            path: tools.controller_manager.clone(),
-            args: flags::controller_manager(dir.path(), has_node),
-        };
+        let program = Program::new(
+            "kube-controller-manager",
+            &tools.controller_manager,
+            flags::controller_manager(dir.path(), has_node),
+        );
         let mut controller_manager = Process::start(&spawner, dir.path(), program)?;
         wait_for(
             "the ServiceAccount default/default",

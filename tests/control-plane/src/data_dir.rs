@@ -1,4 +1,4 @@
-//! The folder with the keys, the database and the logs of one control plane.
+//! The folder with the keys, the database and the logs of one control plane, or of one NetBird server.
 
 use std::{
     fs::{OpenOptions, Permissions},
@@ -19,11 +19,11 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    pub fn create() -> Result<Self, Error> {
+    pub fn create(prefix: &str) -> Result<Self, Error> {
         let parent = std::env::temp_dir();
         // Only the owner may read it, because of the keys and the token.
         let folder = tempfile::Builder::new()
-            .prefix("setupkey-control-plane-")
+            .prefix(prefix)
             .permissions(Permissions::from_mode(0o700))
             .tempdir()
             .map_err(|source| Error::Write { path: parent, source })?;

@@ -1,10 +1,10 @@
-//! The reasons why a control plane cannot start, as sentences.
+//! The reasons why a control plane or a NetBird server cannot start, as sentences.
 
 use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no {}: run `make control-plane`, or `make node` for a node, which builds it", path.display())]
+    #[error("there is no {}: run `make control-plane`, or `make node` for a node, or `make netbird` for NetBird, which builds it", path.display())]
     MissingTool { path: PathBuf },
 
     #[error(
@@ -20,11 +20,23 @@ pub enum Error {
     #[error("could not find free ports on 127.0.0.1")]
     Ports(#[source] io::Error),
 
-    #[error("could not make the certificates of the control plane")]
+    #[error("could not make the certificates of the server")]
     Certificates(#[from] rcgen::Error),
 
     #[error("{0}")]
     NoNode(String),
+
+    #[error("{0}")]
+    NoNetBird(String),
+
+    #[error("NetBird answered {call} with {status}: {message}")]
+    NetBird { call: String, status: u16, message: String },
+
+    #[error("could not ask NetBird for {call}")]
+    Unreachable { call: String, source: Box<dyn std::error::Error + Send + Sync> },
+
+    #[error("the agent {hostname} neither joined nor was refused within {} s; its log ends with:\n{log_tail}", limit.as_secs())]
+    Undecided { hostname: String, limit: Duration, log_tail: String },
 
     #[error("could not mount {} for the node", path.display())]
     Mount { path: PathBuf, source: io::Error },
@@ -36,7 +48,7 @@ pub enum Error {
     Spawn { program: PathBuf, source: io::Error },
 
     #[error(
-        "{name} ended ({status}) while the control plane was starting; \
+        "{name} ended ({status}) before it was ready; \
          its log ends with:\n{log_tail}"
     )]
     Ended { name: &'static str, status: ExitStatus, log_tail: String },
@@ -59,6 +71,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// With its causes.
+    pub fn sentence(self) -> String {
+        format!("{:#}", anyhow::Error::from(self))
+    }
+
     /// Whether a start with other ports may succeed. Another process may take a free port after we have chosen it and
     /// before the program binds it.
     pub(crate) fn lost_a_port(&self) -> bool {

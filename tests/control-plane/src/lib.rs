@@ -8,11 +8,14 @@
 //!   `control-plane run -- cargo test` has started for several of them.
 //! - A test that breaks things starts a [`ControlPlane`] of its own; so does one that calls
 //!   [`ControlPlane::restart_api_server`].
+//! - A test that needs NetBird starts its real management server, and real agents: see [`netbird`].
 //!
 //! On Linux, nothing outlives the process that started it, however that process ends: see `process.rs` for the programs
 //! and `janitor.rs` for the files.
 
+mod authority;
 mod certificates;
+mod command;
 mod control_plane;
 mod data_dir;
 mod error;
@@ -20,11 +23,13 @@ mod flags;
 mod janitor;
 mod kubeconfig;
 mod kubectl;
+pub mod netbird;
 mod node;
 mod process;
 mod shared;
 mod tools;
 
+pub use authority::{Authority, Identity, server as server_certificate};
 pub use control_plane::{ControlPlane, Options};
 pub use error::Error;
 pub use node::{Machine, NodeOptions, furnish, missing_packages, versions as node_versions};

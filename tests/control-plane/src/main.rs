@@ -1,11 +1,12 @@
-//! `control-plane run -- CMD`: runs a command with a control plane of its own.
+//! `control-plane run -- CMD`: runs a command with a control plane of its own, and with a NetBird server on request.
 
 use std::{
     env,
     ffi::OsString,
-    fs,
-    io::{self, IsTerminal},
-    os::unix::process::ExitStatusExt,
+    fs::{self, OpenOptions},
+    io::{self, IsTerminal, Write},
+    iter,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus},
     sync::{
@@ -19,10 +20,12 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser};
 use control_plane::{
-    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, missing_packages, node_versions,
-    tie_to_this_thread,
+    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, missing_packages,
+    netbird::{self, NetBird},
+    node_versions, tie_to_this_thread,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -69,6 +72,11 @@ struct Settings {
     /// Import this image archive into the node; may be repeated.
     #[arg(long = "image", value_name = "FILE")]
     images: Vec<PathBuf>,
+    /// Start a NetBird server as well; needs root on Linux. The command finds it by NETBIRD_URL, NETBIRD_CA_FILE and
+    /// NETBIRD_TOKEN_FILE (an administrator's token). NETBIRD_AGENT is the command that runs an agent where it reaches
+    /// the server.
+    #[arg(long)]
+    netbird: bool,
     /// Copy the logs of all programs into this folder when the command fails.
     #[arg(long, value_name = "FOLDER")]
     logs: Option<PathBuf>,
@@ -131,25 +139,31 @@ fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<Exit
 }
 
 fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode> {
-    let Settings { keep, audit, crds, logs, command, .. } = settings;
+    let Settings { keep, audit, crds, logs, netbird, command, .. } = settings;
     let started = Instant::now();
     let has_node = node.is_some();
     // A signal during the start ends this process in the ordinary way, and the programs and files with it. But the
     // kernel delivers to process 1 only the signals that it handles.
     let early = if has_node { Some(end_on_signals()?) } else { None };
     let mut control_plane = ControlPlane::start(Options { audit_log: audit, crds, node, ..Options::default() })?;
+    let options = netbird::Options { transport: netbird::Transport::Https, ..Default::default() };
+    let netbird = netbird.then(|| NetBird::start(options)).transpose()?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
     if let Some(early) = early {
         early.store(false, Ordering::SeqCst);
     }
     let what = if has_node { format!("a node with {}", node_versions()) } else { "control plane".to_owned() };
+    let what = if netbird.is_some() { format!("{what} and NetBird") } else { what };
     eprintln!("{what} ready in {:.1} s", started.elapsed().as_secs_f64());
 
-    let mut child = spawn(&command, &control_plane)?;
+    let of_netbird = netbird.as_ref().map(variables).transpose()?.unwrap_or_default();
+    let mut child = spawn(&command, &control_plane, of_netbird)?;
     let supervise = || if has_node { revive(&mut control_plane) } else { Ok(()) };
     let (status, interrupted) = wait(&mut child, &mut signals, supervise).context("could not wait for the command")?;
     if let Some(logs) = logs.filter(|_| !status.success()) {
-        copy_logs(control_plane.dir(), &logs).with_context(|| format!("could not write to {}", logs.display()))?;
+        for dir in iter::once(control_plane.dir()).chain(netbird.as_ref().map(NetBird::dir)) {
+            copy_logs(dir, &logs).with_context(|| format!("could not write to {}", logs.display()))?;
+        }
         eprintln!("the logs of all programs are in {}", logs.display());
     }
     if keep && status.success() && !interrupted {
@@ -159,7 +173,25 @@ fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode
     Ok(exit_code(status))
 }
 
-fn spawn(command: &[OsString], control_plane: &ControlPlane) -> anyhow::Result<Child> {
+/// What the command is told of NetBird.
+fn variables(netbird: &NetBird) -> anyhow::Result<Vec<(&'static str, OsString)>> {
+    let token = netbird.dir().join("admin.token");
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&token)?;
+    file.write_all(netbird.tokens().admin.expose_secret().as_bytes())?;
+    let agent = format!("{} {} up", netbird.enter().join(" "), netbird.agent_program().display());
+    Ok(vec![
+        ("NETBIRD_URL", netbird.url().into()),
+        ("NETBIRD_CA_FILE", netbird.authority_file().into()),
+        ("NETBIRD_TOKEN_FILE", token.into()),
+        ("NETBIRD_AGENT", agent.into()),
+    ])
+}
+
+fn spawn(
+    command: &[OsString],
+    control_plane: &ControlPlane,
+    of_netbird: Vec<(&'static str, OsString)>,
+) -> anyhow::Result<Child> {
     let (program, args) = command.split_first().context("there is no command to run")?;
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = control_plane.tool_folders().into_iter().map(Into::into).chain(env::split_paths(&path));
@@ -172,7 +204,8 @@ fn spawn(command: &[OsString], control_plane: &ControlPlane) -> anyhow::Result<C
             .env("PATH", path)
             .env("KUBECONFIG", control_plane.kubeconfig())
             .env(KUBECONFIG_ENV, control_plane.kubeconfig())
-            .env("CONTROL_PLANE_DIR", control_plane.dir()),
+            .env("CONTROL_PLANE_DIR", control_plane.dir())
+            .envs(of_netbird),
     )
     .spawn()
     .with_context(|| format!("could not run {}", program.display()))

@@ -74,6 +74,14 @@ pub struct Program {
     pub name: &'static str,
     pub path: PathBuf,
     pub args: Vec<String>,
+    /// Its whole environment, besides `PATH`.
+    pub env: Vec<(String, String)>,
+}
+
+impl Program {
+    pub fn new(name: &'static str, path: impl Into<PathBuf>, args: Vec<String>) -> Self {
+        Self { name, path: path.into(), args, env: Vec::new() }
+    }
 }
 
 /// A running program with a log file; dropping it kills the program.
@@ -104,6 +112,10 @@ impl Process {
         self.program.name
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Fails when the program has ended.
     pub fn check(&mut self) -> Result<(), Error> {
         match self.child.try_wait() {
@@ -112,9 +124,14 @@ impl Process {
         }
     }
 
-    pub fn log_tail(&self) -> String {
+    /// All output so far.
+    pub fn log(&self) -> String {
         let log = fs::read(log_file(&self.dir, self.name())).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
     }
@@ -152,6 +169,7 @@ fn spawn(spawner: &Spawner, dir: &Path, program: &Program) -> Result<Child, Erro
         .env_clear()
         // The programs of a node run others, such as runc and nft.
         .env("PATH", SYSTEM_PATH)
+        .envs(program.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(stderr)

@@ -61,6 +61,26 @@ impl NodeTools {
     }
 }
 
+/// NetBird's servers and its agent.
+#[derive(Debug)]
+pub struct NetBirdTools {
+    pub management: PathBuf,
+    pub signal: PathBuf,
+    pub combined: PathBuf,
+    pub agent: PathBuf,
+}
+
+impl NetBirdTools {
+    pub fn locate() -> Result<Self, Error> {
+        Ok(Self {
+            management: built("netbird-management")?,
+            signal: built("netbird-signal")?,
+            combined: built("netbird-combined")?,
+            agent: built("netbird")?,
+        })
+    }
+}
+
 pub fn kubectl() -> Result<PathBuf, Error> {
     asset_or_built("kubectl")
 }

@@ -5,6 +5,7 @@ mod clock;
 mod cluster;
 mod entries;
 mod keys;
+pub mod netbird;
 mod operator;
 mod waiting;
 

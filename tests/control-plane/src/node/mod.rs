@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    Error,
+    Error, command,
     control_plane::{User, wait_for},
     flags::file,
     kubectl::Kubectl,
@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub use machine::{Machine, furnish};
+pub(crate) use network::POD_RANGE;
 pub use requirements::missing_packages;
 
 /// The node's own address, which is visible only inside its network.
@@ -66,7 +67,7 @@ impl Node {
     pub fn start(spawner: &Spawner, dir: &Path, kubectl: &Kubectl, options: &NodeOptions) -> Result<Self, Error> {
         let tools = NodeTools::locate()?;
         config::write(dir, &options.cgroup)?;
-        let start = |name, path: &Path, args| Process::start(spawner, dir, Program { name, path: path.into(), args });
+        let start = |name, path: &Path, args| Process::start(spawner, dir, Program::new(name, path, args));
 
         let mut containerd = start("containerd", Path::new("containerd"), config::containerd(dir))?;
         wait_for("containerd to answer", &mut [&mut containerd], || ctr(&["version"], None).is_ok())?;
@@ -98,7 +99,7 @@ impl Node {
 pub fn versions() -> String {
     let kubelet = NodeTools::locate().map(|tools| tools.kubelet).unwrap_or_default();
     let number = |program: &str, path: &str| {
-        let words = network::run(path, &["--version"]).unwrap_or_default();
+        let words = command::run(path, &["--version"]).unwrap_or_default();
         let mut words =
             words.split_whitespace().filter(|word| word.trim_start_matches('v').starts_with(char::is_numeric));
         format!("{program} {}", words.next().unwrap_or("?"))

@@ -4,11 +4,10 @@ use std::{
     fs,
     io::{self, Write},
     net::TcpStream,
-    process::{Command, Stdio},
 };
 
 use super::ADDRESS;
-use crate::{Error, process::SYSTEM_PATH};
+use crate::{Error, command::run};
 
 /// The addresses of pods.
 pub const POD_RANGE: &str = "10.244.0.0/24";
@@ -45,18 +44,4 @@ pub fn names_are_known() -> bool {
         io::read_to_string(stream)
     };
     ask().is_ok_and(|answer: String| answer.split_whitespace().nth(1) == Some("200"))
-}
-
-pub(super) fn run(program: &str, args: &[&str]) -> Result<String, Error> {
-    let output = Command::new(program)
-        .env("PATH", SYSTEM_PATH)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::Spawn { program: program.into(), source })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
-    Err(Error::Command { command: format!("{program} {}", args.join(" ")), stderr })
 }

@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{cgroups, machine::PREFIX, network::run};
+use super::{cgroups, machine::PREFIX};
+use crate::{command::run, netbird::CABLE_PREFIX};
 
 /// The namespaces of a running machine, such as `net:[4026531840]`.
 #[derive(Debug, Default)]
@@ -53,11 +54,13 @@ impl Before {
     }
 }
 
+/// Without the cables of NetBird servers, which other runs may start and end meanwhile.
 fn links() -> BTreeSet<String> {
     fs::read_dir("/sys/class/net")
         .into_iter()
         .flatten()
         .filter_map(|link| Some(link.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|link| !link.starts_with(CABLE_PREFIX))
         .collect()
 }
 

@@ -1,0 +1,4 @@
+//! Stories with a real NetBird server and real agents, and what the harness promises about both.
+
+mod agents;
+mod proxy;
