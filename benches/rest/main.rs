@@ -24,7 +24,7 @@ use serde_json::json;
 use setupkey_operator::{
     api::SetupKey,
     cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,7 @@ async fn issue(client: &Client) -> anyhow::Result<()> {
         metrics: Metrics::new(Arc::new(SystemClock), KEYS),
         peer_lifetime: Duration::from_secs(600),
         handover: ledger::HANDOVER,
+        authorities: AuthoritySettings::default(),
     };
     let controller = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     let begun = Instant::now();

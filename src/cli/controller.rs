@@ -8,7 +8,7 @@ use kube::Client;
 use setupkey_operator::{
     api::{Lifetime, metadata::MANAGER},
     authority::netbird::{HostPattern, Hosts},
-    cluster::{Clock, Readiness, SystemClock},
+    cluster::{Clock, Readiness, Scope, SystemClock},
     controller::{
         self, AuthoritySettings, Environment,
         election::{Candidate, Leadership},
@@ -85,6 +85,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let authorities = AuthoritySettings {
         hosts: Hosts::new(flags.authority_hosts.clone(), flags.allow_insecure_authorities),
         namespace: flags.leader_election_namespace.clone(),
+        of_cluster: matches!(scope, Scope::Cluster),
     };
     let environment =
         Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover, authorities };

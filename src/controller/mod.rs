@@ -100,12 +100,15 @@ pub struct Environment {
 }
 
 /// How authorities are called.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct AuthoritySettings {
     /// The hosts that they may name.
     pub hosts: Hosts,
     /// The namespace of this process, where the tokens of `ClusterAuthority`s are.
     pub namespace: String,
+    /// Whether keys may name `ClusterAuthority`s. It takes rights in the whole cluster, and of two operators in one cluster
+    /// only one may report about them.
+    pub of_cluster: bool,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.

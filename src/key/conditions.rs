@@ -88,11 +88,6 @@ impl Finding {
     pub(super) fn stalls(&self) -> bool {
         !self.holds && !WAITING_REASONS.contains(&self.reason)
     }
-
-    /// The same, as a finding that holds.
-    pub(super) fn as_stalled(&self) -> Self {
-        Self { holds: true, ..self.clone() }
-    }
 }
 
 /// The condition of this type.

@@ -85,6 +85,8 @@ pub enum AuthorityView {
 pub enum OutOfReach {
     /// There is no such authority.
     NotFound,
+    /// This operator uses no `ClusterAuthority`, because it works in some namespaces only.
+    NotOffered,
     /// Nothing is known of it, or of the key, since the last call whose answer was lost. Its keys are about to be listed.
     NotListed,
     /// It cannot be used, for this reason, as a sentence.

@@ -17,7 +17,7 @@ use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
     cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio_util::sync::CancellationToken;
@@ -409,6 +409,7 @@ async fn upgrade_and_removal_with(by: Helm) {
         metrics: Metrics::new(std::sync::Arc::new(SystemClock), 100),
         peer_lifetime: Duration::from_secs(600),
         handover: ledger::HANDOVER,
+        authorities: AuthoritySettings::default(),
     };
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment.clone(), Scope::Cluster, shutdown.clone()));

@@ -17,7 +17,7 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::{
     cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio::task::JoinHandle;
@@ -61,6 +61,7 @@ impl Shared {
             metrics: Metrics::new(Arc::new(SystemClock), 100),
             peer_lifetime: Duration::from_secs(600),
             handover: ledger::HANDOVER,
+            authorities: AuthoritySettings::default(),
         };
         let shutdown = CancellationToken::new();
         let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use setupkey_operator::{
     api::SetupKey,
     cluster::{Readiness, Scope, SystemClock},
-    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use std::{process::Command, sync::Arc, time::Duration};
@@ -62,6 +62,7 @@ async fn an_undecodable_object_stops_nobody() {
         metrics: Metrics::new(Arc::new(SystemClock), 100),
         peer_lifetime: Duration::from_secs(600),
         handover: ledger::HANDOVER,
+        authorities: AuthoritySettings::default(),
     };
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");

@@ -32,13 +32,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- /* The rights of the controller. Granted once for the cluster, or once per namespace. */ -}}
 {{- define "setupkey.rules" -}}
-# Only the status is written: spec, labels and annotations of a SetupKey belong to its author.
+# Patch only sets our own finalizer: spec, labels and annotations of a SetupKey belong to its author.
 - apiGroups: [setupkey.dev]
   resources: [setupkeys]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [setupkey.dev]
   resources: [setupkeys/status]
   verbs: [patch]
+- apiGroups: [setupkey.dev]
+  resources: [authorities{{ if not .Values.scope.namespaces }}, clusterauthorities{{ end }}]
+  verbs: [list, watch]
+- apiGroups: [setupkey.dev]
+  resources: [authorities/status{{ if not .Values.scope.namespaces }}, clusterauthorities/status{{ end }}]
+  verbs: [patch]
+{{- if not .Values.scope.namespaces }}
+# The labels of a namespace decide which ClusterAuthority its keys may use.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [list, watch]
+{{- end }}
 # Patch only removes our own finalizer: the spec of a Peer cannot be changed.
 - apiGroups: [setupkey.dev]
   resources: [peers]

@@ -48,6 +48,8 @@ pub struct Authorities {
     hosts: Hosts,
     /// Where the tokens of `ClusterAuthority`s are.
     namespace: String,
+    /// Whether keys may name `ClusterAuthority`s.
+    of_cluster: bool,
     links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<AbortOnDropHandle<()>>)>>,
     /// The kinds, and scopes of them, that are not listed yet.
     unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
@@ -67,6 +69,7 @@ impl Authorities {
             notifier,
             hosts: environment.authorities.hosts.clone(),
             namespace: environment.authorities.namespace.clone(),
+            of_cluster: environment.authorities.of_cluster,
             links: Mutex::default(),
             unlisted: Mutex::new(scoped.chain([(AuthorityKind::ClusterAuthority, None)]).collect()),
             namespaces: Mutex::default(),
@@ -95,6 +98,9 @@ impl Authorities {
     /// What is known of the authority of a key, and the link to it, if there is one.
     pub fn view(&self, key: &SetupKey) -> (AuthorityView, Option<Arc<Link>>) {
         let Some(name) = AuthorityName::of_key(key) else { return (AuthorityView::Cluster, None) };
+        if name.kind == AuthorityKind::ClusterAuthority && !self.of_cluster {
+            return (AuthorityView::OutOfReach(OutOfReach::NotOffered), None);
+        }
         let Some(link) = self.links.lock().get(&name).map(|(link, _)| Arc::clone(link)) else {
             let listed = !self.unlisted.lock().iter().any(|(kind, namespace)| {
                 *kind == name.kind && namespace.as_ref().is_none_or(|namespace| *namespace == name.namespace)

@@ -30,6 +30,10 @@ pub async fn run(all: Arc<Authorities>, namespaces: Vec<Option<String>>) {
         let objects: Api<DeserializeGuard<Authority>> = scoped(&all.client, namespace.as_deref());
         authorities(Arc::clone(&all), objects, namespace)
     });
+    if !all.of_cluster {
+        join_all(in_scopes).await;
+        return;
+    }
     let of_cluster: Api<DeserializeGuard<ClusterAuthority>> = Api::all(all.client.clone());
     let of_cluster = authorities(Arc::clone(&all), of_cluster, None);
     join3(join_all(in_scopes), of_cluster, self::namespaces(Arc::clone(&all))).await;

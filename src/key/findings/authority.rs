@@ -32,6 +32,12 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
                 format!("There is no {authority}. Create it; the operator then goes on with this key."),
             ));
         }
+        AuthorityView::OutOfReach(OutOfReach::NotOffered) => {
+            return Some(Finding::not_ready(
+                AUTHORITY_NOT_ALLOWED,
+                "This operator works in some namespaces only and uses no ClusterAuthority. Create another SetupKey that names an Authority of this namespace.".to_owned(),
+            ));
+        }
         AuthorityView::OutOfReach(OutOfReach::NotReady(why)) if key.metadata.deletion_timestamp.is_some() => {
             return Some(Finding::not_ready(
                 DELETION_PENDING,

@@ -77,7 +77,7 @@ fn deletion(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
             Step::RemoveFinalizer(Release::LeftBehind)
         }
         AuthorityView::OutOfReach(OutOfReach::NotListed) => Step::Wait(Until::Change),
-        AuthorityView::OutOfReach(OutOfReach::NotReady(_)) => {
+        AuthorityView::OutOfReach(OutOfReach::NotReady(_) | OutOfReach::NotOffered) => {
             status(observed, now).unwrap_or(Step::Wait(Until::Change))
         }
         AuthorityView::Reached(Reached { keys, .. }) => match keys.first() {
@@ -106,7 +106,9 @@ fn reach(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
         AuthorityView::Reached(reached) if reached.allows_namespace => return None,
         AuthorityView::OutOfReach(OutOfReach::NotListed) => false,
         AuthorityView::OutOfReach(OutOfReach::NotReady(_)) => !is_settled(observed),
-        AuthorityView::Reached(_) | AuthorityView::Cluster | AuthorityView::OutOfReach(OutOfReach::NotFound) => true,
+        AuthorityView::Reached(_)
+        | AuthorityView::Cluster
+        | AuthorityView::OutOfReach(OutOfReach::NotFound | OutOfReach::NotOffered) => true,
     };
     let step = if reported { status(observed, now) } else { clock(observed, now) };
     let pause = if observed.trouble.is_some() { Until::Retry } else { at_expiry(observed.key, now) };

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use kube::client::ClientBuilder;
 use setupkey_operator::{
+    authority::netbird::Hosts,
     cluster::{Clock, Readiness, Scope, pages::LimitPages, tuned},
-    controller::{self, Environment, election::Leadership, metrics::Metrics},
+    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
 use tokio::task::JoinHandle;
@@ -30,6 +31,7 @@ pub struct Setup {
     pub handover: Duration,
     /// Namespaces besides that of the test.
     pub neighbours: Vec<String>,
+    pub authorities: AuthoritySettings,
 }
 
 impl Default for Setup {
@@ -43,6 +45,11 @@ impl Default for Setup {
             peer_lifetime: Duration::from_secs(600),
             handover: ledger::HANDOVER,
             neighbours: Vec::new(),
+            authorities: AuthoritySettings {
+                hosts: Hosts::new(Vec::new(), true),
+                namespace: "setupkey-system".to_owned(),
+                of_cluster: false,
+            },
         }
     }
 }
@@ -113,6 +120,7 @@ impl Cluster {
             metrics: metrics.clone(),
             peer_lifetime: setup.peer_lifetime,
             handover: setup.handover,
+            authorities: setup.authorities,
         };
         let scope = Scope::Namespaces([vec![self.namespace.clone()], setup.neighbours].concat());
         let task = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
