@@ -1,7 +1,11 @@
 //! Stories with a real NetBird server and real agents, and what the harness promises about both.
 
 mod agents;
+mod behind_our_back;
 mod crash_matrix;
+mod deletion;
 mod keys;
+mod outage;
 mod proxy;
+mod secrets;
 mod world;

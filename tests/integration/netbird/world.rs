@@ -121,7 +121,6 @@ impl World {
 
     /// Waits until `Ready` of the `Authority` has this status and reason. Returns its message.
     pub async fn authority_says(&self, name: &str, expected: &str) -> String {
-        let mut said = String::new();
         let what = format!("Authority {name} to say {expected}");
         eventually(&what, || async {
             let status = self.authorities().get(name).await.ok()?.status?;
@@ -129,8 +128,6 @@ impl World {
             (format!("{} {}", ready.status, ready.reason) == expected).then(|| ready.message.clone())
         })
         .await
-        .clone_into(&mut said);
-        said
     }
 
     /// Waits until `Ready` of a key has this status and reason. Returns its message.
