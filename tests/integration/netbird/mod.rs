@@ -2,9 +2,11 @@
 
 mod agents;
 mod behind_our_back;
+mod cluster_authority;
 mod crash_matrix;
 mod deletion;
 mod keys;
+mod leaks;
 mod outage;
 mod proxy;
 mod secrets;
