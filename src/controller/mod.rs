@@ -109,6 +109,8 @@ pub struct AuthoritySettings {
     /// Whether keys may name `ClusterAuthority`s. It takes rights in the whole cluster, and of two operators in one cluster
     /// only one may report about them.
     pub of_cluster: bool,
+    /// Takes the place of the interval of each authority, in tests.
+    pub interval: Option<Duration>,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -119,6 +121,7 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     let publisher = tokio::spawn(publisher.run());
     let budget = Budget::new();
     let authorities = Authorities::new(&environment, notifier.clone(), &namespaces);
+    let links = authorities::Ending(Arc::clone(&authorities));
     let watches_of_authorities = Arc::clone(&authorities).run(namespaces.clone());
     let records = Arc::<Records>::default();
     let loops = namespaces.into_iter().map(|namespace| {
@@ -128,8 +131,7 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     });
     tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {}, () = watches_of_authorities => {} }
     // The links hold notifiers too.
-    authorities.end();
-    drop(authorities);
+    drop((links, authorities));
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
