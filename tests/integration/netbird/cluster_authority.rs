@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::DeleteParams};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use setupkey_operator::{api::ClusterAuthority, authority::netbird::Hosts, controller::AuthoritySettings};
+use setupkey_operator::api::ClusterAuthority;
 
 use crate::harness::{Cluster, Setup, condition, eventually, netbird::NetBird, says};
 
@@ -57,9 +57,9 @@ impl<'a> Account<'a> {
 
 /// Its keys are those of the test's namespace, and it uses ClusterAuthorities as one for all namespaces does.
 fn for_the_cluster() -> Setup {
-    let authorities =
-        AuthoritySettings { hosts: Hosts::new(Vec::new(), true), namespace: NAMESPACE.to_owned(), of_cluster: true };
-    Setup { authorities, ..Setup::default() }
+    let mut setup = Setup::default();
+    setup.authorities.of_cluster = true;
+    setup
 }
 
 #[tokio::test(flavor = "multi_thread")]
