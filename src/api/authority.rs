@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lifetime, Timestamp, rules};
 
 /// Where the keys of this namespace live that name this Authority.
+#[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",
@@ -63,6 +64,7 @@ pub struct AuthoritySpec {
 }
 
 /// Where the keys live that name this ClusterAuthority, and which namespaces may name it.
+#[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",

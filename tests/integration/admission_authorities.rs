@@ -126,11 +126,11 @@ async fn a_bad_authority_is_refused_with_what_to_do() {
         let objects: Vec<_> =
             numbered.map(|(number, (change, _))| authority(kind, &format!("bad-{number}"), change)).collect();
         let said = refusal(&cluster.kubectl(&create, &objects.join("\n---\n")));
-        let refusals: Vec<_> = said.split(&format!("The {kind} ")).collect();
+        let refusals: Vec<_> = said.split(" \"bad-").collect();
         for (number, (_, message)) in refused.iter().enumerate() {
-            let this = format!("\"bad-{number}\"");
+            let this = format!("{number}\" is invalid: ");
             let refusal = refusals.iter().find(|refusal| refusal.starts_with(&this));
-            let refusal = refusal.unwrap_or_else(|| panic!("accepted: {}", objects[number]));
+            let refusal = refusal.unwrap_or_else(|| panic!("accepted: {}\n{said}", objects[number]));
             assert_says(refusal, message, &objects[number]);
         }
         for (change, message) in &unknown {

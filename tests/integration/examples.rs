@@ -1,6 +1,9 @@
 //! The manifests that the repository ships.
 
-use setupkey_operator::api;
+use setupkey_operator::{
+    api,
+    key::conditions::{DELETED_AT_AUTHORITY, NOT_ISSUED, REPLACING, REVOKED_AT_AUTHORITY, UNREADY_REASONS},
+};
 
 use crate::harness::{Cluster, crds, repository};
 
@@ -38,4 +41,29 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     assert_eq!(cluster.value("workers", "setup-key").await.len(), 36);
     assert_eq!(cluster.value("batch-netbird", "NB_SETUP_KEY").await.len(), 36);
     operator.stop().await;
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(repository().join("docs").join(name)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifests_of_the_page_about_netbird_are_accepted() {
+    let cluster = Cluster::for_test("netbird_page").await;
+    let page = page("netbird.md");
+    let manifests: Vec<_> = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert_eq!(manifests.len(), 2);
+    for manifest in manifests {
+        cluster.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], manifest);
+    }
+}
+
+/// Each reason is the first word of a row that says what to do.
+#[test]
+fn every_reason_is_explained() {
+    let pages = [page("operations.md"), page("netbird.md")].concat();
+    let of_valid = [NOT_ISSUED, REVOKED_AT_AUTHORITY, DELETED_AT_AUTHORITY, REPLACING];
+    for reason in UNREADY_REASONS.into_iter().chain(of_valid) {
+        assert!(pages.contains(&format!("\n| `{reason}`")), "{reason} is in no table");
+    }
 }

@@ -1,137 +1,217 @@
-//! `ClusterAuthority`s. Every operator that works in all namespaces uses all of them, so these tests have a control plane of
-//! their own.
+//! One account for the keys of the namespaces that a ClusterAuthority selects.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use control_plane::{ControlPlane, Options};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::{
-    Api, Client, Config,
-    api::{ObjectMeta, Patch, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, api::DeleteParams};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use setupkey_operator::{
-    api::{ClusterAuthority, SetupKey},
-    authority::netbird::Hosts,
-    cluster::{Readiness, Scope, SystemClock},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
-};
-use tokio_util::sync::CancellationToken;
+use setupkey_operator::api::ClusterAuthority;
 
-use crate::harness::{Cluster, crds, eventually, netbird::NetBird, says};
+use crate::harness::{Cluster, Setup, condition, eventually, netbird::NetBird, says};
 
-const OPERATOR: &str = "setupkey-system";
+/// The operator's namespace, where the tokens are.
+const NAMESPACE: &str = "setupkey-system";
 
-async fn namespace(client: &Client, name: &str, labels: &[(&str, &str)]) -> Cluster {
-    let labels: BTreeMap<_, _> = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
-    let object = Namespace { metadata, ..Namespace::default() };
-    Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
-    Cluster::without_guards(client.clone(), name)
+/// A ClusterAuthority with its token, for the namespaces with a label that names it.
+struct Account<'a> {
+    cluster: &'a Cluster,
+    name: String,
 }
 
-async fn create(cluster: &Cluster, name: &str) {
-    cluster.apply_quickly(name, json!({ "authorityRef": { "kind": "ClusterAuthority", "name": "netbird" } })).await;
+impl<'a> Account<'a> {
+    fn of(cluster: &'a Cluster, netbird: &NetBird) -> Self {
+        let account = Self { cluster, name: netbird.prefix.clone() };
+        let metadata = json!({ "name": account.name });
+        let token = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": account.name, "namespace": NAMESPACE },
+            "stringData": { "NB_API_KEY": netbird.admin.token.expose_secret() },
+        });
+        let authority = json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "ClusterAuthority", "metadata": metadata,
+            "spec": {
+                "netbird": { "url": netbird.base_url, "tokenSecretRef": { "name": account.name }, "interval": "30s" },
+                "namespaceSelector": { "matchLabels": { "netbird": account.name } },
+            },
+        });
+        for object in [token, authority] {
+            let mut command = crate::harness::kubectl();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), object.to_string()).unwrap();
+            let output = command.args(["create", "-f"]).arg(file.path()).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        account
+    }
+
+    fn select(&self, value: &str) {
+        let label = format!("netbird{value}");
+        self.cluster.kubectl_ok(&["label", "namespace", &self.cluster.namespace, "--overwrite", &label], "");
+    }
+
+    async fn remove(self) {
+        let authorities: Api<ClusterAuthority> = Api::all(self.cluster.client.clone());
+        authorities.delete(&self.name, &DeleteParams::default()).await.unwrap();
+        let secrets: Api<Secret> = Api::namespaced(self.cluster.client.clone(), NAMESPACE);
+        secrets.delete(&self.name, &DeleteParams::default()).await.unwrap();
+    }
 }
 
-async fn says_ready(cluster: &Cluster, name: &str, expected: &str) {
-    eventually(&format!("{name} to say {expected}"), || async {
-        let key: SetupKey = cluster.keys().get(name).await.ok()?;
-        (says(key.status.as_ref()?, "Ready") == expected).then_some(())
-    })
-    .await;
+/// Its keys are those of the test's namespace, and it uses ClusterAuthorities as one for all namespaces does.
+fn for_the_cluster() -> Setup {
+    let mut setup = Setup::default();
+    setup.authorities.of_cluster = true;
+    setup
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_authority_serves_the_namespaces_that_its_selector_selects() {
+async fn a_cluster_authority_serves_the_namespaces_that_it_selects() {
     let netbird = NetBird::for_test("cluster_authority").await;
-    let mut own = ControlPlane::start(Options { crds: vec![crds()], ..Options::default() }).unwrap();
-    let kubeconfig = Kubeconfig::read_from(own.kubeconfig()).unwrap();
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    let client = Client::try_from(config).unwrap();
-    let readiness = Arc::new(Readiness::default());
-    let environment = Environment {
-        client: client.clone(),
-        clock: Arc::new(SystemClock),
-        leadership: Leadership::alone(),
-        readiness: Arc::clone(&readiness),
-        metrics: Metrics::new(Arc::new(SystemClock), 100),
-        peer_lifetime: Duration::from_secs(600),
-        handover: ledger::HANDOVER,
-        authorities: AuthoritySettings {
-            hosts: Hosts::new(Vec::new(), true),
-            namespace: OPERATOR.to_owned(),
-            of_cluster: true,
-            interval: Some(Duration::from_secs(2)),
-        },
+    let cluster = Cluster::for_test("cluster_authority").await;
+    let account = Account::of(&cluster, &netbird);
+    let spec = format!("authorityRef: {{kind: ClusterAuthority, name: {}}}, usageLimit: 3", account.name);
+    let refused = async || {
+        cluster.status_when("office", "refused", |status| says(status, "Stalled") == "True AuthorityNotAllowed").await
     };
-    let shutdown = CancellationToken::new();
-    let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
-    eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
 
-    let system = namespace(&client, OPERATOR, &[]).await;
-    let selected = namespace(&client, "selected", &[("team", "a")]).await;
-    let other = namespace(&client, "other", &[("team", "b")]).await;
-    create(&selected, "early").await;
-    says_ready(&selected, "early", "False AuthorityNotFound").await;
-    let token: Secret = serde_json::from_value(json!({
-        "metadata": { "name": "token" }, "stringData": { "NB_API_KEY": netbird.admin.token.expose_secret() },
-    }))
-    .unwrap();
-    system.secrets().create(&PostParams::default(), &token).await.unwrap();
-    // The same Secret elsewhere is not looked at.
-    let planted: Secret =
-        serde_json::from_value(json!({ "metadata": { "name": "token" }, "stringData": { "NB_API_KEY": "planted" } }))
-            .unwrap();
-    selected.secrets().create(&PostParams::default(), &planted).await.unwrap();
-    let authorities: Api<ClusterAuthority> = Api::all(client.clone());
-    let authority = serde_json::from_value(json!({
-        "apiVersion": "setupkey.dev/v1alpha1", "kind": "ClusterAuthority", "metadata": { "name": "netbird" },
-        "spec": {
-            "netbird": { "url": netbird.base_url, "tokenSecretRef": { "name": "token" } },
-            "namespaceSelector": { "matchLabels": { "team": "a" } },
-        },
-    }))
-    .unwrap();
-    authorities.create(&PostParams::default(), &authority).await.unwrap();
-    says_ready(&selected, "early", "True Reconciled").await;
-    create(&other, "office").await;
-    says_ready(&other, "office", "False AuthorityNotAllowed").await;
-    assert!(netbird.api.keys_named("[other/office ").await.is_empty());
+    // An operator of some namespaces uses none.
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", &spec);
+    let status = refused().await;
+    let message = &condition(&status, "Ready").unwrap().message;
+    assert!(message.contains("works in some namespaces only and uses no ClusterAuthority"), "{message}");
+    operator.stop().await;
 
-    // The label of the namespace changes, and then the selector.
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let label = |team: &str| Patch::Merge(json!({ "metadata": { "labels": { "team": team } } }));
-    namespaces.patch("other", &Default::default(), &label("a")).await.unwrap();
-    says_ready(&other, "office", "True Reconciled").await;
-    namespaces.patch("other", &Default::default(), &label("b")).await.unwrap();
-    says_ready(&other, "office", "False AuthorityNotAllowed").await;
-    assert!(netbird.api.keys_named("[other/office ").await[0].valid, "it stays as it is");
-    let selector = |selector: Value| Patch::Merge(json!({ "spec": { "namespaceSelector": selector } }));
-    authorities.patch("netbird", &Default::default(), &selector(json!({ "matchLabels": null }))).await.unwrap();
-    says_ready(&other, "office", "True Reconciled").await;
-    authorities
-        .patch("netbird", &Default::default(), &selector(json!({ "matchLabels": { "team": "a" } })))
-        .await
-        .unwrap();
-    says_ready(&other, "office", "False AuthorityNotAllowed").await;
+    let operator = cluster.start_operator_with(for_the_cluster()).await;
+    cluster
+        .status_when("office", "not selected", |status| {
+            condition(status, "Ready").is_some_and(|ready| ready.message.contains("does not select this namespace"))
+        })
+        .await;
+    assert!(netbird.api.keys_named(&netbird.prefix).await.is_empty());
+    assert!(netbird.api.keys_named(&cluster.namespace).await.is_empty(), "a key was created");
 
-    // A key that may not use it any more is revoked and deleted there all the same.
-    other.patch_spec("office", json!({ "revoked": true })).await;
-    eventually("the key to be revoked", || async {
-        netbird.api.keys_named("[other/office ").await[0].revoked.then_some(())
+    account.select(&format!("={}", account.name));
+    let status = cluster.ready("office").await;
+    let id = status.id.clone().unwrap();
+    let there = netbird.api.key(&id).await.expect("the key at NetBird");
+    let uid = cluster.keys().get("office").await.unwrap().metadata.uid.unwrap();
+    assert_eq!(there.name, format!("office [{}/office {uid}]", cluster.namespace));
+    assert_eq!((there.usage_limit, there.valid), (3, true));
+    eventually("the ClusterAuthority to be connected", || async {
+        let authorities: Api<ClusterAuthority> = Api::all(cluster.client.clone());
+        let status = authorities.get(&account.name).await.ok()?.status?;
+        let is_ready = |found: &&_| is_connected(found);
+        status.conditions.iter().find(is_ready).map(drop)
     })
     .await;
-    other.keys().delete("office", &Default::default()).await.unwrap();
-    eventually("the key to be gone", || async { other.keys().get_opt("office").await.ok()?.is_none().then_some(()) })
+
+    // A namespace that is not selected any more keeps the key that it has.
+    account.select("-");
+    assert_eq!(refused().await.id.as_ref(), Some(&id));
+    assert!(netbird.api.key(&id).await.expect("the key at NetBird").valid);
+    account.select(&format!("={}", account.name));
+    assert_eq!(cluster.ready("office").await.id.as_ref(), Some(&id));
+
+    cluster.kubectl_ok(&["delete", "sk", "office"], "");
+    assert!(netbird.api.key(&id).await.is_none(), "kubectl delete has returned, and the key is there");
+    operator.stop().await;
+    account.remove().await;
+}
+
+fn is_connected(condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition) -> bool {
+    condition.type_ == "Ready" && condition.reason == "Connected"
+}
+
+/// What the operator adds to an object is its own, to kubectl and to GitOps tools.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_diff_is_empty_for_authorities_and_their_keys() {
+    let netbird = NetBird::for_test("authority_diff").await;
+    let cluster = Cluster::for_test("authority_diff").await;
+    let group = netbird.group("two words").await;
+    let token = netbird.admin.token.expose_secret();
+    cluster.kubectl_ok(
+        &["create", "-f", "-"],
+        &json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "token" },
+            "stringData": { "NB_API_KEY": token },
+        })
+        .to_string(),
+    );
+    let url = &netbird.base_url;
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({ "apiVersion": "setupkey.dev/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
+            .to_string()
+    };
+    let cluster_name = netbird.prefix.as_str();
+    let objects = [
+        (
+            "ska",
+            "bare",
+            object("Authority", "bare", json!({ "netbird": { "url": url, "tokenSecretRef": { "name": "token" } } })),
+        ),
+        (
+            "ska",
+            "full",
+            object(
+                "Authority",
+                "full",
+                json!({
+                    "netbird": {
+                        "url": url, "tokenSecretRef": { "name": "token", "key": "NB_API_KEY" }, "agentUrl": url,
+                        "interval": "1m30s", "createGroups": true,
+                    },
+                    "allowedGroups": [group.name],
+                }),
+            ),
+        ),
+        (
+            "skca",
+            cluster_name,
+            object(
+                "ClusterAuthority",
+                cluster_name,
+                json!({
+                    "netbird": { "url": url, "tokenSecretRef": { "name": "missing" } }, "namespaceSelector": {},
+                }),
+            ),
+        ),
+        ("sk", "plain", object("SetupKey", "plain", json!({ "authorityRef": { "name": "bare" } }))),
+        (
+            "sk",
+            "whole",
+            object(
+                "SetupKey",
+                "whole",
+                json!({
+                    "authorityRef": { "kind": "Authority", "name": "full" }, "autoGroups": [group.name],
+                    "deletionPolicy": "Retain", "usageLimit": 3, "revoked": false,
+                }),
+            ),
+        ),
+    ];
+    let operator = cluster.start_operator_with(for_the_cluster()).await;
+    for (kind, name, manifest) in &objects {
+        cluster.kubectl_ok(&["apply", "-f", "-"], manifest);
+        let wanted = if *kind == "skca" { "TokenMissing" } else { "True" };
+        eventually(&format!("{kind} {name} to be {wanted}"), || async {
+            let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")]}";
+            cluster.kubectl_ok(&["get", kind, name, "-o", ready], "").contains(wanted).then_some(())
+        })
         .await;
-    assert!(netbird.api.keys_named("[other/office ").await.is_empty());
-    let status = authorities.get("netbird").await.unwrap().status.unwrap();
-    assert_eq!(status.authority_type.as_deref(), Some("NetBird"));
-    shutdown.cancel();
-    operator.await.unwrap();
-    own.stop();
+        let diff = cluster.kubectl(&["diff", "-f", "-"], manifest);
+        assert_eq!(String::from_utf8_lossy(&diff.stdout), "", "{name}");
+        assert_eq!(diff.status.code(), Some(0), "{}", String::from_utf8_lossy(&diff.stderr));
+        let server_side = ["diff", "--server-side", "--field-manager=kustomize-controller", "-f", "-"];
+        let diff = cluster.kubectl(&server_side, manifest);
+        assert!(matches!(diff.status.code(), Some(0 | 1)), "{}", String::from_utf8_lossy(&diff.stderr));
+        assert_eq!(String::from_utf8_lossy(&diff.stdout).matches("\n+  ").count(), 0, "{name}: server-side");
+    }
+    // Flux applies again and again; the finalizer stays.
+    let forced = ["apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", "-"];
+    cluster.kubectl_ok(&forced, &objects[3].2);
+    let key = cluster.keys().get("plain").await.unwrap();
+    assert_eq!(key.metadata.finalizers, Some(vec!["setupkey.dev/authority".to_owned()]));
+    assert_eq!(key.metadata.generation, Some(1));
+    cluster.kubectl_ok(&["delete", "sk", "--all"], "");
+    cluster.kubectl_ok(&["delete", "skca", cluster_name], "");
+    operator.stop().await;
 }
