@@ -1,5 +1,6 @@
 //! NetBird's REST API over SetupKeys, on a real control plane.
 
+mod at_netbird;
 mod callers;
 mod contract;
 mod keys;
