@@ -3,6 +3,7 @@
 mod at_netbird;
 mod callers;
 mod contract;
+mod differential;
 mod keys;
 mod lists;
 mod netbird_client;
