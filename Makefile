@@ -52,7 +52,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 ifdef E2E_KUBECONFIG
 e2e: $(TOOLS)/kubectl $(TOOLS)/helm
 else
-e2e: node
+e2e: node netbird
 endif
 e2e: ## run the chart's pods, and pods that use keys, on a real node (root on Linux); STORY=words chooses
 	@hack/e2e.sh
