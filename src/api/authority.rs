@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lifetime, Timestamp, rules};
 
 /// Where the keys of this namespace live that name this Authority.
+#[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",
@@ -62,6 +63,7 @@ pub struct AuthoritySpec {
 }
 
 /// Where the keys live that name this ClusterAuthority, and which namespaces may name it.
+#[expect(clippy::duplicated_attributes, reason = "columns of the same type are no duplicates")]
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",
@@ -123,7 +125,7 @@ pub struct ClusterAuthoritySpec {
 pub struct NetBird {
     /// The base of the management API, without a path: https://api.netbird.io for NetBird's cloud, or
     /// https://netbird.example.com. A URL with http:// works only where the operator runs with
-    /// --allow-insecure-authorities.
+    /// --allow-insecure-authorities, because the token is then sent in the clear.
     #[schemars(length(min = 1, max = 300))]
     #[x_kube(validation = rules::base_url("netbird.url"))]
     pub url: String,
@@ -136,7 +138,7 @@ pub struct NetBird {
     /// Certificates that are trusted besides the built-in ones, as the base64 of PEM. For a server whose certificate comes
     /// from a private authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", length(max = 262_144), extend("format" = "byte"))]
+    #[schemars(with = "Option<String>", length(max = 262_144))]
     #[x_kube(validation = rules::pem_certificates())]
     pub ca_bundle: Option<ByteString>,
 

@@ -7,6 +7,13 @@ use super::metadata::{RESERVED_DOMAINS, RESERVED_KEYS, USER_OPTIONS};
 /// Characters of the labels for a Secret, keys and values together, and of its annotations.
 const MOST_METADATA: usize = 4096;
 
+/// What the base64 of -----BEGIN CERTIFICATE----- has in common wherever it stands.
+const FIRST_LINES: [&str; 3] = [
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t",
+    "0tLS0tQkVHSU4gQ0VSVElGSUNBVEUtLS0tL",
+    "tLS0tLUJFR0lOIENFUlRJRklDQVRFLS0tLS",
+];
+
 /// A rule for a field that keeps the value it was created with.
 pub fn immutable(field: &str) -> Rule {
     Rule::new("self == oldSelf").message(immutable_message(field)).reason(Reason::FieldValueForbidden)
@@ -100,12 +107,24 @@ pub fn only_authorities_retain() -> Rule {
 }
 
 /// The base of NetBird's API, or of what its agents connect to.
+///
+/// Parsers of URLs read a host that ends with a number as an address, and complete it: 10.1 is 10.0.0.1. So it must be a
+/// whole address. The functions of CEL for URLs and addresses cost more than a rule may.
 pub fn base_url(field: &str) -> Rule {
-    Rule::new(r"self.matches('^https?://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\\[[0-9A-Fa-f:.]+\\])(:[0-9]{1,5})?$')")
-        .message(Message::Message(format!(
-            "{field} must be https://, a host and at most a port, such as https://api.netbird.io or https://netbird.example.com:8443; without a path, a user or a query"
-        )))
-        .reason(Reason::FieldValueInvalid)
+    const NAME: &str = "[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?";
+    const NUMBER: &str = "[/.](0[xX][0-9A-Fa-f]*|[0-9]+)(:[0-9]+)?$";
+    const PORT: &str = "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?";
+    let byte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let ipv4 = format!(r"({byte}\\.){{3}}{byte}");
+    let (word, words) = ("[0-9A-Fa-f]{1,4}", "([0-9A-Fa-f]{1,4}:)");
+    let ipv6 = format!(r"\\[({words}{{7}}{word}|({words}{{0,6}}{word})?::({words}{{0,6}}({word}|{ipv4}))?)\\]");
+    Rule::new(format!(
+        "self.matches('^https?://({NAME}|{ipv6}){PORT}$') && (!self.matches('{NUMBER}') || self.matches('^https?://{ipv4}(:[0-9]+)?$'))"
+    ))
+    .message(Message::Message(format!(
+        "{field} must be https://, a host and at most a port, such as https://api.netbird.io or https://netbird.example.com:8443; without a path, a user or a query"
+    )))
+    .reason(Reason::FieldValueInvalid)
 }
 
 /// How often the keys at an authority are listed.
@@ -117,11 +136,15 @@ pub fn interval() -> Rule {
     .reason(Reason::FieldValueInvalid)
 }
 
-/// The API server has decoded the base64 already.
+/// The field has no format "byte": CEL would decode it by the alphabet of URLs and refuse each bundle whose base64 holds '+'
+/// or '/'. So the first line of a certificate is looked for in the base64, where it has three spellings, by its place in the
+/// text. The last character must have no bits to spare, as decoders of the operator's kind ask for.
 pub fn pem_certificates() -> Rule {
-    Rule::new("string(self).contains('-----BEGIN CERTIFICATE-----')")
+    const BASE64: &str = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
+    let begins = FIRST_LINES.map(|line| format!("self.contains('{line}')")).join(" || ");
+    Rule::new(format!("self.matches('{BASE64}') && ({begins})"))
         .message(
-            "netbird.caBundle must be the base64 of certificates in PEM, which begin with -----BEGIN CERTIFICATE-----",
+            "netbird.caBundle must be the base64 of certificates in PEM, which begin with -----BEGIN CERTIFICATE-----; without line breaks in the base64",
         )
         .reason(Reason::FieldValueInvalid)
 }

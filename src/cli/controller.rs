@@ -86,6 +86,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         hosts: Hosts::new(flags.authority_hosts.clone(), flags.allow_insecure_authorities),
         namespace: flags.leader_election_namespace.clone(),
         of_cluster: matches!(scope, Scope::Cluster),
+        interval: None,
     };
     let environment =
         Environment { client, clock, leadership, readiness, metrics, peer_lifetime, handover, authorities };

@@ -74,6 +74,10 @@ const CONCURRENCY: u16 = 64;
 /// for the keys of others.
 const CONCURRENCY_OF_NAMESPACE: usize = 32;
 
+/// Keys at authorities in progress at the same time. An authority may be slow to answer, and the other keys must not wait for
+/// it.
+const CONCURRENCY_OF_AUTHORITIES: usize = 32;
+
 /// Upper bound for sending the last events at shutdown.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -109,6 +113,8 @@ pub struct AuthoritySettings {
     /// Whether keys may name `ClusterAuthority`s. It takes rights in the whole cluster, and of two operators in one cluster
     /// only one may report about them.
     pub of_cluster: bool,
+    /// Takes the place of the interval of each authority, in tests.
+    pub interval: Option<Duration>,
 }
 
 /// Runs the controller until `shutdown` is cancelled; then finishes the passes under way and returns.
@@ -119,6 +125,7 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     let publisher = tokio::spawn(publisher.run());
     let budget = Budget::new();
     let authorities = Authorities::new(&environment, notifier.clone(), &namespaces);
+    let links = authorities::Ending(Arc::clone(&authorities));
     let watches_of_authorities = Arc::clone(&authorities).run(namespaces.clone());
     let records = Arc::<Records>::default();
     let loops = namespaces.into_iter().map(|namespace| {
@@ -128,8 +135,7 @@ pub async fn run(environment: Environment, scope: Scope, shutdown: CancellationT
     });
     tokio::select! { _ = join_all(loops) => {}, () = budget.clone().run() => {}, () = watches_of_authorities => {} }
     // The links hold notifiers too.
-    authorities.end();
-    drop(authorities);
+    drop((links, authorities));
     // With the last notifier gone, the publisher ends once it has sent what is left.
     drop(notifier);
     match tokio::time::timeout(LAST_EVENTS, publisher).await {
@@ -173,10 +179,11 @@ async fn watch_and_reconcile(
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
-    let (lanes, calls) = Lanes::new(CONCURRENCY_OF_NAMESPACE);
+    let (lanes, calls) = Lanes::of_namespaces(CONCURRENCY_OF_NAMESPACE);
+    let (at_authorities, calls_at_authorities) = Lanes::of_all(CONCURRENCY_OF_AUTHORITIES);
     let woken = authorities.add(watched.keys.clone());
     let shared = reconcile::Shared { notifier, records: Arc::clone(&records), authorities };
-    let context = Arc::new(Context::new(environment.clone(), shared, &watched, work, lanes));
+    let context = Arc::new(Context::new(environment.clone(), shared, &watched, work, (lanes, at_authorities)));
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
 
@@ -191,6 +198,7 @@ async fn watch_and_reconcile(
         .reconcile_on(turns.map(reference))
         .reconcile_on(calls.map(reference))
         .reconcile_on(woken.map(reference))
+        .reconcile_on(calls_at_authorities.map(reference))
         .with_config(Config::default().concurrency(CONCURRENCY))
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);

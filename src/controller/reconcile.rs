@@ -50,6 +50,7 @@ pub struct Context {
     pub authorities: Arc<Authorities>,
     handover: Handover,
     lanes: Lanes,
+    at_authorities: Lanes,
     conflicts: Conflicts,
     work: Work,
 }
@@ -63,11 +64,12 @@ pub struct Shared {
 
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, shared: Shared, watched: &Watched, work: Work, lanes: Lanes) -> Self {
+    pub fn new(environment: Environment, shared: Shared, watched: &Watched, work: Work, lanes: (Lanes, Lanes)) -> Self {
         let Shared { notifier, records, authorities } = shared;
         Self {
             conflicts: Conflicts::new(environment.client.clone(), work.retries()),
-            lanes,
+            lanes: lanes.0,
+            at_authorities: lanes.1,
             work,
             client: environment.client,
             clock: environment.clock,
@@ -89,6 +91,7 @@ impl Context {
         self.records.forget(key);
         self.conflicts.forget(key);
         self.lanes.leave(key);
+        self.at_authorities.leave(key);
     }
 
     /// Whether this process still leads.
@@ -131,6 +134,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     }
     let name = ObjectName::of(&*triggered);
     let visit = context.lanes.visit(&name);
+    let at_authority = context.at_authorities.visit(&name);
     if let Ok(key) = &triggered.0
         && let Some(wait) = context.wait_for_own_writes(key)
     {
@@ -157,7 +161,7 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
     match context.work.gate(&name, &pass.seen()) {
         Gate::Closed(hold) => return Ok(hold),
         Gate::Called => {} // The budget limits retries.
-        Gate::Open if visit.enter() => {}
+        Gate::Open if visit.enter() && (key.spec.authority_ref.is_none() || at_authority.enter()) => {}
         Gate::Open => return Ok(Action::await_change()),
     }
     let mut end = pass.run().await;

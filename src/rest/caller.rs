@@ -76,21 +76,22 @@ impl Cluster {
 }
 
 impl Caller {
-    /// The caller of a request. Like NetBird, this accepts `Authorization: Bearer …` and `Authorization: Token …`. With two
-    /// such headers, something in between could have checked the other one.
+    /// The caller of a request. Like NetBird, this accepts `Authorization: Bearer …` and `Authorization: Token …`, with one
+    /// blank after the scheme. With two such headers, something in between could have checked the other one.
     fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let mut sent = headers.get_all(AUTHORIZATION).iter();
         let (Some(sent), None) = (sent.next(), sent.next()) else { return Err(Refusal::NoToken) };
         let sent = sent.to_str().map_err(|_| Refusal::NoToken)?;
-        let (scheme, token) = sent.split_once(' ').ok_or(Refusal::NoToken)?;
-        let known = ["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-        let token = token.trim();
-        // With a space inside, the API server could read a different token than this service.
-        if !known || token.is_empty() || token.contains(' ') {
+        let (scheme, token) = sent.split_once(' ').unwrap_or((sent, ""));
+        if !["bearer", "token"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(Refusal::NoToken);
         }
+        // With a blank inside, the API server could read a different token than this service.
+        if token.is_empty() || token.contains([' ', '\t']) {
+            return Err(Refusal::TokenInvalid);
+        }
         let wiped = Bytes::from_owner(Zeroizing::new(format!("Bearer {token}")));
-        let mut authorization = HeaderValue::from_maybe_shared(wiped).map_err(|_| Refusal::NoToken)?;
+        let mut authorization = HeaderValue::from_maybe_shared(wiped).map_err(|_| Refusal::TokenInvalid)?;
         authorization.set_sensitive(true);
         Ok(Self { authorization })
     }
@@ -108,24 +109,27 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 mod tests {
     use super::*;
 
-    fn passed_on(sent: &str) -> Option<String> {
+    fn passed_on(sent: &str) -> Result<String, String> {
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(sent).unwrap())]);
-        let caller = Caller::of(&headers).ok()?;
-        Some(caller.authorization.to_str().unwrap().to_owned())
+        let caller = Caller::of(&headers).map_err(|refusal| refusal.to_string())?;
+        Ok(caller.authorization.to_str().unwrap().to_owned())
     }
 
     #[test]
     fn both_schemes_of_netbird_become_a_bearer_token() {
-        for sent in ["Bearer abc", "Token abc", "token abc", "BEARER  abc "] {
-            assert_eq!(passed_on(sent).as_deref(), Some("Bearer abc"), "{sent}");
+        for sent in ["Bearer abc", "Token abc", "token abc", "BEARER abc"] {
+            assert_eq!(passed_on(sent).as_deref(), Ok("Bearer abc"), "{sent}");
         }
     }
 
     #[test]
     fn without_a_token_there_is_no_caller() {
         assert!(Caller::of(&HeaderMap::new()).is_err());
-        for sent in ["", "Bearer", "Bearer ", "Basic YTpi", "abc", "Bearer a b"] {
-            assert_eq!(passed_on(sent), None, "{sent:?}");
+        for sent in ["", " ", "Basic YTpi", "abc", "abc def"] {
+            assert_eq!(passed_on(sent), Err("no valid authentication provided".to_owned()), "{sent:?}");
+        }
+        for sent in ["Bearer", "Bearer ", "token", "Token  abc", "Bearer abc ", "Bearer a b", "Bearer a\tb"] {
+            assert_eq!(passed_on(sent), Err("token invalid".to_owned()), "{sent:?}");
         }
         let mut twice = HeaderMap::new();
         for token in ["a", "b"] {

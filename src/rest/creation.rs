@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// The pause between two reads of a key that is not issued yet: doubled from the first to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 impl CallerKeys {
     /// Creates a key and waits until it is issued, for at most `patience`.

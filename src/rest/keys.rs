@@ -1,5 +1,7 @@
 //! The `SetupKey`s of one namespace, as one caller may see and change them.
 
+use std::time::Duration;
+
 use futures::{Stream, TryStreamExt};
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -72,10 +74,13 @@ impl CallerKeys {
     }
 
     /// Changes both fields in one write, so that of two concurrent changes one wins as a whole.
-    pub async fn change(&self, id: &KeyId, change: &Change) -> Result<SetupKey, Refusal> {
+    ///
+    /// A key at an authority is changed once the authority has it so, within `patience`.
+    pub async fn change(&self, id: &KeyId, change: &Change, patience: Duration) -> Result<SetupKey, Refusal> {
         let mut lost = Refusal::NotFound(id.to_string());
         for _ in 0..ATTEMPTS {
             let key = self.find(id).await?;
+            change.allowed_for(&key)?;
             let name = key.name_any();
             // With the UID as a precondition, the patch fails if another SetupKey has taken the name.
             let patch = json!({
@@ -87,7 +92,7 @@ impl CallerKeys {
             let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
             let attempt = Attempt::on("change SetupKey", &self.namespace, &name);
             match call(attempt, self.keys.patch(&name, &params, &Patch::Merge(patch))).await {
-                Ok(changed) => return Ok(changed),
+                Ok(changed) => return self.taken_up(changed, patience).await,
                 Err(error) if error.code() == Some(404) => {}
                 Err(error) if error.code() == Some(409) => lost = error.into(),
                 Err(error) => return Err(error.into()),
@@ -96,15 +101,15 @@ impl CallerKeys {
         Err(lost)
     }
 
-    /// Deletes the key and returns what it was.
-    pub async fn delete(&self, id: &KeyId) -> Result<SetupKey, Refusal> {
+    /// Deletes the key and returns what it was. A key at an authority is deleted once it is gone there, within `patience`.
+    pub async fn delete(&self, id: &KeyId, patience: Duration) -> Result<SetupKey, Refusal> {
         let key = self.find(id).await?;
         let name = key.name_any();
         let same = Preconditions { uid: key.metadata.uid.clone(), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
         let attempt = Attempt::on("delete SetupKey", &self.namespace, &name);
         match call(attempt, self.keys.delete(&name, &params)).await {
-            Ok(_) => Ok(key),
+            Ok(_) => self.gone(&key, patience).await.map(|()| key),
             // Another request deleted the key first. A conflict means that a new SetupKey has its name.
             Err(error) if matches!(error.code(), Some(404 | 409)) => Err(Refusal::NotFound(id.to_string())),
             Err(error) => Err(error.into()),

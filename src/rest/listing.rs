@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{keys::CallerKeys, refusal::Refusal, translate};
+use super::{keys::CallerKeys, refusal::Refusal, translate, wire::JSON_UTF8};
 
 /// Lists that read keys at the same time. A page of keys costs up to some 25 MiB while it is decoded.
 const UNDER_WAY: usize = 4;
@@ -90,7 +90,7 @@ impl AsRef<[u8]> for Answer {
 impl IntoResponse for Answer {
     fn into_response(mut self) -> Response {
         self.text.push(b']');
-        ([(CONTENT_TYPE, "application/json")], Bytes::from_owner(self)).into_response()
+        ([(CONTENT_TYPE, JSON_UTF8)], Bytes::from_owner(self)).into_response()
     }
 }
 

@@ -7,13 +7,14 @@ use axum::{
     extract::rejection::BytesRejection,
     http::{
         HeaderValue, StatusCode,
-        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+        header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
 use kube::core::Status;
 use serde::Serialize;
 
+use super::{said, wire::JSON_UTF8};
 use crate::cluster::call::{self, Attempt};
 
 /// Why a request was not granted. Where NetBird has a text, this uses it.
@@ -25,7 +26,7 @@ pub enum Refusal {
     /// The API server does not accept the token: it is wrong, has expired or is for another audience.
     #[error("token invalid")]
     TokenInvalid,
-    /// The caller lacks a right. The API server's message names it.
+    /// The caller lacks a right, which the text names, or a policy forbids the call.
     #[error("permission denied: {0}")]
     Forbidden(String),
     /// No key has this id.
@@ -61,6 +62,9 @@ pub enum Refusal {
     /// The key was created, but is not issued. The text says why, and where the key will be.
     #[error("{0}")]
     CreatedNotIssued(String),
+    /// The `SetupKey` is written, but its authority has not followed. The text says why.
+    #[error("{0}")]
+    NotThereYet(String),
     /// The API server cannot be reached, or fails.
     #[error("{0}")]
     Unavailable(String),
@@ -78,7 +82,7 @@ impl Refusal {
             Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Refusal::Conflict(_) => StatusCode::CONFLICT,
             Refusal::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Refusal::CreatedNotIssued(_) => StatusCode::GATEWAY_TIMEOUT,
+            Refusal::CreatedNotIssued(_) | Refusal::NotThereYet(_) => StatusCode::GATEWAY_TIMEOUT,
             Refusal::Busy | Refusal::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -114,44 +118,18 @@ impl Refusal {
     fn from_status(attempt: &Attempt, status: Status, pause: Option<Duration>) -> Self {
         match status.code {
             401 => Self::TokenInvalid,
-            403 => Self::Forbidden(status.message),
+            403 => Self::Forbidden(said::forbidden(&status.message)),
             // Where an object can be missing, the caller of this has handled that before.
             404 => Self::Unavailable(format!("could not {attempt}: there is no such resource or namespace")),
-            409 => Self::Conflict(format!("could not {attempt}: {}", status.message)),
-            422 => Self::Invalid(sentence(&status)),
+            409 => Self::Conflict(format!("could not {attempt}: another change came first; try again")),
+            422 => Self::Invalid(said::invalid(&status)),
             429 => Self::TooMany { retry_after: pause.unwrap_or(Duration::from_secs(1)) },
-            _ => Self::Unavailable(format!("could not {attempt}: {}", status.message)),
+            code => {
+                tracing::warn!(code, message = status.message, "could not {attempt}");
+                Self::Unavailable(format!("could not {attempt}: kubernetes answered {code}"))
+            }
         }
     }
-}
-
-/// The violations that the CRD's rules or an admission policy report, with NetBird's name for each field.
-fn sentence(status: &Status) -> String {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let sentences: Vec<_> = causes
-        .filter(|cause| !cause.message.is_empty())
-        .map(|cause| match netbirds_name(&cause.field) {
-            Some(field) => format!("{field}: {}", cause.message),
-            None => cause.message.clone(),
-        })
-        .collect();
-    if sentences.is_empty() { status.message.clone() } else { sentences.join("; ") }
-}
-
-fn netbirds_name(field: &str) -> Option<&'static str> {
-    let field = field.strip_prefix("spec.")?;
-    let field = field.split(['[', '.']).next().unwrap_or(field);
-    Some(match field {
-        "name" => "name",
-        "type" => "type",
-        "expiresIn" => "expires_in",
-        "autoGroups" => "auto_groups",
-        "usageLimit" => "usage_limit",
-        "ephemeral" => "ephemeral",
-        "allowExtraDnsLabels" => "allow_extra_dns_labels",
-        "revoked" => "revoked",
-        _ => return None,
-    })
 }
 
 /// An error in NetBird's form.
@@ -161,7 +139,7 @@ pub fn answer(status: StatusCode, message: &str) -> Response {
         message: &'a str,
         code: u16,
     }
-    (status, Json(ErrorResponse { message, code: status.as_u16() })).into_response()
+    (status, [(CONTENT_TYPE, JSON_UTF8)], Json(ErrorResponse { message, code: status.as_u16() })).into_response()
 }
 
 impl From<BytesRejection> for Refusal {
@@ -202,25 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_called_as_the_client_called_it() {
-        let refusal = refusal(json!({ "code": 422, "message": "SetupKey \"k\" is invalid", "details": { "causes": [
-            { "field": "spec.autoGroups[1]", "message": "Invalid value: \"a b\": no spaces" },
-            { "field": "spec.usageLimit", "message": "Invalid value: 5: too many" },
-        ] } }));
-        let said = "auto_groups: Invalid value: \"a b\": no spaces; usage_limit: Invalid value: 5: too many";
-        assert_eq!((refusal.status().as_u16(), refusal.to_string().as_str()), (422, said));
-    }
-
-    #[test]
     fn answers_of_kubernetes_become_netbirds() {
         for (code, becomes, text) in [
             (401, 401, "token invalid"),
             (403, 403, "permission denied: why"),
             (404, 503, "could not create SetupKey n/k: there is no such resource or namespace"),
-            (409, 409, "could not create SetupKey n/k: why"),
+            (409, 409, "could not create SetupKey n/k: another change came first; try again"),
             (422, 422, "why"),
             (429, 429, "too many requests"),
-            (500, 503, "could not create SetupKey n/k: why"),
+            (500, 503, "could not create SetupKey n/k: kubernetes answered 500"),
         ] {
             let refusal = refusal(json!({ "code": code, "message": "why" }));
             assert_eq!((refusal.status().as_u16(), refusal.to_string().as_str()), (becomes, text), "{code}");

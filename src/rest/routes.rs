@@ -8,7 +8,7 @@ use axum::{
     extract::{FromRequestParts, Path, Request, State, rejection::BytesRejection},
     http::{
         HeaderName, HeaderValue, Method, StatusCode,
-        header::{CACHE_CONTROL, CONTENT_TYPE},
+        header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
         request::Parts,
     },
     middleware::{Next, from_fn, from_fn_with_state},
@@ -24,7 +24,8 @@ use super::{
     keys::CallerKeys,
     listing::Lists,
     refusal::{self, Refusal},
-    translate, wire,
+    translate,
+    wire::{self, JSON, JSON_UTF8},
 };
 use crate::{
     api::SetupKey,
@@ -43,7 +44,8 @@ pub struct Service {
     pub cluster: Cluster,
     /// The clock that decides whether a key has expired.
     pub clock: Arc<dyn Clock>,
-    /// How long a creation waits for the controller to issue the key.
+    /// How long a creation waits for the controller to issue the key, and a change or deletion of a key at an authority for
+    /// the authority.
     pub patience: Duration,
     /// The counters of the calls.
     pub requests: HttpRequests,
@@ -71,7 +73,7 @@ impl Service {
     /// The answer that shows this key, which the client knows by `id`.
     fn answer(&self, key: &SetupKey, id: &KeyId) -> Result<Response, Refusal> {
         let answer = translate::answer(key, self.clock.now()).ok_or_else(|| Refusal::NotFound(id.to_string()))?;
-        Ok(Json(answer).into_response())
+        Ok(([(CONTENT_TYPE, JSON)], Json(answer)).into_response())
     }
 }
 
@@ -116,7 +118,7 @@ fn showing<'a>(value: &'a KeyValue, mut answer: SetupKeyAnswer<'a>) -> Response 
     let mut body = Zeroizing::new(Vec::with_capacity(without_key.len() + value.expose().len()));
     answer.key = value.expose();
     serde_json::to_writer(&mut *body, &answer).expect("an answer is plain data");
-    ([(CONTENT_TYPE, "application/json")], Bytes::from_owner(body)).into_response()
+    ([(CONTENT_TYPE, JSON_UTF8)], Bytes::from_owner(body)).into_response()
 }
 
 async fn update(
@@ -126,7 +128,7 @@ async fn update(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let change = translate::changed(wire::read(&body?)?)?;
-    let changed = service.keys_of(&caller).change(&id, &change).await?;
+    let changed = service.keys_of(&caller).change(&id, &change, service.patience).await?;
     Ok(with_warning(
         service.answer(&changed, &id)?,
         &changed,
@@ -135,8 +137,8 @@ async fn update(
 }
 
 async fn remove(State(service): State<Service>, caller: Caller, InPath(id): InPath) -> Result<Response, Refusal> {
-    let deleted = service.keys_of(&caller).delete(&id).await?;
-    let response = Json(json!({})).into_response();
+    let deleted = service.keys_of(&caller).delete(&id, service.patience).await?;
+    let response = ([(CONTENT_TYPE, JSON_UTF8)], Json(json!({}))).into_response();
     Ok(with_warning(response, &deleted, "will create it again, with another key; delete it in Git"))
 }
 
@@ -154,7 +156,8 @@ fn with_warning(mut response: Response, key: &SetupKey, what: &str) -> Response 
 
 /// The answer of Go's router, which NetBird uses.
 async fn page_not_found() -> Response {
-    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+    let headers = [(X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (StatusCode::NOT_FOUND, headers, "404 page not found\n").into_response()
 }
 
 /// Applies to every answer: HEAD is not found, as with NetBird; no answer may be cached; and every error has NetBird's
@@ -165,7 +168,7 @@ async fn in_netbirds_form(request: Request, next: Next) -> Response {
     }
     let mut response = next.run(request).await;
     let status = response.status();
-    let formed = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let formed = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == JSON_UTF8);
     if (status.is_client_error() || status.is_server_error()) && !formed && status != StatusCode::NOT_FOUND {
         let reason = match status {
             StatusCode::PAYLOAD_TOO_LARGE => "the request body is too large",

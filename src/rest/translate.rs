@@ -16,6 +16,12 @@ const LIFETIME_SECONDS: std::ops::RangeInclusive<i64> = 86_400..=31_536_000;
 /// The API server makes a name of at most 63 characters from a prefix, and the last 5 are random.
 const PREFIX_LENGTH: usize = 58;
 
+/// Limits of the CRD.
+const LONGEST_NAME: usize = 255;
+const MOST_GROUPS: usize = 64;
+const LONGEST_GROUP: usize = 63;
+const LONGEST_GROUP_AT_AUTHORITY: usize = 255;
+
 /// The fields that an update sets.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
@@ -78,6 +84,13 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
     if name.is_empty() {
         return refuse("setup key name shouldn't be empty".to_owned());
     }
+    // NetBird takes these. They would be printed in terminals, logs and tables.
+    if name.chars().count() > LONGEST_NAME {
+        return refuse(format!("setup key name must be at most {LONGEST_NAME} characters"));
+    }
+    if name.contains(char::is_control) {
+        return refuse("setup key name may not contain control characters, such as line breaks and tabs".to_owned());
+    }
     let key_type = match request.key_type.unwrap_or_default().as_str() {
         "reusable" => KeyType::Reusable,
         "one-off" => KeyType::OneOff,
@@ -86,7 +99,7 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
     let limit = request.usage_limit.unwrap_or(0);
     if key_type == KeyType::OneOff && limit > 1 {
         return refuse(format!(
-            "usage_limit {limit} is not valid for a one-off setup key, which can be used once; use type reusable for more"
+            "usage_limit {limit} is not valid for a one-off setup key, which can be used once; use type reusable for a key that can be used more than once"
         ));
     }
     let seconds = request.expires_in.unwrap_or(0);
@@ -103,10 +116,12 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
     let Ok(usage_limit) = u32::try_from(limit).and_then(i32::try_from) else {
         return refuse(format!("usage_limit must be from 0, which is any number, to {}", i32::MAX));
     };
+    let auto_groups = without_repetition(request.auto_groups.unwrap_or_default());
+    groups_fit(&auto_groups, Of::Cluster)?;
     let spec = SetupKeySpec {
         key_type,
         expires_in: Lifetime::seconds(seconds.unsigned_abs()),
-        auto_groups: without_repetition(request.auto_groups.unwrap_or_default()),
+        auto_groups,
         usage_limit,
         ephemeral: request.ephemeral.unwrap_or(false),
         allow_extra_dns_labels: request.allow_extra_dns_labels.unwrap_or(false),
@@ -129,6 +144,60 @@ pub fn changed(request: UpdateRequest) -> Result<Change, Refusal> {
     let auto_groups =
         auto_groups.ok_or_else(|| Refusal::Invalid("setup key autogroups field is invalid".to_owned()))?;
     Ok(Change { revoked: request.revoked.unwrap_or(false), auto_groups: without_repetition(auto_groups) })
+}
+
+impl Change {
+    /// Whether this key can be changed so.
+    pub fn allowed_for(&self, key: &SetupKey) -> Result<(), Refusal> {
+        let Some(_) = &key.spec.authority_ref else { return groups_fit(&self.auto_groups, Of::Cluster) };
+        groups_fit(&self.auto_groups, Of::Authority)?;
+        // NetBird never takes a revocation back. The SetupKey can be, but gets another key with another id, and this client
+        // knows the key by its id.
+        if key.spec.revoked && !self.revoked {
+            return Err(Refusal::Invalid("can't un-revoke a revoked setup key".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// Where a key lives, which decides what its groups may be called.
+#[derive(Clone, Copy)]
+enum Of {
+    Cluster,
+    Authority,
+}
+
+/// The rules of the CRD for groups, so that a refusal speaks of groups and not of fields of the resource.
+fn groups_fit(groups: &[String], of: Of) -> Result<(), Refusal> {
+    let refuse = |sentence: String| Err(Refusal::Invalid(format!("invalid auto groups: {sentence}")));
+    if groups.len() > MOST_GROUPS {
+        return refuse(format!("a key can have at most {MOST_GROUPS} groups"));
+    }
+    let fits = |group: &str| match of {
+        Of::Cluster => {
+            let ends = [group.chars().next(), group.chars().last()];
+            let inside = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            group.len() <= LONGEST_GROUP
+                && group.chars().all(inside)
+                && ends.iter().all(|end| end.is_some_and(|c| c.is_ascii_alphanumeric()))
+        }
+        Of::Authority => {
+            let length = group.chars().count();
+            (1..=LONGEST_GROUP_AT_AUTHORITY).contains(&length)
+                && group.trim() == group
+                && !group.contains(char::is_control)
+        }
+    };
+    let Some(unfit) = groups.iter().find(|group| !fits(group)) else { return Ok(()) };
+    let shown: String = unfit.chars().take(LONGEST_GROUP).collect();
+    refuse(match of {
+        Of::Cluster => format!(
+            "no group can be called {shown:?}; a group has a name of at most {LONGEST_GROUP} letters, digits, '-', '_' and '.', which begins and ends with a letter or digit"
+        ),
+        Of::Authority => format!(
+            "no group can be called {shown:?}; a group has a name of at most {LONGEST_GROUP_AT_AUTHORITY} characters, without control characters and without blanks at its ends"
+        ),
+    })
 }
 
 /// NetBird keeps a group that is named twice, to no effect. In the resource, groups are a set.

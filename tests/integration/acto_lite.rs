@@ -62,7 +62,7 @@ async fn every_change_is_taken_up_or_refused_as_the_readme_says() {
 // The model.
 
 /// The README's table: each field, its default in YAML, where NAME is `metadata.name`, and whether it may change.
-const TABLE: [(&str, &str, bool); 12] = [
+const TABLE: [(&str, &str, bool); 14] = [
     ("name", "NAME", false),
     ("type", "reusable", false),
     ("expiresIn", "720h", false),
@@ -75,7 +75,12 @@ const TABLE: [(&str, &str, bool); 12] = [
     ("secret.key", "setup-key", false),
     ("secret.labels", "{}", true),
     ("secret.annotations", "{}", true),
+    (AUTHORITY, "null", false),
+    ("deletionPolicy", "Delete", true),
 ];
+
+/// The keys of this test are those of the cluster itself, so no change may give them an authority.
+const AUTHORITY: &str = "authorityRef";
 
 /// The value of a field in the spec, or its default.
 fn said(spec: &Value, path: &str, name: &str) -> Value {
@@ -93,6 +98,9 @@ fn objections(before: Option<&Value>, after: &Value, name: &str) -> Vec<String> 
     let mut objections: Vec<_> = changed.map(str::to_owned).collect();
     if said(after, "type", name) == "one-off" && said(after, "usageLimit", name).as_u64() > Some(1) {
         objections.push("usageLimit".to_owned());
+    }
+    if said(after, "deletionPolicy", name) == "Retain" && said(after, AUTHORITY, name).is_null() {
+        objections.push("deletionPolicy".to_owned());
     }
     objections
 }
@@ -167,6 +175,13 @@ struct Field {
 
 /// Every field below a node of the schema, an object before its own fields.
 fn fields(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Vec<Field> {
+    if path == AUTHORITY {
+        let named = |kind: &str, name: &str| json!({ "kind": kind, "name": name });
+        let mut invalid = wrong_types("object");
+        invalid.extend([json!({}), named("Issuer", "a"), named("Authority", ""), named("Authority", &"a".repeat(254))]);
+        let valid = vec![Value::Null, json!({ "name": name }), named("ClusterAuthority", name)];
+        return vec![Field { path: path.to_owned(), valid, invalid }];
+    }
     let mut fields = vec![field(path, schema, name, rng)];
     // Kubernetes treats null as an absent field.
     fields[0].valid.push(Value::Null);
@@ -217,7 +232,9 @@ fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
             valid.extend(right.iter().map(|text| Value::from(text.replace("NAME", name))));
             invalid.extend(wrong.into_iter().map(Value::from));
             for (bound, beyond) in [("minLength", -1), ("maxLength", 1)] {
-                if let Some(length) = schema[bound].as_i64() {
+                // Without an authority, a rule keeps groups as short as labels.
+                let of_rule = (path == "autoGroups[]" && bound == "maxLength").then_some(63);
+                if let Some(length) = of_rule.or(schema[bound].as_i64()) {
                     valid.push(of_length(length).into());
                     invalid.push(of_length(length + beyond).into());
                 }
@@ -467,7 +484,7 @@ impl<'a> Sequence<'a> {
     /// A spec, perhaps with one spoilt field, and the fields that the API server must object to.
     fn draw_spec(&mut self) -> (Value, Vec<String>) {
         let mut spec = json!({});
-        for field in &self.fields {
+        for field in self.fields.iter().filter(|field| field.path != AUTHORITY) {
             if self.rng.random_bool(0.6) {
                 spec = with(&spec, &field.path, field.valid.choose(&mut self.rng).cloned());
             }

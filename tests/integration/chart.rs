@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
+    authority::netbird::HostPattern,
     cluster::{Readiness, Scope, SystemClock, tuned},
     controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
@@ -136,6 +137,14 @@ fn a_wrong_value_is_refused_with_its_path() {
         ("enrollment.peerLifetime=10m", "/enrollment"),
         ("networkPolicy.metricsFrom={all}", "/networkPolicy/metricsFrom/0"),
         ("networkPolicy.metricsFrom[0].pod=x", "/networkPolicy/metricsFrom/0"),
+        ("controller.env={HTTPS_PROXY}", "/controller/env/0"),
+        ("controller.env[0].value=x", "/controller/env/0"),
+        ("authorities.hosts={https://netbird.example.com}", "/authorities/hosts/0"),
+        ("authorities.hosts={a:443}", "/authorities/hosts/0"),
+        ("authorities.hosts={*}", "/authorities/hosts/0"),
+        ("authorities.hosts=netbird.example.com", "/authorities/hosts"),
+        ("authorities.allowInsecure=no", "/authorities/allowInsecure"),
+        ("networkPolicy.authorityPorts={https}", "/networkPolicy/authorityPorts/0"),
         ("unheardOf=1", "unheardOf"),
     ] {
         for helm in [Helm::Three, Helm::Four] {
@@ -195,6 +204,12 @@ const VALUES: [(&str, &[&str]); 4] = [
             "metrics.prometheusRule.enabled=true",
             "--set",
             "networkPolicy.enabled=true",
+            "--set",
+            "networkPolicy.authorityPorts={443,33073}",
+            "--set",
+            "authorities.hosts={netbird.example.com,*.corp.example,10.0.0.0/8,::1},authorities.allowInsecure=true",
+            "--set",
+            "controller.env[0].name=HTTPS_PROXY,controller.env[0].value=http://proxy.example.com:3128",
             "--set-json",
             "networkPolicy.metricsFrom=[{\"podSelector\": {\"matchLabels\": {\"app\": \"prometheus\"}}}]",
             "--set",
@@ -256,7 +271,7 @@ fn the_names_of_policies_are_valid_and_those_of_two_releases_differ() {
     let objects = rendered.iter().flat_map(|rendered| documents(rendered));
     let names = objects.filter(|object| object["kind"] == "ValidatingAdmissionPolicy");
     let names: Vec<_> = names.map(|policy| policy["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(names.len(), releases.len() * 5);
+    assert_eq!(names.len(), releases.len() * 7);
     assert!(names.iter().all(|name| name.len() <= 253 && subdomain.is_match(name)), "{names:?}");
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
 }
@@ -352,6 +367,49 @@ fn people_s_roles_give_no_right_on_secrets() {
     }
 }
 
+/// Who may let the operator call a URL: `edit` may not, and `admin` may in its own namespace.
+#[test]
+fn authorities_are_for_administrators() {
+    let roles = documents(&template_ok(&["--show-only", "templates/roles.yaml"]));
+    let rights = |of: &str| -> BTreeSet<String> {
+        let aggregates = |role: &&Value| {
+            role["metadata"]["labels"][format!("rbac.authorization.k8s.io/aggregate-to-{of}")] == "true"
+        };
+        let rules = roles.iter().filter(aggregates).flat_map(|role| role["rules"].as_array().unwrap());
+        let on_authorities = rules.flat_map(|rule| {
+            let list =
+                |field: &str| rule[field].as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned());
+            list("resources")
+                .flat_map(|resource| list("verbs").map(move |verb| format!("{verb} {resource}")).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
+        });
+        on_authorities.filter(|right| right.contains("authorities")).collect()
+    };
+    let reading = |resource: &str| {
+        ["get", "list", "watch"].map(|verb| [format!("{verb} {resource}"), format!("{verb} {resource}/status")])
+    };
+    let reading: BTreeSet<_> =
+        [reading("authorities"), reading("clusterauthorities")].into_iter().flatten().flatten().collect();
+    let writing = ["create", "update", "patch", "delete", "deletecollection"].map(|verb| format!("{verb} authorities"));
+    assert_eq!(rights("view"), reading);
+    assert_eq!(rights("edit"), reading);
+    assert_eq!(rights("admin"), reading.into_iter().chain(writing).collect());
+}
+
+/// The controller understands the values of the chart.
+#[test]
+fn the_hosts_of_authorities_become_flags() {
+    let hosts = ["netbird.example.com", "*.corp.example", "10.1.2.3", "10.0.0.0/8", "2001:db8::/32"];
+    let set = format!("authorities.hosts={{{}}}", hosts.join(","));
+    let rendered = template_ok(&["--set", &set, "--show-only", "templates/deployment.yaml"]);
+    let args = documents(&rendered)[0]["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+    let args: Vec<_> = args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    let flags: Vec<_> = args.iter().filter_map(|arg| arg.strip_prefix("--authority-hosts=")).collect();
+    assert_eq!(flags, hosts);
+    assert!(flags.iter().all(|host| host.parse::<HostPattern>().is_ok()));
+    assert!(!args.contains(&"--allow-insecure-authorities"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrade_and_removal_change_no_key() {
     upgrade_and_removal_with(Helm::Four).await;
@@ -390,7 +448,7 @@ async fn upgrade_and_removal_with(by: Helm) {
     };
     let install = ["install", "--create-namespace", "setupkey-operator"];
     let notes = helm(&install, Some(chart()));
-    assert!(notes.contains("kubectl get setupkey first"), "{notes}");
+    assert!(notes.contains("kubectl get sk first"), "{notes}");
     kubectl(&["-n", "setupkey-system", "get", "deployment,poddisruptionbudget,service", "-o", "name"]);
 
     // The operator as a process, with a token of the chart's own ServiceAccount.

@@ -5,7 +5,12 @@ use std::path::Path;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use setupkey_operator::{api, authority::netbird::Hosts, controller::AuthoritySettings};
+use setupkey_operator::{
+    api,
+    authority::netbird::Hosts,
+    controller::AuthoritySettings,
+    key::conditions::{DELETED_AT_AUTHORITY, NOT_ISSUED, REPLACING, REVOKED_AT_AUTHORITY, UNREADY_REASONS},
+};
 use uuid::Uuid;
 
 use crate::harness::{Cluster, Setup, crds, netbird::NetBird, repository};
@@ -51,6 +56,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
         hosts: Hosts::new(Vec::new(), false),
         namespace: cluster.namespace.clone(),
         of_cluster: true,
+        ..AuthoritySettings::default()
     };
     let operator = cluster.start_operator_with(Setup { authorities, ..Setup::default() }).await;
     let folder = repository().join("examples");
@@ -128,4 +134,29 @@ fn for_this_test(cluster: &Cluster, netbird: &NetBird, file: &Path) -> Vec<Strin
 /// Does not print it.
 fn assert_is_uuid(key: &str) {
     assert!(Uuid::try_parse(key).is_ok(), "the key is no UUID");
+}
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(repository().join("docs").join(name)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifests_of_the_page_about_netbird_are_accepted() {
+    let cluster = Cluster::for_test("netbird_page").await;
+    let page = page("netbird.md");
+    let manifests: Vec<_> = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert_eq!(manifests.len(), 2);
+    for manifest in manifests {
+        cluster.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], manifest);
+    }
+}
+
+/// Each reason is the first word of a row that says what to do.
+#[test]
+fn every_reason_is_explained() {
+    let pages = [page("operations.md"), page("netbird.md")].concat();
+    let of_valid = [NOT_ISSUED, REVOKED_AT_AUTHORITY, DELETED_AT_AUTHORITY, REPLACING];
+    for reason in UNREADY_REASONS.into_iter().chain(of_valid) {
+        assert!(pages.contains(&format!("\n| `{reason}`")), "{reason} is in no table");
+    }
 }

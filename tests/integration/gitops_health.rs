@@ -1,4 +1,4 @@
-//! How Argo CD and Flux judge a SetupKey, with their own code: Argo CD's Lua scripts in a real interpreter, and kstatus
+//! How Argo CD and Flux judge SetupKeys and authorities, with their own code: Argo CD's Lua scripts in a real interpreter, and kstatus
 //! itself. Both judge objects from the API server.
 
 use std::{
@@ -11,21 +11,25 @@ use mlua::{Lua, LuaSerdeExt};
 use serde_json::{Value, json};
 use setupkey_operator::api::State;
 
-use crate::harness::{Cluster, TestClock, repository, says, tool};
+use crate::harness::{Cluster, TestClock, eventually, repository, says, tool};
 
-fn customizations() -> PathBuf {
-    repository().join("gitops/argocd/resource_customizations/setupkey.dev/SetupKey")
+/// The kinds with a health check.
+const KINDS: [&str; 3] = ["SetupKey", "Authority", "ClusterAuthority"];
+
+fn customizations(kind: &str) -> PathBuf {
+    repository().join("gitops/argocd/resource_customizations/setupkey.dev").join(kind)
 }
 
 fn yaml(path: &PathBuf) -> Value {
     serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Runs one of the scripts as Argo CD does, with the object in the variable `obj`.
+/// Runs one of the scripts of its kind as Argo CD does, with the object in the variable `obj`.
 fn run_script(script: &str, object: &Value) -> Value {
     let lua = Lua::new();
     lua.globals().set("obj", lua.to_value(object).unwrap()).unwrap();
-    let text = std::fs::read_to_string(customizations().join(script)).unwrap();
+    let kind = object["kind"].as_str().unwrap();
+    let text = std::fs::read_to_string(customizations(kind).join(script)).unwrap();
     let result: mlua::Value = lua.load(text).eval().unwrap_or_else(|error| panic!("{script}: {error}"));
     lua.from_value(result).unwrap()
 }
@@ -37,20 +41,22 @@ fn argo_cd_health(object: &Value) -> (String, String) {
 
 #[test]
 fn argo_cd_health_is_as_its_test_file_says() {
-    let tests = yaml(&customizations().join("health_test.yaml"));
-    let tests = tests["tests"].as_array().unwrap();
-    assert!(tests.len() >= 8);
-    for test in tests {
-        let input = test["inputPath"].as_str().unwrap();
-        let (status, message) = argo_cd_health(&yaml(&customizations().join(input)));
-        assert_eq!(status, test["healthStatus"]["status"].as_str().unwrap(), "{input}");
-        assert_eq!(message, test["healthStatus"]["message"].as_str().unwrap(), "{input}");
+    for (kind, least) in KINDS.into_iter().zip([9, 5, 5]) {
+        let tests = yaml(&customizations(kind).join("health_test.yaml"));
+        let tests = tests["tests"].as_array().unwrap();
+        assert!(tests.len() >= least, "{kind}");
+        for test in tests {
+            let input = test["inputPath"].as_str().unwrap();
+            let (status, message) = argo_cd_health(&yaml(&customizations(kind).join(input)));
+            assert_eq!(status, test["healthStatus"]["status"].as_str().unwrap(), "{kind}: {input}");
+            assert_eq!(message, test["healthStatus"]["message"].as_str().unwrap(), "{kind}: {input}");
+        }
     }
 }
 
 #[test]
 fn argo_cd_actions_are_as_their_test_file_says() {
-    let folder = customizations().join("actions");
+    let folder = customizations("SetupKey").join("actions");
     let tests = yaml(&folder.join("action_test.yaml"));
     let list = |field: &str| tests[field].as_array().filter(|tests| !tests.is_empty()).expect(field);
     for test in list("discoveryTests") {
@@ -135,5 +141,51 @@ async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     let operator = cluster.start_operator_at(later).await;
     cluster.status_when("expired", "expired", |status| status.state == Some(State::Expired)).await;
     check("expired", "Degraded", "Current").await;
+    operator.stop().await;
+}
+
+/// An authority that waits for a person is degraded, and so are its keys only where a person must act on them.
+#[tokio::test(flavor = "multi_thread")]
+async fn argo_cd_and_flux_see_what_waits_for_netbird_as_in_progress() {
+    let cluster = Cluster::for_test("authority_health").await;
+    let verdicts = async |kind: &str, name: &str| -> (Value, String, String) {
+        let json = cluster.kubectl_ok(&["get", kind, name, "-o", "json"], "");
+        let object: Value = serde_json::from_str(&json).unwrap();
+        let (argo_cd, flux) = (argo_cd_health(&object).0, kstatus(&object));
+        (object, argo_cd, flux)
+    };
+    let check = async |kind: &str, name: &str, reason: &str, argo_cd: &str, flux: &str| {
+        eventually(&format!("{kind} {name} to be {reason}"), || async {
+            let (object, argo, kstatus) = verdicts(kind, name).await;
+            let conditions = object["status"]["conditions"].as_array()?.clone();
+            let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+            let seen = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+            (seen && ready["reason"] == reason).then(|| {
+                assert_eq!((argo.as_str(), kstatus.as_str()), (argo_cd, flux), "{object}");
+            })
+        })
+        .await;
+    };
+    let authority = |url: &str| {
+        let object = json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "Authority", "metadata": { "name": "netbird" },
+            "spec": { "netbird": { "url": url, "tokenSecretRef": { "name": "token" } } },
+        });
+        cluster.kubectl_ok(&["apply", "-f", "-"], &object.to_string());
+    };
+    authority("https://netbird.invalid");
+    let (_, argo, kstatus) = verdicts("ska", "netbird").await;
+    assert_eq!((argo.as_str(), kstatus.as_str()), ("Progressing", "InProgress"));
+
+    let operator = cluster.start_operator().await;
+    cluster.apply("lost", "authorityRef: {name: another}");
+    cluster.apply("office", "authorityRef: {name: netbird}");
+    check("sk", "lost", "AuthorityNotFound", "Degraded", "Failed").await;
+    check("ska", "netbird", "TokenMissing", "Degraded", "Failed").await;
+    check("sk", "office", "AuthorityNotReady", "Progressing", "InProgress").await;
+    cluster.kubectl_ok(&["create", "secret", "generic", "token", "--from-literal=NB_API_KEY=nbp_any"], "");
+    check("ska", "netbird", "Unreachable", "Progressing", "InProgress").await;
+    authority("https://127.0.0.1");
+    check("ska", "netbird", "HostRefused", "Degraded", "Failed").await;
     operator.stop().await;
 }

@@ -2,6 +2,7 @@
 
 mod acto_lite;
 mod admission;
+mod admission_authorities;
 mod api_faults;
 mod canary;
 mod chart;

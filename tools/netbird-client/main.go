@@ -134,7 +134,7 @@ func refused(ctx context.Context, keys *rest.SetupKeysAPI) {
 	refuse("a past expiry", create(func(r *request) { r.ExpiresIn = -1 }), 422, "expiresin can not be in the past")
 	refuse("no expiry", create(func(r *request) { r.ExpiresIn = 0 }), 422, "expires_in must be from 86400")
 	refuse("a negative limit", create(func(r *request) { r.UsageLimit = -5 }), 422, "usage_limit must be from 0")
-	refuse("a bad group", create(func(r *request) { r.AutoGroups = []string{"no spaces"} }), 422, "auto_groups: ")
+	refuse("a bad group", create(func(r *request) { r.AutoGroups = []string{"no spaces"} }), 422, "invalid auto groups: ")
 	refuse("one-off, five uses", create(func(r *request) { r.Type, r.UsageLimit = "one-off", 5 }), 422, "usage_limit 5 is not valid")
 
 	const unknown = "00000000000000000000"

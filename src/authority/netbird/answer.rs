@@ -58,6 +58,9 @@ impl Answer {
         Err(match self.status {
             401 => Error::TokenRefused(message),
             403 => Error::RoleTooLow(message),
+            // So NetBird says that it does not know a token any more. Nothing must be taken for deleted because of it, and
+            // the line quotes the digest of the token.
+            404 if message.starts_with("invalid token") => Error::TokenRefused("invalid token".to_owned()),
             404 => Error::NotFound(message),
             400..500 => Error::Invalid(message),
             code @ 500..600 => Error::Server { code, retry_after },

@@ -53,7 +53,7 @@ impl Client {
     pub async fn key(&self, id: &KeyId) -> Result<Option<RemoteKey>, Error> {
         let read = |body: &_| read::key(body).filter(|key| key.as_ref().is_none_or(|key| key.id == *id));
         match self.0.call(object("read_key", Method::GET, &["setup-keys", id.as_str()]), read).await {
-            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) if error.is_missing_key() => Ok(None),
             answer => answer,
         }
     }
@@ -85,7 +85,7 @@ impl Client {
     pub async fn delete_key(&self, id: &KeyId) -> Result<(), Error> {
         let call = object("delete_key", Method::DELETE, &["setup-keys", id.as_str()]);
         match self.0.call(call, read::nothing).await {
-            Err(Error::NotFound(_)) => Ok(()),
+            Err(error) if error.is_missing_key() => Ok(()),
             answer => answer,
         }
     }

@@ -86,6 +86,11 @@ impl Error {
         }
     }
 
+    /// Whether NetBird says that there is no such setup key. It answers 404 for other reasons too.
+    pub fn is_missing_key(&self) -> bool {
+        matches!(self, Self::NotFound(line) if line.starts_with("setup key"))
+    }
+
     /// The pause that the server asks for, at most an hour.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

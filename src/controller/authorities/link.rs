@@ -141,7 +141,7 @@ impl Link {
         let updated = self.client()?.update_key(id, revoked, &groups).await;
         match updated {
             Ok(key) => self.state.lock().rows.set(key),
-            Err(Error::NotFound(_)) => self.state.lock().rows.removed(uid, id),
+            Err(error) if error.is_missing_key() => self.state.lock().rows.removed(uid, id),
             Err(error) => {
                 self.failed(&error);
                 return Err(error);

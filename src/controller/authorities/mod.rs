@@ -13,6 +13,7 @@ mod watch;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::Stream;
@@ -50,12 +51,23 @@ pub struct Authorities {
     namespace: String,
     /// Whether keys may name `ClusterAuthority`s.
     of_cluster: bool,
+    interval: Option<Duration>,
     links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<AbortOnDropHandle<()>>)>>,
     /// The kinds, and scopes of them, that are not listed yet.
     unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
     /// The labels of the namespaces, once they are listed.
     namespaces: Mutex<Option<HashMap<String, BTreeMap<String, String>>>>,
     scopes: Mutex<Vec<(Store<WatchedKey>, UnboundedSender<ObjectName>)>>,
+}
+
+/// Ends the links when it is dropped. Each of them holds all authorities.
+pub struct Ending(pub Arc<Authorities>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.links.lock().clear();
+        self.0.scopes.lock().clear();
+    }
 }
 
 impl Authorities {
@@ -70,6 +82,7 @@ impl Authorities {
             hosts: environment.authorities.hosts.clone(),
             namespace: environment.authorities.namespace.clone(),
             of_cluster: environment.authorities.of_cluster,
+            interval: environment.authorities.interval,
             links: Mutex::default(),
             unlisted: Mutex::new(scoped.chain([(AuthorityKind::ClusterAuthority, None)]).collect()),
             namespaces: Mutex::default(),
@@ -80,12 +93,6 @@ impl Authorities {
     /// Watches authorities and namespaces, until it is dropped.
     pub async fn run(self: Arc<Self>, namespaces: Vec<Option<String>>) {
         watch::run(self, namespaces).await;
-    }
-
-    /// Ends the links.
-    pub fn end(&self) {
-        self.links.lock().clear();
-        self.scopes.lock().clear();
     }
 
     /// Adds the keys of a scope. The stream has the keys to which something has happened at their authority.

@@ -104,7 +104,7 @@ impl Poll {
         let pause = match self.list().await {
             Ok(()) => {
                 self.pauses = backoff(PAUSES.0, PAUSES.1);
-                object.netbird.interval.as_duration()
+                self.all.interval.unwrap_or(object.netbird.interval.as_duration())
             }
             Err(error) => {
                 let reason = error.reason().unwrap_or("Unreachable");

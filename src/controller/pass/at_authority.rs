@@ -44,35 +44,35 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Takes the finalizer off, and says what is left at the authority, if something is.
+    /// Takes the finalizer off, and says what is left at the authority, if something is. It is said first, because after a
+    /// crash there is no object any more to say it of.
     pub(super) async fn release(&mut self, release: Release) -> Result<(), Error> {
-        let before = self.key.clone().into_owned();
-        self.set_finalizer(false).await?;
-        let id = before.status.as_ref().and_then(|status| status.id.clone());
-        let authority =
-            before.spec.authority_ref.as_ref().map(|authority| format!("{:?} {:?}", authority.kind, authority.name));
-        let (Some(id), Some(authority)) = (id, authority) else { return Ok(()) };
-        let notice = match release {
-            Release::Deleted => return Ok(()),
-            Release::Retained => Notice {
-                severity: Severity::Normal,
-                reason: "KeyRetained",
-                action: "Delete",
-                message: format!(
-                    "Key {id} stays at {authority}, as deletionPolicy asks for, and admits peers until it expires"
-                ),
-            },
-            Release::LeftBehind => Notice {
-                severity: Severity::Warning,
-                reason: "KeyLeftBehind",
-                action: "Delete",
-                message: format!(
+        if let Some(notice) = self.left_there(release) {
+            self.context.notifier.notify(&*self.key, notice);
+        }
+        self.set_finalizer(false).await
+    }
+
+    fn left_there(&self, release: Release) -> Option<Notice> {
+        let id = self.key.status.as_ref()?.id.as_ref()?;
+        let reference = self.key.spec.authority_ref.as_ref()?;
+        let authority = format!("{:?} {:?}", reference.kind, reference.name);
+        let (severity, reason, message) = match release {
+            Release::Deleted => return None,
+            Release::Retained => (
+                Severity::Normal,
+                "KeyRetained",
+                format!("Key {id} stays at {authority}, as deletionPolicy asks for, and admits peers until it expires"),
+            ),
+            Release::LeftBehind => (
+                Severity::Warning,
+                "KeyLeftBehind",
+                format!(
                     "{authority} is gone, so key {id} could not be deleted there and may still admit peers. Delete it at NetBird"
                 ),
-            },
+            ),
         };
-        self.context.notifier.notify(&before, notice);
-        Ok(())
+        Some(Notice { severity, reason, action: "Delete", message })
     }
 
     pub(super) async fn list_groups(&mut self) -> Result<(), Error> {

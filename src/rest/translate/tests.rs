@@ -144,7 +144,7 @@ fn what_is_refused_is_refused_with_a_reason() {
         (r#""name":"k","expires_in":86400"#, "unknown setup key type "),
         (
             r#""name":"k","type":"one-off","usage_limit":5,"expires_in":86400"#,
-            "usage_limit 5 is not valid for a one-off setup key, which can be used once; use type reusable for more",
+            "usage_limit 5 is not valid for a one-off setup key, which can be used once; use type reusable for a key that can be used more than once",
         ),
         (r#""name":"k","type":"reusable","expires_in":-1"#, "expiresin can not be in the past"),
         (r#""name":"k","type":"reusable""#, range),
@@ -154,6 +154,10 @@ fn what_is_refused_is_refused_with_a_reason() {
         (r#""name":"k","type":"reusable","expires_in":9300000000"#, range),
         (r#""name":"k","type":"reusable","expires_in":86400,"usage_limit":-5"#, limit),
         (r#""name":"k","type":"reusable","expires_in":86400,"usage_limit":2147483648"#, limit),
+        (
+            r#""name":"a\u001bb","type":"weird""#,
+            "setup key name may not contain control characters, such as line breaks and tabs",
+        ),
     ] {
         let refusal = asked_for(&format!("{{{fields}}}")).expect_err(fields);
         assert_eq!((refusal.status().as_u16(), refusal.to_string().as_str()), (422, reason), "{fields}");
@@ -200,4 +204,65 @@ proptest::proptest! {
         let pattern = regex::Regex::new("^[a-z0-9]([-a-z0-9]*[a-z0-9])?$").unwrap();
         proptest::prop_assert!(pattern.is_match(&drawn) && drawn.len() <= 63, "{}", drawn);
     }
+}
+
+fn change_of(key: &SetupKey, body: &str) -> Result<Change, String> {
+    let change = changed(read(body.as_bytes()).unwrap()).unwrap();
+    change.allowed_for(key).map(|()| change).map_err(|refusal| refusal.to_string())
+}
+
+fn with_groups(groups: &[&str]) -> String {
+    json!({ "revoked": true, "auto_groups": groups }).to_string()
+}
+
+fn at_netbird() -> SetupKey {
+    let mut key = office();
+    key.spec.authority_ref = serde_json::from_value(json!({ "name": "netbird" })).unwrap();
+    key
+}
+
+#[test]
+fn where_a_key_lives_decides_what_its_groups_may_be_called() {
+    let (longest, too_long) = ("a".repeat(63), "a".repeat(64));
+    let (longest_there, too_long_there) = ("ü".repeat(255), "ü".repeat(256));
+    for (group, here, there) in [
+        ("office", true, true),
+        ("a.b_c-d", true, true),
+        (&longest, true, true),
+        (&too_long, false, true),
+        ("Second Floor", false, true),
+        ("-office", false, true),
+        ("büro", false, true),
+        ("All", true, true),
+        ("", false, false),
+        (" office", false, false),
+        ("office\n", false, false),
+        (&longest_there, false, true),
+        (&too_long_there, false, false),
+    ] {
+        assert_eq!(change_of(&office(), &with_groups(&[group])).is_ok(), here, "{group:?}");
+        assert_eq!(change_of(&at_netbird(), &with_groups(&[group])).is_ok(), there, "{group:?} at NetBird");
+    }
+    let said = change_of(&office(), &with_groups(&["ok", &too_long])).unwrap_err();
+    assert!(said.starts_with(&format!("invalid auto groups: no group can be called \"{longest}\"; ")), "{said}");
+}
+
+#[test]
+fn a_key_has_at_most_64_groups() {
+    let groups: Vec<_> = (0..65).map(|number| format!("g{number}")).collect();
+    let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+    assert!(change_of(&office(), &with_groups(&groups[..64])).is_ok());
+    let refused = Err("invalid auto groups: a key can have at most 64 groups".to_owned());
+    assert_eq!(change_of(&office(), &with_groups(&groups)), refused);
+}
+
+#[test]
+fn a_revocation_is_taken_back_for_keys_of_the_cluster_only() {
+    let unrevoke = r#"{"revoked":false,"auto_groups":[]}"#;
+    let (mut here, mut there) = (office(), at_netbird());
+    assert!(change_of(&there, unrevoke).is_ok(), "it is not revoked");
+    (here.spec.revoked, there.spec.revoked) = (true, true);
+    assert!(change_of(&here, unrevoke).is_ok());
+    assert_eq!(change_of(&there, unrevoke), Err("can't un-revoke a revoked setup key".to_owned()));
+    assert!(change_of(&there, &with_groups(&["a"])).is_ok(), "it stays revoked");
 }

@@ -3,6 +3,8 @@
 //! Each attack is first seen to succeed without the guards. So these tests have a control plane without any, and each
 //! test is a release of the chart with accounts of its own. Attacks are dry runs, which pass the same admission.
 
+mod authorities;
+mod keys;
 mod peers;
 mod releases;
 mod secrets;
@@ -117,6 +119,9 @@ impl Release {
     }
 
     async fn api(&self, account: Account, kind: &str) -> Api<DynamicObject> {
+        if kind == "ClusterAuthority" {
+            return self.everywhere(account, kind).await;
+        }
         Api::namespaced_with(self.client(account).await, &self.namespace, &resource(kind))
     }
 
@@ -210,7 +215,8 @@ async fn client_of(user: &str, groups: &[&str]) -> Client {
 }
 
 fn resource(kind: &str) -> ApiResource {
-    let group = if matches!(kind, "SetupKey" | "Peer") { ("setupkey.dev", "v1alpha1") } else { ("", "v1") };
+    let ours = matches!(kind, "SetupKey" | "Peer" | "Authority" | "ClusterAuthority");
+    let group = if ours { ("setupkey.dev", "v1alpha1") } else { ("", "v1") };
     ApiResource::from_gvk(&GroupVersionKind::gvk(group.0, group.1, kind))
 }
 

@@ -66,7 +66,8 @@ async fn the_controller_cannot_make_itself_a_token_of_another_account() {
     assert_eq!(name, format!("system:serviceaccount:kube-system:{boss}"), "without the guard");
 
     // A release for the whole cluster would bind the accounts of the other tests.
-    release.guard(&["policies.guards.setupKeyStatus=false", "policies.guards.peers=false"]);
+    let of_all = ["setupKeyStatus", "authorityStatus", "peers"].map(|guard| format!("policies.guards.{guard}=false"));
+    release.guard(&of_all.each_ref().map(String::as_str));
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     eventually("the guard to refuse a token", || async {
         let refusal = secrets.create(&dry_run, &token("another")).await.err()?.to_string();

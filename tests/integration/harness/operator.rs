@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{faults::Faults, requests::Requests};
 
+/// How often the keys of an authority are listed.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+
 /// How a controller is started.
 pub struct Setup {
     pub clock: TestClock,
@@ -49,6 +52,7 @@ impl Default for Setup {
                 hosts: Hosts::new(Vec::new(), true),
                 namespace: "setupkey-system".to_owned(),
                 of_cluster: false,
+                interval: Some(INTERVAL),
             },
         }
     }

@@ -1,4 +1,15 @@
 //! Stories with a real NetBird server and real agents, and what the harness promises about both.
 
 mod agents;
+mod behind_our_back;
+mod cluster_authority;
+mod crash_matrix;
+mod deletion;
+mod keys;
+mod leaks;
+mod metrics;
+mod outage;
 mod proxy;
+mod secrets;
+mod selector;
+mod world;

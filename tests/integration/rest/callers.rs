@@ -39,13 +39,11 @@ async fn the_service_lends_its_own_credentials_to_nobody() {
     let (cluster, rest, id) = with_a_key("rest_no_token").await;
     let before = keys(&cluster);
     for (call, body) in calls(&id) {
-        for authorization in
-            [None, Some(""), Some("Bearer "), Some("Bearer"), Some("Token "), Some("Basic YWRtaW46YWRtaW4=")]
-        {
+        for authorization in [None, Some(""), Some("Basic YWRtaW46YWRtaW4="), Some("nonsense")] {
             let answer = rest.send(authorization, &call, &body.to_string()).await;
             assert_eq!(answer.refused(401), "no valid authentication provided", "{call} with {authorization:?}");
         }
-        for token in ["nonsense", "nbp_0123456789012345678901234567890123456789"] {
+        for token in ["", " nonsense", "nonsense", "nbp_0123456789012345678901234567890123456789"] {
             assert_eq!(rest.ask(token, &call, body.clone()).await.refused(401), "token invalid", "{call}");
         }
     }
@@ -87,9 +85,13 @@ async fn each_call_takes_the_rights_that_it_would_take_without_us() {
             assert!(answer.refused(403).starts_with("permission denied: "), "{call}: {}", answer.body);
         }
     }
-    // The message from Kubernetes names the missing right.
+    // The message names the missing right.
     let answer = rest.ask(&reader, &format!("DELETE {}", path(&id)), Value::Null).await;
-    assert!(answer.refused(403).contains("cannot delete resource \"setupkeys\""), "{}", answer.body);
+    assert!(
+        answer.refused(403).contains(":reader may not delete setupkeys.setupkey.dev in namespace "),
+        "{}",
+        answer.body
+    );
     assert_eq!(keys(&cluster), before);
 }
 

@@ -1,7 +1,9 @@
 //! NetBird's REST API over SetupKeys, on a real control plane.
 
+mod at_netbird;
 mod callers;
 mod contract;
+mod differential;
 mod keys;
 mod lists;
 mod netbird_client;

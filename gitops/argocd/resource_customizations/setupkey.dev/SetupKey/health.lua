@@ -13,8 +13,12 @@ local stalled, ready, valid = conditions.Stalled, conditions.Ready, conditions.V
 if stalled ~= nil and stalled.status == "True" then
   return { status = "Degraded", message = stalled.message }
 end
-if ready == nil or ready.status ~= "True" or valid == nil then
+if ready == nil or valid == nil then
   return health
+end
+-- The operator waits for something that comes by itself, such as an answer of NetBird, and says for what.
+if ready.status ~= "True" then
+  return { status = "Progressing", message = ready.message }
 end
 
 -- A revoked key is what its author asked for, and a used one-off key has done its work. A key that expired or reached

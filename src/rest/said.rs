@@ -1,0 +1,130 @@
+//! What the API server says about a request, in the words of this API: without the objects, fields and values that only
+//! Kubernetes knows.
+
+use kube::core::Status;
+use serde::de::IgnoredAny;
+
+/// Which right is missing, or what else has forbidden the request, such as a quota.
+pub fn forbidden(message: &str) -> String {
+    missing_right(message).unwrap_or_else(|| of_a_policy(message).to_owned())
+}
+
+/// As in `setupkeys.setupkey.dev "k" is forbidden: User "ann" cannot delete resource "setupkeys" in API group "setupkey.dev" in
+/// the namespace "n"`.
+fn missing_right(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("User \"")?;
+    let (user, rest) = rest.split_once("\" cannot ")?;
+    let (verb, rest) = rest.split_once(" resource \"")?;
+    let (resource, rest) = rest.split_once("\" in API group \"")?;
+    let (group, rest) = rest.split_once('"')?;
+    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
+    let namespace = rest.split_once("in the namespace \"").and_then(|(_, rest)| rest.split_once('"'));
+    let place = namespace.map(|(namespace, _)| format!(" in namespace {namespace}")).unwrap_or_default();
+    Some(format!("{user} may not {verb} {resource}{group}{place}"))
+}
+
+/// What is wrong with the values of a request: the violations that the rules of the CRD or an admission policy report, with
+/// NetBird's name for each field.
+pub fn invalid(status: &Status) -> String {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let sentences: Vec<_> = causes
+        .filter(|cause| !cause.message.is_empty())
+        .map(|cause| {
+            let sentence = without_value(of_a_policy(&cause.message));
+            match netbirds_name(&cause.field) {
+                Some(field) => format!("{field}: {sentence}"),
+                None => sentence.to_owned(),
+            }
+        })
+        .collect();
+    if sentences.is_empty() { of_a_policy(&status.message).to_owned() } else { sentences.join("; ") }
+}
+
+/// The words of the policy, webhook or quota that has refused a request, without the name of the object before them.
+fn of_a_policy(message: &str) -> &str {
+    let openings = [" denied the request: ", " denied request: ", " is forbidden: "];
+    openings.iter().find_map(|opening| message.split_once(opening)).map_or(message, |(_, words)| words)
+}
+
+/// `Invalid value: VALUE: SENTENCE` without what stands before the sentence. The value is JSON, and may be left out.
+fn without_value(message: &str) -> &str {
+    let Some(rest) = message.strip_prefix("Invalid value: ") else { return message };
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+    let sentence = match values.next() {
+        Some(Ok(_)) => rest.get(values.byte_offset()..).and_then(|rest| rest.strip_prefix(": ")),
+        _ => None,
+    };
+    sentence.unwrap_or(rest)
+}
+
+fn netbirds_name(field: &str) -> Option<&'static str> {
+    let field = field.strip_prefix("spec.")?;
+    let field = field.split(['[', '.']).next().unwrap_or(field);
+    Some(match field {
+        "name" => "name",
+        "type" => "type",
+        "expiresIn" => "expires_in",
+        "autoGroups" => "auto_groups",
+        "usageLimit" => "usage_limit",
+        "ephemeral" => "ephemeral",
+        "allowExtraDnsLabels" => "allow_extra_dns_labels",
+        "revoked" => "revoked",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_missing_right_is_said_in_a_few_words() {
+        let message = "setupkeys.setupkey.dev \"k\" is forbidden: User \"system:serviceaccount:n:ann\" cannot delete resource \"setupkeys\" in API group \"setupkey.dev\" in the namespace \"n\": RBAC: not found";
+        let said = "system:serviceaccount:n:ann may not delete setupkeys.setupkey.dev in namespace n";
+        assert_eq!(forbidden(message), said);
+        let message = "secrets \"k\" is forbidden: User \"ann\" cannot get resource \"secrets\" in API group \"\" in the namespace \"n\"";
+        assert_eq!(forbidden(message), "ann may not get secrets in namespace n");
+    }
+
+    #[test]
+    fn quotas_and_webhooks_speak_for_themselves() {
+        for (message, said) in [
+            (
+                "setupkeys.setupkey.dev \"k-x7k2p\" is forbidden: exceeded quota: none, used: 0",
+                "exceeded quota: none, used: 0",
+            ),
+            ("admission webhook \"w.example.com\" denied the request: not on Fridays", "not on Fridays"),
+            ("not today", "not today"),
+        ] {
+            assert_eq!(forbidden(message), said);
+        }
+    }
+
+    fn of(status: Value) -> String {
+        invalid(&serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn a_field_is_called_as_the_client_called_it_and_its_value_is_not_repeated() {
+        let said = of(json!({ "code": 422, "message": "SetupKey \"k\" is invalid", "details": { "causes": [
+            { "field": "spec.autoGroups[1]", "message": "Invalid value: \"a: \\\"b\": no spaces" },
+            { "field": "spec.usageLimit", "message": "Invalid value: 5: too many" },
+            { "field": "spec.name", "message": "Invalid value: 5 of them: too many" },
+            { "field": "spec.name", "message": "Invalid value: no value is given" },
+            { "field": "", "message": "something else" },
+        ] } }));
+        let expected = "auto_groups: no spaces; usage_limit: too many; name: 5 of them: too many; name: no value is given; something else";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn a_policy_speaks_for_itself() {
+        let message = "setupkeys.setupkey.dev \"k\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not on Fridays";
+        assert_eq!(of(json!({ "code": 422, "message": message })), "not on Fridays");
+        let cause =
+            json!({ "message": "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: not on Fridays" });
+        assert_eq!(of(json!({ "code": 422, "message": message, "details": { "causes": [cause] } })), "not on Fridays");
+    }
+}

@@ -1,0 +1,316 @@
+//! The controller fails at every write of every story, at the API server and at NetBird. It dies before or after the write,
+//! or loses the answer, or is paused before the write and continues after another controller has taken over. In the end
+//! there is one key at NetBird, the Secret holds it, and nothing is left over.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use kube::{ResourceExt, api::DeleteParams};
+use serde_json::json;
+use setupkey_operator::{
+    api::{KeyStanding, SetupKeyStatus},
+    controller::AuthoritySettings,
+};
+
+use super::world::{AUTHORITY, World, ids};
+use crate::{
+    faults::{self, Faults},
+    harness::{
+        Setup, condition, digest, eventually,
+        netbird::{Fault, NetBird, Which, calls::Call},
+        says,
+    },
+    requests::Sent,
+};
+
+/// Fault points that are tested at the same time.
+const AT_ONCE: usize = 6;
+
+/// How often the keys at NetBird are listed.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Story {
+    Create,
+    Revoke,
+    Unrevoke,
+    ChangeGroups,
+    DeleteSecret,
+    AlterSecret,
+    Delete,
+    /// The `Authority` is deleted before the `SetupKey`, while no controller runs.
+    DeleteWithoutAuthority,
+}
+
+const STORIES: [Story; 8] = [
+    Story::Create,
+    Story::Revoke,
+    Story::Unrevoke,
+    Story::ChangeGroups,
+    Story::DeleteSecret,
+    Story::AlterSecret,
+    Story::Delete,
+    Story::DeleteWithoutAuthority,
+];
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Side {
+    Kubernetes,
+    NetBird,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Failure {
+    DieBefore,
+    DieAfter,
+    LoseAnswer,
+    /// Paused before the write, until another controller has taken over and is done.
+    Paused,
+}
+
+const FAILURES: [Failure; 4] = [Failure::DieBefore, Failure::DieAfter, Failure::LoseAnswer, Failure::Paused];
+
+type Point = (Side, usize, Failure);
+
+/// Writes of `SetupKey`s and of Secrets with keys. Dry runs write nothing.
+fn counts(sent: &Sent) -> bool {
+    let of_key = sent.path.contains("/setupkeys/") || sent.path.contains("/secrets");
+    sent.is_write() && of_key && !sent.query.contains("dryRun")
+}
+
+fn is_write_of_key(call: &Call) -> bool {
+    call.is_write() && call.path.starts_with("/api/setup-keys")
+}
+
+/// What is compared with the beginning.
+struct Before {
+    status: Option<SetupKeyStatus>,
+    group: String,
+}
+
+impl Story {
+    async fn world(self) -> (World, Before) {
+        let test = format!("nb-{self:?}").to_lowercase();
+        let world = World::new(&test).await;
+        let group = world.netbird.group("changed").await;
+        let mut before = Before { status: None, group: group.id };
+        if self == Story::Create {
+            world.create("office", json!({ "usageLimit": 3 })).await;
+            return (world, before);
+        }
+        let operator = world.cluster.start_operator_with(setup(Faults::default())).await;
+        let revoked = self == Story::Unrevoke;
+        world.create("office", json!({ "usageLimit": 3, "revoked": revoked })).await;
+        let status = world
+            .cluster
+            .status_when("office", "as the story begins", |status| {
+                let valid = if revoked { "False Revoked" } else { "True Valid" };
+                says(status, "Ready") == "True Reconciled" && says(status, "Valid") == valid
+            })
+            .await;
+        operator.stop().await;
+        before.status = Some(status);
+        match self {
+            Story::Create => unreachable!(),
+            Story::Revoke => world.cluster.patch_spec("office", json!({ "revoked": true })).await,
+            Story::Unrevoke => world.cluster.patch_spec("office", json!({ "revoked": false })).await,
+            Story::ChangeGroups => {
+                world.cluster.patch_spec("office", json!({ "autoGroups": [world.netbird.name("changed")] })).await;
+            }
+            Story::DeleteSecret => world.cluster.delete_secret("office").await,
+            Story::AlterSecret => {
+                let value = world.cluster.value("office", "setup-key").await;
+                // All but the last characters are NetBird's.
+                let altered = format!("{}000000", &value[..value.len() - 6]);
+                world.cluster.patch_secret("office", json!({ "stringData": { "setup-key": altered } })).await;
+            }
+            Story::Delete => world.delete("office").await,
+            Story::DeleteWithoutAuthority => {
+                world.authorities().delete(AUTHORITY, &DeleteParams::default()).await.expect("a deletion");
+                world.delete("office").await;
+            }
+        }
+        (world, before)
+    }
+
+    fn ends_with_the_key(self) -> bool {
+        matches!(self, Story::Delete | Story::DeleteWithoutAuthority)
+    }
+
+    fn is_over(self, before: &Before, now: &SetupKeyStatus) -> bool {
+        let (ready, valid) = (says(now, "Ready") == "True Reconciled", says(now, "Valid"));
+        let is_new = || now.id != before.status.as_ref().and_then(|before| before.id.clone());
+        let active = now.authority.as_ref().is_some_and(|there| there.standing == KeyStanding::Active);
+        ready
+            && match self {
+                Story::Create | Story::ChangeGroups => valid == "True Valid" && active,
+                Story::Revoke => valid == "False Revoked",
+                Story::Unrevoke | Story::DeleteSecret | Story::AlterSecret => {
+                    valid == "True Valid" && active && is_new()
+                }
+                Story::Delete | Story::DeleteWithoutAuthority => false,
+            }
+    }
+
+    /// Waits until the story is over here and at NetBird.
+    async fn settled(self, world: &World, before: &Before) {
+        if self.ends_with_the_key() {
+            world.gone("office").await;
+        } else {
+            world.cluster.status_when("office", &format!("done with {self:?}"), |now| self.is_over(before, now)).await;
+        }
+        let left = usize::from(self != Story::Delete);
+        eventually(&format!("{left} keys at NetBird after {self:?}"), || async {
+            (world.there("office").await.len() == left).then_some(())
+        })
+        .await;
+        tokio::time::sleep(2 * INTERVAL).await;
+    }
+
+    /// Checks the end, which must be the same after every failure.
+    async fn check(self, world: &World, before: &Before, point: Option<Point>) {
+        let died_after = matches!(point, Some((.., Failure::DieAfter)));
+        let point = point.map_or_else(|| format!("{self:?}"), |point| format!("{self:?} {point:?}"));
+        if self == Story::Delete {
+            let left = world.there("office").await;
+            assert!(left.is_empty(), "{point}: {:?} are left at NetBird", ids(&left));
+            assert!(world.cluster.keys().get_opt("office").await.unwrap().is_none(), "{point}: it came back");
+            return;
+        }
+        let there = world.there("office").await;
+        assert_eq!(there.len(), 1, "{point}: keys at NetBird: {:?}", ids(&there));
+        if self == Story::DeleteWithoutAuthority {
+            // An event is sent beside the write that lets the object go, and a crash may lose it.
+            if !died_after {
+                world.cluster.event("office", "KeyLeftBehind").await;
+            }
+            return;
+        }
+        let there = &there[0];
+        let status = world.cluster.keys().get("office").await.unwrap().status.unwrap();
+        assert!(self.is_over(before, &status), "{point}: {:?}", condition(&status, "Ready"));
+        assert_eq!(status.id.as_deref(), Some(there.id.as_str()), "{point}");
+        assert_eq!(there.revoked, self == Story::Revoke, "{point}");
+        let value = world.cluster.value("office", "setup-key").await;
+        assert_eq!(status.digest, Some(digest(&value)), "{point}: the Secret holds another value");
+        assert_eq!(status.key.as_deref(), Some(format!("{}****", &value[..5]).as_str()), "{point}");
+        let shown = secrecy::ExposeSecret::expose_secret(&there.key);
+        assert!(value.starts_with(shown.trim_end_matches('*')), "{point}: the Secret holds another key");
+        assert_eq!(there.usage_limit, 3, "{point}");
+        let groups = if self == Story::ChangeGroups { vec![before.group.clone()] } else { Vec::new() };
+        assert_eq!(there.auto_groups, groups, "{point}");
+        let secret = world.cluster.secrets().get("office").await.unwrap();
+        assert_eq!(secret.annotations().get("setupkey.dev/id"), status.id.as_ref(), "{point}");
+        let keeps_its_key = matches!(self, Story::Revoke | Story::ChangeGroups);
+        if let (Some(before), true) = (&before.status, keeps_its_key) {
+            assert_eq!((&before.id, &before.digest), (&status.id, &status.digest), "{point}");
+        }
+    }
+
+    /// Tells the story. Returns how many writes each side was sent.
+    async fn run(self, point: Option<Point>) -> (usize, usize) {
+        let (world, before) = self.world().await;
+        world.netbird.proxy.forget();
+        let counter = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&counter);
+        let faults = Faults::by(move |sent, _| {
+            let number = counts(sent).then(|| counted.fetch_add(1, Ordering::SeqCst))?;
+            let (_, at, failure) = point.filter(|(side, ..)| *side == Side::Kubernetes)?;
+            (number == at).then_some(match failure {
+                Failure::DieBefore => faults::Fault::DieBefore,
+                Failure::DieAfter => faults::Fault::DieAfter,
+                Failure::LoseAnswer => faults::Fault::LoseReply,
+                Failure::Paused => faults::Fault::Late,
+            })
+        });
+        let injection = point.filter(|(side, ..)| *side == Side::NetBird).map(|(_, at, failure)| {
+            let fault = match failure {
+                Failure::DieBefore | Failure::Paused => Fault::PauseBefore,
+                Failure::DieAfter => Fault::PauseAfter,
+                Failure::LoseAnswer => Fault::DropAfter,
+            };
+            world.netbird.proxy.inject(is_write_of_key, Which::Nth(at), fault)
+        });
+        let first = world.cluster.start_operator_with(Setup { wait_until_ready: false, ..setup(faults) }).await;
+        let struck = async {
+            match (point, &injection) {
+                (Some((Side::Kubernetes, _, Failure::DieBefore | Failure::DieAfter)), _) => first.faults.died().await,
+                (Some((Side::Kubernetes, _, Failure::Paused)), _) => first.faults.late().await,
+                (Some((.., Failure::DieBefore | Failure::DieAfter | Failure::Paused)), Some(injection)) => {
+                    injection.hit(1).await;
+                }
+                _ => self.settled(&world, &before).await,
+            }
+        };
+        let struck = tokio::time::timeout(Duration::from_secs(60), struck).await;
+        struck.unwrap_or_else(|_| panic!("{self:?}: {point:?} never came"));
+        let sent = || {
+            (
+                counter.load(Ordering::SeqCst),
+                world.netbird.proxy.calls().iter().filter(|call| is_write_of_key(call)).count(),
+            )
+        };
+        let sent = sent();
+        let first = match point {
+            Some((.., Failure::DieBefore | Failure::DieAfter)) => {
+                first.kill().await;
+                None
+            }
+            _ => Some(first),
+        };
+        let second = world.cluster.start_operator_with(setup(Faults::default())).await;
+        self.settled(&world, &before).await;
+        if let (Some(first), Some((.., Failure::Paused))) = (&first, point) {
+            first.faults.let_late_ones_go();
+            if let Some(injection) = &injection {
+                injection.release();
+            }
+            tokio::time::sleep(4 * INTERVAL).await;
+            self.settled(&world, &before).await;
+        }
+        self.check(&world, &before, point).await;
+        if let Some(first) = first {
+            first.kill().await;
+        }
+        second.stop().await;
+        sent
+    }
+}
+
+fn setup(faults: Faults) -> Setup {
+    let setup = Setup::default();
+    let authorities = AuthoritySettings { interval: Some(INTERVAL), ..setup.authorities.clone() };
+    Setup { faults, authorities, ..setup }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn netbird_crash_matrix() {
+    drop(NetBird::for_test("crash").await);
+    let smooth: Vec<_> = stream::iter(STORIES)
+        .map(|story| async move { (story, story.run(None).await) })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let mut points = Vec::new();
+    for (story, (kubernetes, netbird)) in &smooth {
+        for (side, count) in [(Side::Kubernetes, *kubernetes), (Side::NetBird, *netbird)] {
+            points.extend((0..count).flat_map(|write| FAILURES.map(|failure| (*story, (side, write, failure)))));
+        }
+    }
+    let count = points.len();
+    stream::iter(points)
+        .for_each_concurrent(AT_ONCE, |(story, point)| async move {
+            story.run(Some(point)).await;
+        })
+        .await;
+    let writes = smooth.iter().map(|(story, (kubernetes, netbird))| format!("{story:?} {kubernetes} + {netbird}"));
+    let writes: Vec<_> = writes.collect();
+    println!("netbird_crash_matrix: {count} points passed; writes per story, here + there: {}", writes.join(", "));
+}
