@@ -52,7 +52,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 ifdef E2E_KUBECONFIG
 e2e: $(TOOLS)/kubectl $(TOOLS)/helm
 else
-e2e: node
+e2e: node netbird
 endif
 e2e: ## run the chart's pods, and pods that use keys, on a real node (root on Linux); STORY=words chooses
 	@hack/e2e.sh
@@ -168,9 +168,12 @@ $(CARGO_FUZZ):
 	cargo install --quiet --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
 
 .PHONY: demo
-demo: $(if $(filter 1,$(NODE)),node,control-plane) ## show the product on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod
+demo: $(if $(filter 1,$(NODE)),node,control-plane) $(if $(filter 1,$(NETBIRD)),netbird) ## show the product on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod, NETBIRD=1 has real agents join
 	@cargo build --workspace --bins --target-dir target
-ifeq ($(NODE),1)
+ifeq ($(NETBIRD),1)
+	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1, and NetBird in a network of its own"
+	@target/debug/control-plane run --netbird --crds crds -- hack/demo-netbird.sh
+else ifeq ($(NODE),1)
 	@hack/node-image.sh target/image/shell.tar
 	@echo "starting etcd, kube-apiserver, kube-controller-manager and a node, in a network of their own"
 	@target/debug/control-plane run --node --image target/image/shell.tar --crds crds -- hack/demo.sh

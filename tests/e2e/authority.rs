@@ -1,4 +1,4 @@
-//! A certificate authority for the enrollment service, in place of a company's own or of cert-manager.
+//! A certificate authority for the enrollment service and for NetBird, in place of a company's own or of cert-manager.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
@@ -19,10 +19,11 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// A certificate for this name and its private key, as in a Secret of type kubernetes.io/tls.
-    pub fn certify(&self, name: &str) -> (String, String) {
+    /// A certificate for these names and addresses and its private key, as in a Secret of type kubernetes.io/tls.
+    pub fn certify(&self, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a DNS name");
+        let params =
+            CertificateParams::new(names.iter().copied().map(String::from).collect::<Vec<_>>()).expect("names");
         (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
     }
 }

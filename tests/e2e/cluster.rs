@@ -19,13 +19,15 @@ use kube::{
 };
 use serde_json::json;
 use setupkey_operator::api::{Peer, SetupKey};
+use tokio::sync::OnceCell;
 
-use crate::{authority::Authority, release::Release};
+use crate::{authority::Authority, netbird::NetBird, release::Release};
 
 /// Longer than any wait takes: a kubelet may retry a mount only after two minutes.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-const CRDS: [&str; 2] = ["setupkeys.setupkey.dev", "peers.setupkey.dev"];
+const CRDS: [&str; 4] =
+    ["setupkeys.setupkey.dev", "peers.setupkey.dev", "authorities.setupkey.dev", "clusterauthorities.setupkey.dev"];
 
 /// The folder that has the chart, the examples and the tools.
 pub fn repository() -> &'static Path {
@@ -39,8 +41,9 @@ pub struct Cluster {
     pub client: Client,
     /// The same rights, and no guards.
     pub unguarded: Client,
-    /// The issuer of the enrollment service's certificate.
+    /// The issuer of the certificates of the enrollment service and of NetBird.
     pub authority: Authority,
+    netbird: OnceCell<NetBird>,
     kubeconfig: PathBuf,
     /// The folder of our own node's programs. `None` on another cluster.
     node: Option<PathBuf>,
@@ -77,6 +80,7 @@ impl Cluster {
             client,
             unguarded,
             authority: Authority::new(),
+            netbird: OnceCell::new(),
             kubeconfig: kubeconfig.into(),
             node: node.map(PathBuf::from),
             suffix,
@@ -127,6 +131,11 @@ impl Cluster {
 
     fn namespaces(&self) -> MutexGuard<'_, Vec<String>> {
         self.namespaces.lock().expect("the lock is not poisoned")
+    }
+
+    /// The NetBird server that all stories share. The first story that needs it starts it.
+    pub async fn netbird(&self) -> &NetBird {
+        self.netbird.get_or_init(|| NetBird::start(self)).await
     }
 
     pub fn kubectl(&self) -> Command {
@@ -208,6 +217,11 @@ impl Cluster {
     pub async fn leave(&self) {
         if self.is_ours() {
             return;
+        }
+        // Keys at an authority are held by a finalizer, which only a running operator takes off.
+        for namespace in self.namespaces().iter() {
+            let delete = ["--namespace", namespace, "delete", "setupkeys.setupkey.dev", "--all", "--timeout=60s"];
+            let _ = self.kubectl().args(delete).output();
         }
         let release = Release::of(self);
         // The release may not exist.

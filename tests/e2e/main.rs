@@ -8,7 +8,9 @@
 
 mod authority;
 mod cluster;
+mod forward;
 mod keys;
+mod netbird;
 mod node;
 mod peers;
 mod pods;
@@ -22,12 +24,14 @@ use suite::{Needs, Suite};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    use stories::{disturbance, enrollment, examples, installation, keys, mounting, rest};
+    use stories::{disturbance, enrollment, examples, installation, keys, mounting, netbird, rest};
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![
         // The longest stories come first.
         story!(enrollment::a_killed_ephemeral_peer_is_removed_and_another_is_not_connected, Needs::HandsOnTheNode),
+        story!(netbird::netbird_agent_joins_with_the_mounted_key, Needs::NetBird),
+        story!(netbird::nodes_and_pods_with_a_variable_join_netbird_as_the_examples_say, Needs::NetBird),
         story!(examples::each_example_with_a_pod_does_what_it_says),
         story!(enrollment::pods_enroll_by_the_name_of_the_service_and_are_peers),
         story!(enrollment::the_third_pod_of_a_key_for_two_ends_and_says_why),
@@ -48,6 +52,7 @@ async fn main() -> ExitCode {
         story!(disturbance::an_upgrade_rolls_and_changes_no_key, Needs::AnotherImage),
         story!(disturbance::kubelet_and_api_server_restart_and_nothing_is_written, Needs::HandsOnTheNode),
         story!(installation::logs_are_read_with_kubectl_and_hold_no_key),
+        story!(netbird::uninstalled_it_leaves_netbird_alone_and_deletions_wait, Needs::NetBird),
         story!(disturbance::uninstalled_and_installed_again_it_takes_up_every_key),
     ]);
     suite.run().await

@@ -44,7 +44,7 @@ impl<'a> Release<'a> {
 
     /// Stores a certificate where the chart looks for it.
     pub async fn certify(&self) {
-        let (certificate, key) = self.cluster.authority.certify(&self.enrollment_host());
+        let (certificate, key) = self.cluster.authority.certify(&[&self.enrollment_host()]);
         let secret = json!({
             "metadata": { "name": "enrollment-tls" },
             "type": "kubernetes.io/tls",

@@ -9,7 +9,10 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, variable};
+use crate::{
+    cluster::{Cluster, variable},
+    netbird,
+};
 
 /// This many keep two cores busy.
 const AT_A_TIME: usize = 4;
@@ -23,6 +26,8 @@ pub enum Needs {
     HandsOnTheNode,
     /// The story needs another tag of the operator's image.
     AnotherImage,
+    /// The story needs NetBird's programs.
+    NetBird,
 }
 
 impl Needs {
@@ -32,6 +37,7 @@ impl Needs {
             Needs::ACluster => None,
             Needs::HandsOnTheNode => (!cluster.is_ours()).then_some("it kills programs of the node, which is not ours"),
             Needs::AnotherImage => variable("E2E_UPGRADE_IMAGE").is_none().then_some("E2E_UPGRADE_IMAGE is not set"),
+            Needs::NetBird => variable(netbird::IMAGE).is_none().then_some("E2E_NETBIRD_IMAGE is not set"),
         }
     }
 }

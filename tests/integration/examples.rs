@@ -1,11 +1,40 @@
 //! The manifests that the repository ships.
 
+use std::path::Path;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use secrecy::ExposeSecret;
+use serde_json::Value;
 use setupkey_operator::{
     api,
+    authority::netbird::Hosts,
+    controller::AuthoritySettings,
     key::conditions::{DELETED_AT_AUTHORITY, NOT_ISSUED, REPLACING, REVOKED_AT_AUTHORITY, UNREADY_REASONS},
 };
+use uuid::Uuid;
 
-use crate::harness::{Cluster, crds, repository};
+use crate::harness::{Cluster, Setup, crds, netbird::NetBird, repository};
+
+/// What NetBird's operator reads of an NBSetupKey, as in its own CRD.
+const NB_SETUP_KEY_CRD: &str = r#"{
+    apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: nbsetupkeys.netbird.io},
+    spec: {
+        group: netbird.io, scope: Namespaced,
+        names: {kind: NBSetupKey, listKind: NBSetupKeyList, plural: nbsetupkeys, singular: nbsetupkey},
+        versions: [{
+            name: v1, served: true, storage: true, subresources: {status: {}},
+            schema: {openAPIV3Schema: {type: object, properties: {
+                spec: {type: object, required: [secretKeyRef], properties: {
+                    managementURL: {type: string},
+                    secretKeyRef: {type: object, required: [key], x-kubernetes-map-type: atomic, properties: {
+                        key: {type: string}, name: {type: string, default: ""}, optional: {type: boolean},
+                    }},
+                }},
+                status: {type: object, x-kubernetes-preserve-unknown-fields: true},
+            }}},
+        }],
+    },
+}"#;
 
 #[test]
 fn the_crds_are_generated_from_the_code() {
@@ -20,27 +49,91 @@ fn the_crds_are_generated_from_the_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_is_accepted_and_its_keys_become_ready() {
     let cluster = Cluster::for_test("examples").await;
-    let operator = cluster.start_operator().await;
+    let netbird = NetBird::over_https("examples").await;
+    cluster.kubectl_ok(&["apply", "-f", "-"], NB_SETUP_KEY_CRD);
+    cluster.kubectl_ok(&["wait", "--for=condition=Established", "crd/nbsetupkeys.netbird.io"], "");
+    let authorities = AuthoritySettings {
+        hosts: Hosts::new(Vec::new(), false),
+        namespace: cluster.namespace.clone(),
+        of_cluster: true,
+        ..AuthoritySettings::default()
+    };
+    let operator = cluster.start_operator_with(Setup { authorities, ..Setup::default() }).await;
     let folder = repository().join("examples");
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    assert!(files.len() >= 4, "{files:?}");
+    assert!(files.len() >= 11, "{files:?}");
     for file in &files {
-        cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-f", file.to_str().unwrap()], "");
+        for document in for_this_test(&cluster, &netbird, file) {
+            cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-f", "-"], &document);
+        }
     }
     let overlay = folder.join("kustomize/production");
     cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-k", overlay.to_str().unwrap()], "");
 
     let names = cluster.kubectl_ok(&["get", "sk", "-o", "jsonpath={.items[*].metadata.name}"], "");
     let names: Vec<_> = names.split_whitespace().collect();
-    assert_eq!(names, ["agents", "batch", "gateways-production", "laptop-ada", "nodes", "office", "workers"]);
+    let in_cluster = ["agents", "batch", "gateways-production", "laptop-ada", "nodes", "office", "workers"];
+    let at_netbird = ["netbird-job", "netbird-laptops", "netbird-nodes", "netbird-sidecars", "netbird-web"];
+    let mut expected = [in_cluster.as_slice(), &at_netbird].concat();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
     for name in names {
-        cluster.ready(name).await;
+        let status = cluster.ready(name).await;
+        let id = status.id.expect("an id");
+        assert_eq!(netbird.api.key(id.as_str()).await.is_some(), at_netbird.contains(&name), "{name}");
     }
     // The pods of the examples refer to Secrets and keys that exist.
     assert_eq!(cluster.value("workers", "setup-key").await.len(), 36);
     assert_eq!(cluster.value("batch-netbird", "NB_SETUP_KEY").await.len(), 36);
+    for (secret, key) in [("netbird-web", "setup-key"), ("netbird-nodes", "setup-key"), ("netbird-job", "NB_SETUP_KEY")]
+    {
+        assert_is_uuid(&cluster.value(secret, key).await);
+    }
+    // NetBird's operator takes no other value.
+    let reference = "jsonpath={.spec.secretKeyRef.name} {.spec.secretKeyRef.key}";
+    let reference = cluster.kubectl_ok(&["get", "nbsetupkey", "sidecars", "-o", reference], "");
+    let (secret, key) = reference.split_once(' ').expect("a name and a key");
+    assert_is_uuid(&cluster.value(secret, key).await);
     operator.stop().await;
+}
+
+/// An example as written, but for the server, the token and the name of the `ClusterAuthority`, all of which belong to one
+/// test.
+fn for_this_test(cluster: &Cluster, netbird: &NetBird, file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).expect("an example");
+    let mut documents = Vec::new();
+    for text in text.split("\n---\n") {
+        let mut document: Value = serde_yaml::from_str(text).expect("YAML");
+        if let Some(namespace) = document.pointer_mut("/metadata/namespace") {
+            *namespace = cluster.namespace.as_str().into();
+        }
+        if let Some(name) = document.pointer_mut("/spec/authorityRef/name") {
+            assert_eq!(name, "netbird", "{}", file.display());
+            *name = netbird.prefix.as_str().into();
+        }
+        match document["kind"].as_str() {
+            Some("Secret") => document["stringData"]["NB_API_KEY"] = netbird.admin.token.expose_secret().into(),
+            Some("ClusterAuthority") => {
+                document["metadata"]["name"] = netbird.prefix.as_str().into();
+                document["spec"]["netbird"]["url"] = netbird.base_url.as_str().into();
+                document["spec"]["netbird"]["caBundle"] = BASE64_STANDARD.encode(netbird.authority()).into();
+            }
+            Some("SetupKey") => {}
+            // kubectl reads YAML in another version.
+            _ => {
+                documents.push(text.to_owned());
+                continue;
+            }
+        }
+        documents.push(document.to_string());
+    }
+    documents
+}
+
+/// Does not print it.
+fn assert_is_uuid(key: &str) {
+    assert!(Uuid::try_parse(key).is_ok(), "the key is no UUID");
 }
 
 fn page(name: &str) -> String {

@@ -6,4 +6,5 @@ pub mod examples;
 pub mod installation;
 pub mod keys;
 pub mod mounting;
+pub mod netbird;
 pub mod rest;

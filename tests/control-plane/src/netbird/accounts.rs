@@ -26,7 +26,8 @@ pub fn answers(url: &str, authority: &str) -> bool {
     wait_for(async move { api.call(Method::GET, "/api/instance", Value::Null).await }).is_ok()
 }
 
-/// Works once for each server.
+/// Creates the account of the server at this URL, whose certificate this authority (PEM) has signed. Works once for each
+/// server.
 pub fn set_up(url: &str, authority: &str) -> Result<Tokens, Error> {
     let api = Api::new(url, authority, &SecretString::default());
     wait_for(async move {

@@ -3,7 +3,7 @@
 //! The methods panic with NetBird's answer when it refuses: in a test, a refusal of these calls is a fault of the test.
 //! [`Api::call`] returns it instead.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -81,6 +81,8 @@ pub struct Group {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Peer {
     pub id: String,
+    /// Its address in the network.
+    pub ip: IpAddr,
     pub name: String,
     pub hostname: String,
     pub connected: bool,

@@ -1,6 +1,9 @@
 //! The files and flags of NetBird's servers. They listen on all addresses of their own network, so ports are fixed.
 
-use std::{net::Ipv4Addr, path::Path};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 use super::Transport;
 use crate::{Authority, Error, data_dir::DataDir, flags::flag, process::Program, tools::NetBirdTools};
@@ -13,9 +16,11 @@ const HEALTH_PORT: u16 = 9000;
 const METRICS_PORTS: [u16; 2] = [9090, 9091];
 
 const COMBINED_CONFIG: &str = "combined.yaml";
-const MANAGEMENT_CONFIG: &str = "management.json";
-const CERTIFICATE: &str = "server.crt";
-const KEY: &str = "server.key";
+
+/// The files that [`Management::config`] holds.
+pub const MANAGEMENT_CONFIG: &str = "management.json";
+pub const CERTIFICATE: &str = "server.crt";
+pub const KEY: &str = "server.key";
 
 /// Also what agents are told to trust.
 pub const AUTHORITY: &str = "ca.crt";
@@ -44,6 +49,84 @@ impl Listening {
     }
 }
 
+/// A management server with a certificate, and the signal server beside it.
+#[derive(Clone, Debug)]
+pub struct Management {
+    /// The folder with the configuration, the certificate and its key.
+    pub config: PathBuf,
+    /// The folder of the database.
+    pub data: PathBuf,
+    /// The name or address at which both servers are reached.
+    pub host: String,
+}
+
+impl Management {
+    pub const PORT: u16 = HTTPS_PORT;
+    pub const SIGNAL_PORT: u16 = SIGNAL_PORT;
+
+    pub fn url(&self) -> String {
+        format!("https://{}:{HTTPS_PORT}", self.host)
+    }
+
+    /// The contents of the configuration.
+    pub fn contents(&self) -> String {
+        let config = serde_json::json!({
+            "Stuns": [],
+            "Signal": { "Proto": "http", "URI": format!("{}:{SIGNAL_PORT}", self.host) },
+            "Datadir": self.data,
+            // Without it, the server makes one and logs it.
+            "DataStoreEncryptionKey": any_key(),
+            "StoreConfig": { "Engine": "sqlite" },
+            "HttpConfig": { "CertFile": self.config.join(CERTIFICATE), "CertKey": self.config.join(KEY) },
+            "EmbeddedIdP": { "Enabled": true, "Issuer": format!("{}/oauth2", self.url()) },
+        });
+        config.to_string()
+    }
+
+    /// The arguments of the management server.
+    pub fn args(&self) -> Vec<String> {
+        let file = |name: &str| self.config.join(name).display().to_string();
+        vec![
+            "management".to_owned(),
+            flag("--config", file(MANAGEMENT_CONFIG)),
+            flag("--datadir", self.data.display()),
+            flag("--port", HTTPS_PORT),
+            flag("--metrics-port", METRICS_PORTS[0]),
+            flag("--cert-file", file(CERTIFICATE)),
+            flag("--cert-key", file(KEY)),
+            flag("--disable-legacy-port", true),
+            flag("--disable-anonymous-metrics", true),
+            flag("--disable-geolite-update", true),
+            flag("--log-file", "console"),
+        ]
+    }
+
+    /// The variables of the management server.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        variables(&self.data)
+    }
+
+    /// The arguments of the signal server.
+    pub fn signal_args(&self) -> Vec<String> {
+        vec![
+            "run".to_owned(),
+            flag("--port", SIGNAL_PORT),
+            flag("--metrics-port", METRICS_PORTS[1]),
+            flag("--log-file", "console"),
+        ]
+    }
+}
+
+fn variables(data: &Path) -> Vec<(String, String)> {
+    let variable = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        variable("HOME", data.display().to_string()),
+        // The first answer to a setup holds the owner's token.
+        variable("NB_SETUP_PAT_ENABLED", "true".into()),
+        variable("NB_DISABLE_GEOLOCATION", "true".into()),
+    ]
+}
+
 pub fn write(dir: &DataDir, listening: Listening, authority: &Authority) -> Result<(), Error> {
     dir.write(AUTHORITY, authority.pem())?;
     match listening.transport {
@@ -52,53 +135,31 @@ pub fn write(dir: &DataDir, listening: Listening, authority: &Authority) -> Resu
             let identity = authority.server("netbird", &[listening.address.into()])?;
             dir.write(CERTIFICATE, &identity.certificate)?;
             dir.write(KEY, &identity.key)?;
-            dir.write(MANAGEMENT_CONFIG, &management(dir.path(), listening))
+            dir.write(MANAGEMENT_CONFIG, &management(dir.path(), listening).contents())
         }
     }
 }
 
 /// The programs of the server. The last one answers requests.
 pub fn programs(tools: &NetBirdTools, dir: &Path, listening: Listening, env: &[(String, String)]) -> Vec<Program> {
-    let file = |name: &str| dir.join(name).display().to_string();
-    let variable = |name: &str, value: String| (name.to_owned(), value);
-    let mut common = vec![
-        variable("HOME", dir.display().to_string()),
-        // The first answer to a setup holds the owner's token.
-        variable("NB_SETUP_PAT_ENABLED", "true".into()),
-        variable("NB_DISABLE_GEOLOCATION", "true".into()),
-    ];
-    common.extend_from_slice(env);
+    let env = [variables(dir), env.to_vec()].concat();
     match listening.transport {
         Transport::Http => {
-            let args = vec![flag("--config", file(COMBINED_CONFIG))];
-            vec![Program { env: common, ..Program::new("netbird-server", &tools.combined, args) }]
+            let args = vec![flag("--config", dir.join(COMBINED_CONFIG).display())];
+            vec![Program { env, ..Program::new("netbird-server", &tools.combined, args) }]
         }
         Transport::Https => {
-            let signal = vec![
-                "run".to_owned(),
-                flag("--port", SIGNAL_PORT),
-                flag("--metrics-port", METRICS_PORTS[1]),
-                flag("--log-file", "console"),
-            ];
-            let management = vec![
-                "management".to_owned(),
-                flag("--config", file(MANAGEMENT_CONFIG)),
-                flag("--datadir", dir.display()),
-                flag("--port", HTTPS_PORT),
-                flag("--metrics-port", METRICS_PORTS[0]),
-                flag("--cert-file", file(CERTIFICATE)),
-                flag("--cert-key", file(KEY)),
-                flag("--disable-legacy-port", true),
-                flag("--disable-anonymous-metrics", true),
-                flag("--disable-geolite-update", true),
-                flag("--log-file", "console"),
-            ];
+            let management = management(dir, listening);
             vec![
-                Program::new("netbird-signal", &tools.signal, signal),
-                Program { env: common, ..Program::new("netbird-management", &tools.management, management) },
+                Program::new("netbird-signal", &tools.signal, management.signal_args()),
+                Program { env, ..Program::new("netbird-management", &tools.management, management.args()) },
             ]
         }
     }
+}
+
+fn management(dir: &Path, listening: Listening) -> Management {
+    Management { config: dir.to_owned(), data: dir.to_owned(), host: listening.address.to_string() }
 }
 
 fn combined(dir: &Path, listening: Listening) -> String {
@@ -125,20 +186,6 @@ fn combined(dir: &Path, listening: Listening) -> String {
         secret = any_key(),
         key = any_key(),
     )
-}
-
-fn management(dir: &Path, listening: Listening) -> String {
-    let file = |name: &str| dir.join(name).display().to_string();
-    let config = serde_json::json!({
-        "Stuns": [],
-        "Signal": { "Proto": "http", "URI": format!("{}:{SIGNAL_PORT}", listening.address) },
-        "Datadir": dir,
-        "DataStoreEncryptionKey": any_key(),
-        "StoreConfig": { "Engine": "sqlite" },
-        "HttpConfig": { "CertFile": file(CERTIFICATE), "CertKey": file(KEY) },
-        "EmbeddedIdP": { "Enabled": true, "Issuer": format!("{}/oauth2", listening.url()) },
-    });
-    config.to_string()
 }
 
 /// 32 bytes in base64.

@@ -6,6 +6,7 @@
 //! - [`NetBird::start`] returns a server with a fresh account and a token for each role.
 //! - [`Api`] asks the server what a test wants to know, past the product.
 //! - [`Agent::join`] runs an agent until the server has let it in or refused it.
+//! - [`Management`] and [`set_up`] are for servers that run elsewhere, such as in pods.
 
 mod accounts;
 mod agent;
@@ -22,9 +23,10 @@ use std::{
     },
 };
 
-pub use accounts::Tokens;
+pub use accounts::{Tokens, set_up};
 pub use agent::{Agent, Key, Outcome};
 pub use api::{Api, Event, Group, HttpClient, Peer, RemoteKey, http_client};
+pub use config::{CERTIFICATE, KEY, MANAGEMENT_CONFIG, Management};
 pub use network::CABLE_PREFIX;
 
 use config::Listening;
