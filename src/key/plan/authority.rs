@@ -272,3 +272,6 @@ fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
     }
     Until::RetryAfter(METADATA_PAUSE)
 }
+
+#[cfg(test)]
+mod tests;
