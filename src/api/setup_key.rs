@@ -15,6 +15,7 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     kind = "SetupKey",
     plural = "setupkeys",
     shortname = "sk",
+    // Of this kind alone: with another kind in the category, kubectl takes "setupkey NAME" for two kinds and refuses it.
     category = "setupkey",
     namespaced,
     status = "SetupKeyStatus",

@@ -256,3 +256,20 @@ async fn groups_and_the_deletion_policy_depend_on_the_authority() {
         cluster.kubectl_ok(&["create", "--dry-run=server", "-f", "-"], &manifest("good", &spec));
     }
 }
+
+/// A category that several kinds share would take the name away.
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_takes_every_name_of_a_kind() {
+    let cluster = Cluster::for_test("names").await;
+    cluster.apply("office", "");
+    let of_authority = authority("Authority", "office", &json!({}));
+    cluster.kubectl_ok(&["create", "-f", "-"], &of_authority);
+    for (names, printed) in [
+        (["setupkey", "setupkeys", "sk", "setupkeys.setupkey.dev"], "setupkey.setupkey.dev/office\n"),
+        (["authority", "authorities", "ska", "authorities.setupkey.dev"], "authority.setupkey.dev/office\n"),
+    ] {
+        for name in names {
+            assert_eq!(cluster.kubectl_ok(&["get", name, "office", "-o", "name"], ""), printed, "{name}");
+        }
+    }
+}
