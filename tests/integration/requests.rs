@@ -49,7 +49,8 @@ impl Sent {
 
     /// Whether the request lists all objects of a kind.
     pub fn is_list(&self) -> bool {
-        let collection = ["/setupkeys", "/secrets", "/peers"].iter().any(|end| self.path.ends_with(end));
+        let collections = ["/setupkeys", "/secrets", "/peers", "/authorities", "/clusterauthorities", "/namespaces"];
+        let collection = collections.iter().any(|end| self.path.ends_with(end));
         self.method == Method::GET && collection && !self.is_watch()
     }
 
