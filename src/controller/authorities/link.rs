@@ -23,6 +23,9 @@ use crate::{
 /// Groups that were listed so short a time ago are not listed again, however many keys miss one.
 const JUST_LISTED: Duration = Duration::from_secs(3);
 
+/// The pause after a refusal for too many calls that names none. NetBird's own names none.
+const LIMITED: Duration = Duration::from_secs(5);
+
 /// The link to one authority.
 pub struct Link {
     pub name: AuthorityName,
@@ -41,6 +44,8 @@ pub(super) struct State {
     pub connection: Connection,
     pub rows: Rows,
     pub groups: Option<(Arc<Groups>, Instant)>,
+    /// The server asks not to be called before this moment.
+    pub not_before: Option<Instant>,
     /// Whether a key waits for a group.
     pub misses_group: bool,
     /// Whether the role of the token's user was looked at.
@@ -71,6 +76,7 @@ impl Link {
             connection: Connection::New,
             rows: Rows::default(),
             groups: None,
+            not_before: None,
             misses_group: false,
             is_role_known: false,
         };
@@ -230,12 +236,13 @@ impl Link {
                 state.is_role_known = false;
                 state.connection = Connection::Down { reason, why: sentence(error) };
             }
-            Error::Certificate(_)
-            | Error::HostRefused(_)
-            | Error::Insecure
-            | Error::Tls
-            | Error::TokenRefused(_)
-            | Error::RateLimited { .. } => state.connection = Connection::Down { reason, why: sentence(error) },
+            Error::RateLimited { retry_after } => {
+                state.not_before = Some(Instant::now() + retry_after.unwrap_or(LIMITED));
+                state.connection = Connection::Down { reason, why: sentence(error) };
+            }
+            Error::Certificate(_) | Error::HostRefused(_) | Error::Insecure | Error::Tls | Error::TokenRefused(_) => {
+                state.connection = Connection::Down { reason, why: sentence(error) }
+            }
         }
         drop(state);
         self.poke.notify_one();

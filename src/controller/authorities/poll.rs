@@ -25,8 +25,8 @@ use crate::{
 /// The shortest and the longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 
-/// How often the token is looked at while NetBird does not take it. It costs NetBird nothing.
-const TOKEN_PAUSE: Duration = Duration::from_secs(3);
+/// How often the Secret with the token is looked at, which costs NetBird nothing: while the authority cannot be used, and else.
+const TOKEN_PAUSES: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(10));
 
 /// The least time between two lists, however many calls have failed in between.
 const SHORTEST: Duration = Duration::from_millis(500);
@@ -44,7 +44,7 @@ pub struct Poll {
     /// The object and the version of the token that the client was made from.
     made_from: Option<(AuthorityObject, String)>,
     pauses: ExponentialBackoff,
-    /// When NetBird may be called again.
+    /// When the keys are listed next.
     due: Instant,
     role_seen: Option<Instant>,
     token_expires: Option<Timestamp>,
@@ -77,49 +77,46 @@ impl Poll {
                 () = tokio::time::sleep(pause) => {}
                 () = self.link.poke.notified() => {
                     tokio::time::sleep(SHORTEST.saturating_sub(began.elapsed())).await;
+                    let now = Instant::now();
+                    self.due = self.link.state.lock().not_before.map_or(now, |moment| moment.max(now));
                 }
             }
         }
     }
 
-    /// Looks once at everything, and returns the pause until the next time.
+    /// Looks at the token, and lists the keys if it is time. Returns the pause until the next look.
     async fn look(&mut self) -> Duration {
         let Some(object) = self.link.state.lock().object.clone() else {
-            self.all.metrics.authorities().gone(&self.link.name);
-            return Duration::MAX.min(Duration::from_secs(3600));
+            return Duration::MAX; // The link ends with the object.
         };
-        let before = self.made_from.is_some();
         match self.prepare(&object).await {
-            Ok(made) if made && before => self.due = Instant::now(),
-            Ok(_) => {}
+            Ok(true) => self.due = Instant::now(),
+            Ok(false) => {}
             Err(down) => {
+                self.due = Instant::now();
                 self.link.state.lock().connection = down;
                 self.conclude(&object, false).await;
-                return TOKEN_PAUSE;
+                return TOKEN_PAUSES.0;
             }
         }
-        if self.due > Instant::now() && self.is_down() {
-            return (self.due - Instant::now()).min(TOKEN_PAUSE);
+        if self.due <= Instant::now() {
+            let pause = match self.list().await {
+                Ok(()) => {
+                    self.pauses = backoff(PAUSES.0, PAUSES.1);
+                    self.all.interval.unwrap_or(object.netbird.interval.as_duration())
+                }
+                Err(error) => {
+                    let reason = error.reason().unwrap_or("Unreachable");
+                    self.link.state.lock().connection = Connection::Down { reason, why: sentence(&error) };
+                    self.pauses.next().unwrap_or(PAUSES.1).max(error.retry_after().unwrap_or_default())
+                }
+            };
+            self.due = Instant::now() + pause;
+            self.conclude(&object, true).await;
         }
-        let pause = match self.list().await {
-            Ok(()) => {
-                self.pauses = backoff(PAUSES.0, PAUSES.1);
-                self.all.interval.unwrap_or(object.netbird.interval.as_duration())
-            }
-            Err(error) => {
-                let reason = error.reason().unwrap_or("Unreachable");
-                self.link.state.lock().connection = Connection::Down { reason, why: sentence(&error) };
-                let pause = self.pauses.next().unwrap_or(PAUSES.1).max(error.retry_after().unwrap_or_default());
-                self.due = Instant::now() + pause;
-                pause.min(TOKEN_PAUSE)
-            }
-        };
-        self.conclude(&object, true).await;
-        pause
-    }
-
-    fn is_down(&self) -> bool {
-        matches!(self.link.state.lock().connection, Connection::Down { .. })
+        let is_up = self.link.state.lock().connection == Connection::Up;
+        let look = if is_up { TOKEN_PAUSES.1 } else { TOKEN_PAUSES.0 };
+        self.due.saturating_duration_since(Instant::now()).min(look)
     }
 
     /// Reads the token, and makes a client if the token or the authority has changed. True if it has.
@@ -217,6 +214,7 @@ impl Poll {
         let changed = self.link.listed(keys, began);
         let mut state = self.link.state.lock();
         let was_up = std::mem::replace(&mut state.connection, Connection::Up) == Connection::Up;
+        state.not_before = None;
         drop(state);
         if was_up && !misses_group {
             self.all.wake_owners(&self.link.name, &changed);
