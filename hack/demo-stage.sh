@@ -7,6 +7,7 @@ readonly LOG=$WORK/operator.log OPERATOR_KUBECONFIG=$WORK/operator.kubeconfig
 readonly ACCOUNT=setupkey-operator ACCOUNT_NAMESPACE=setupkey-system
 # Seconds. Longer than any wait of a demo takes, even on a busy machine.
 readonly PATIENCE=${PATIENCE:-30}
+# shellcheck disable=SC2034 # for the scripts that source this
 readonly AWAIT="kubectl wait --timeout=${PATIENCE}s"
 
 operator='' # its process id, once it runs

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// More steps than any way from any state to a settled one takes.
-const MOST_STEPS: usize = 12;
+const MOST_STEPS: usize = 20;
 
 /// So many passes over a key fail in a row before the failure is reported: a retry may cure what has only just begun.
 const PASSING: u32 = 3;
@@ -315,7 +315,9 @@ impl<'a> Pass<'a> {
         let ObjectName { namespace, name } = ObjectName::of(&*self.key);
         let keys: Api<SetupKey> = Api::namespaced(self.context.client.clone(), &namespace);
         let found = call(Attempt::on("read SetupKey", &namespace, &name), keys.get(&name)).await?;
-        let changed = found.metadata.resource_version != self.key.metadata.resource_version;
+        // A key at an authority may be in the Secret already, and not in the status yet.
+        let changed = found.metadata.resource_version != self.key.metadata.resource_version
+            || found.spec.authority_ref.is_some() && found.metadata.deletion_timestamp.is_none();
         if found.uid() != self.key.uid() {
             self.abandoned.clear(); // They are another key's.
         }
@@ -340,7 +342,7 @@ impl<'a> Pass<'a> {
         let written = match write::write_status(&self.context.client, &self.key, status).await {
             Ok(written) => written,
             Err(error) => {
-                self.report_unwritten_status(&error);
+                self.report_unwritten("status", &error);
                 if let Some(id) = self.issued.take().filter(|_| error.code() == Some(404)) {
                     self.discard(&id).await;
                 }
@@ -363,11 +365,11 @@ impl<'a> Pass<'a> {
     }
 
     /// A condition cannot say that the status cannot be written, so an event does: once, when it has lasted.
-    fn report_unwritten_status(&self, error: &call::Error) {
+    fn report_unwritten(&self, what: &str, error: &call::Error) {
         if self.failures != PASSING || matches!(error.code(), Some(404 | 409)) {
             return;
         }
-        let message = format!("The status cannot be written: {}", shortened(&error.why()));
+        let message = format!("The {what} cannot be written: {}", shortened(&error.why()));
         let notice = Notice { severity: Severity::Warning, reason: "StatusFailed", action: "WriteStatus", message };
         self.context.notifier.notify(&*self.key, notice);
     }

@@ -8,6 +8,7 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 use secrecy::zeroize::{Zeroize, Zeroizing};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::observe::owned;
@@ -122,7 +123,7 @@ async fn send_replacement(
 }
 
 /// A merge patch of a Secret, which borrows the key instead of copying it.
-#[derive(serde::Serialize)]
+#[derive(Serialize)]
 struct SecretPatch<'a> {
     metadata: Value,
     data: std::collections::BTreeMap<&'a str, &'a str>,
@@ -153,7 +154,7 @@ pub async fn restore_metadata(
 pub async fn write_status(client: &Client, key: &SetupKey, status: &SetupKeyStatus) -> Result<SetupKey, Error> {
     let patch = json!({
         "metadata": { "resourceVersion": key.metadata.resource_version },
-        "status": status_changes(key.status.as_ref(), status),
+        "status": changes(key.status.as_ref().unwrap_or(&SetupKeyStatus::default()), status),
     });
     patch_status(client, key, "write the status of SetupKey", patch).await
 }
@@ -210,13 +211,13 @@ async fn patch_status(client: &Client, key: &SetupKey, what: &str, patch: Value)
     call(Attempt::on(what, &namespace, &name), keys.patch_status(&name, &patch_params(), &Patch::Merge(patch))).await
 }
 
-fn status_changes(before: Option<&SetupKeyStatus>, after: &SetupKeyStatus) -> Map<String, Value> {
-    let fields = |status: &SetupKeyStatus| match serde_json::to_value(status) {
+/// The fields of a status that differ, as a merge patch takes them.
+pub fn changes<T: Serialize>(before: &T, after: &T) -> Map<String, Value> {
+    let fields = |status: &T| match serde_json::to_value(status) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    let before = before.map_or_else(|| fields(&SetupKeyStatus::default()), fields);
-    let after = fields(after);
+    let (before, after) = (fields(before), fields(after));
     let removed = before.keys().filter(|field| !after.contains_key(*field)).map(|field| (field.clone(), Value::Null));
     let changed = after.iter().filter(|(field, value)| before.get(*field) != Some(value));
     removed.chain(changed.map(|(field, value)| (field.clone(), value.clone()))).collect()

@@ -50,7 +50,8 @@ impl Sent {
     /// Whether the request lists all objects of a kind.
     pub fn is_list(&self) -> bool {
         let collections = ["/setupkeys", "/secrets", "/peers", "/authorities", "/clusterauthorities", "/namespaces"];
-        self.method == Method::GET && collections.iter().any(|end| self.path.ends_with(end)) && !self.is_watch()
+        let collection = collections.iter().any(|end| self.path.ends_with(end));
+        self.method == Method::GET && collection && !self.is_watch()
     }
 
     /// Whether the request changes a SetupKey, a Secret or a Peer.

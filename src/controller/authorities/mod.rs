@@ -24,7 +24,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Environment, election::Leadership, metrics::Metrics, notify::Notifier, watch::WatchedKey};
+use super::{Environment, election::Leadership, metrics::Metrics, notify::Notifier, watch::WatchedKey, write};
 use crate::{
     api::{Authority, AuthorityKind, AuthorityStatus, ClusterAuthority, SetupKey},
     authority::netbird::Hosts,
@@ -40,6 +40,9 @@ pub use object::AuthorityName;
 use object::AuthorityObject;
 use poll::Poll;
 
+/// The task that keeps a link up. It ends when this value is dropped.
+type Polling = AbortOnDropHandle<()>;
+
 /// The authorities of all scopes.
 pub struct Authorities {
     client: Client,
@@ -52,7 +55,7 @@ pub struct Authorities {
     /// Whether keys may name `ClusterAuthority`s.
     of_cluster: bool,
     interval: Option<Duration>,
-    links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<AbortOnDropHandle<()>>)>>,
+    links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<Polling>)>>,
     /// The kinds, and scopes of them, that are not listed yet.
     unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
     /// The labels of the namespaces, once they are listed.
@@ -247,7 +250,7 @@ impl Authorities {
         let attempt = Attempt::on(&format!("write the status of {kind:?}"), namespace, name);
         let patch = Patch::Merge(json!({
             "metadata": { "resourceVersion": object.metadata.resource_version },
-            "status": status,
+            "status": write::changes(&object.status, &status),
         }));
         let client = self.client.clone();
         let notice = report::notice(&object.status, &status);

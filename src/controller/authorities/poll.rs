@@ -10,6 +10,7 @@ use std::{
 
 use chrono::Utc;
 use kube::runtime::watcher::ExponentialBackoff;
+use secrecy::zeroize::Zeroizing;
 
 use super::{
     Authorities,
@@ -121,7 +122,7 @@ impl Poll {
 
     /// Reads the token, and makes a client if the token or the authority has changed. True if it has.
     async fn prepare(&mut self, object: &AuthorityObject) -> Result<bool, Connection> {
-        let (name, version, token) = self.read_token(object).await?;
+        let Some((name, version, token)) = self.read_token(object).await? else { return Ok(false) };
         let same = |(of, used): &(AuthorityObject, String)| of.is_same(object) && *used == version;
         if self.made_from.as_ref().is_some_and(same) {
             return Ok(false);
@@ -143,16 +144,26 @@ impl Poll {
         Ok(true)
     }
 
-    /// The name and the version of the Secret, and the token.
-    async fn read_token(&self, object: &AuthorityObject) -> Result<(ObjectName, String, Vec<u8>), Connection> {
+    /// The name and the version of the Secret, and the token. `None` if it cannot be read now, and the last one is known.
+    async fn read_token(
+        &self,
+        object: &AuthorityObject,
+    ) -> Result<Option<(ObjectName, String, Zeroizing<Vec<u8>>)>, Connection> {
         let reference = &object.netbird.token_secret_ref;
         let namespace = object.metadata.namespace.as_deref().unwrap_or(&self.all.namespace);
         let name = ObjectName::new(namespace, &reference.name);
         let missing = |why| Connection::Down { reason: "TokenMissing", why };
-        let secret = secrets::read(&self.all.client, &name).await.map_err(|error| {
-            tracing::warn!(authority = %self.link.name, %error, "the token of an authority cannot be read");
-            missing(format!("Secret {name} with the token cannot be read: {}.", error.why().trim_end_matches('.')))
-        })?;
+        let secret = match secrets::read(&self.all.client, &name).await {
+            Ok(secret) => secret,
+            Err(error) => {
+                tracing::warn!(authority = %self.link.name, %error, "the token of an authority cannot be read");
+                return match error.refusal() {
+                    Some(why) => Err(missing(format!("Secret {name} with the token cannot be read: {why}."))),
+                    None if self.made_from.is_some() => Ok(None),
+                    None => Err(Connection::New),
+                };
+            }
+        };
         let Some(secret) = secret else {
             return Err(missing(format!("There is no Secret {name}, which should hold the token.")));
         };
@@ -162,7 +173,8 @@ impl Poll {
                 reference.key
             )));
         };
-        Ok((name, secret.metadata.resource_version.clone().unwrap_or_default(), token.to_vec()))
+        let version = secret.metadata.resource_version.clone().unwrap_or_default();
+        Ok(Some((name, version, Zeroizing::new(token.to_vec()))))
     }
 
     fn client(&self, object: &AuthorityObject, token: Token) -> Result<Client, Connection> {
@@ -172,7 +184,7 @@ impl Poll {
             let reason = if error == crate::authority::netbird::InvalidEndpoint::CaBundle {
                 "CertificateInvalid"
             } else {
-                "Unreachable"
+                "HostRefused"
             };
             Connection::Down { reason, why: format!("{error}.") }
         })?;

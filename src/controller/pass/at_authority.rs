@@ -34,7 +34,13 @@ impl Pass<'_> {
     }
 
     pub(super) async fn set_finalizer(&mut self, present: bool) -> Result<(), Error> {
-        let written = write::set_finalizer(&self.context.client, &self.key, present).await?;
+        let written = match write::set_finalizer(&self.context.client, &self.key, present).await {
+            Ok(written) => written,
+            Err(error) => {
+                self.report_unwritten("finalizer", &error);
+                return Err(error.into());
+            }
+        };
         if present {
             self.context.wrote_key(&written);
         }
@@ -107,7 +113,7 @@ impl Pass<'_> {
             return self.resigned();
         }
         let deleted = link.delete(&self.uid(), id).await;
-        if deleted.is_ok() && !self.knew.as_ref().is_some_and(|knew| knew == id.as_str()) {
+        if deleted.is_ok() && self.knew.as_ref().is_none_or(|knew| knew != id.as_str()) {
             self.context.metrics.authorities().leftover_removed(&link.name);
             let ObjectName { namespace, name } = ObjectName::of(&*self.key);
             tracing::info!(namespace, name, %id, authority = %link.name, "deleted a key that was left over");
@@ -195,7 +201,11 @@ impl Pass<'_> {
     }
 
     /// Notes how a call has ended, and looks at what is known now.
+    ///
+    /// The call may have taken long, and this process may have been stopped meanwhile. So nothing that was read before it is
+    /// good enough to delete a key, or to issue one.
     fn called(&mut self, attempt: &'static str, end: Result<(), netbird::Error>) {
+        self.freshness = Freshness::Cached;
         self.look_at_authority();
         let Err(error) = end else { return };
         if !matches!(self.authority, AuthorityView::Reached(_)) {

@@ -12,4 +12,5 @@ mod outage;
 mod proxy;
 mod secrets;
 mod selector;
+mod token_expiry;
 mod world;

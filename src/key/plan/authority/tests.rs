@@ -25,8 +25,8 @@ const NONE_ABANDONED: std::collections::BTreeSet<crate::key::ledger::Use> = std:
 #[derive(Clone)]
 struct World {
     key: SetupKey,
-    /// The Secret: the id and the value that it holds.
-    secret: Option<(KeyId, Fingerprint)>,
+    /// The Secret: its labels and annotations, and the value that it holds.
+    secret: Option<(Metadata, Fingerprint)>,
     there: Vec<(RemoteKey, Fingerprint)>,
     gone: bool,
     clock: DateTime<Utc>,
@@ -77,10 +77,8 @@ impl World {
     }
 
     fn look(&self) -> SecretView {
-        let Some((id, holds)) = &self.secret else { return SecretView::Absent };
-        let expires = self.there.iter().find(|(there, _)| there.id == *id).and_then(|(there, _)| there.expires);
-        let metadata = wanted_metadata(&self.key, id, expires.unwrap_or_else(|| self.clock.into()));
-        SecretView::Owned(self.owned(metadata, holds.clone(), Written::Nothing))
+        let Some((metadata, holds)) = self.secret.clone() else { return SecretView::Absent };
+        SecretView::Owned(self.owned(metadata, holds, Written::Nothing))
     }
 
     fn owned(&self, metadata: Metadata, holds: Fingerprint, written: Written) -> OwnedSecret {
@@ -121,7 +119,7 @@ impl World {
             secret: self.look(),
         };
         let before = self.writes.len();
-        for _ in 0..16 {
+        for _ in 0..20 {
             if self.is_deleted && !has_finalizer(&self.key) {
                 return true;
             }
@@ -142,7 +140,7 @@ impl World {
             match plan(observed, self.clock) {
                 Step::Wait(_) => return true,
                 Step::Confirm => seen.freshness = Freshness::Confirmed,
-                Step::ConfirmThere(_) => seen.confirmed = true,
+                Step::ConfirmThere(_) => (seen.confirmed, seen.freshness) = (true, Freshness::Cached),
                 Step::RehearseSecret => {
                     seen.rehearsal = Some(Rehearsal::Kept);
                     if self.refuses {
@@ -151,10 +149,6 @@ impl World {
                 }
                 _ if self.writes.len() - before == writes => return false,
                 step => self.perform(step, &mut seen),
-            }
-            // A pass that dies between the two halves of an issue leaves a key that no Secret holds.
-            if self.writes.len() - before > writes {
-                return false;
             }
         }
         panic!("it does not settle: {:?}", self.writes);
@@ -201,8 +195,8 @@ impl World {
                     return;
                 }
                 self.writes.push("secret");
-                self.secret = Some((id.clone(), holds.clone()));
                 let metadata = wanted_metadata(&self.key, &id, expires);
+                self.secret = Some((metadata.clone(), holds.clone()));
                 let sent = Written::Key(holds.digest.clone());
                 seen.secret = SecretView::Owned(self.owned(metadata, holds, sent));
             }
@@ -211,16 +205,27 @@ impl World {
                 let (there, _) = self.there.iter_mut().find(|(there, _)| there.id == id).expect("a key to update");
                 there.revoked |= revoked;
                 there.groups = groups.into_iter().collect();
+                seen.freshness = Freshness::Cached;
             }
             Step::DeleteThere(id) => {
                 assert_eq!(seen.freshness, Freshness::Confirmed, "a key is deleted on the word of a cache");
                 self.writes.push("delete");
                 self.there.retain(|(there, _)| there.id != id);
+                seen.freshness = Freshness::Cached;
             }
             Step::WriteStatus(status) => {
                 self.writes.push("status");
                 self.key.status = Some(*status);
                 seen.freshness = Freshness::Confirmed;
+            }
+            Step::RestoreMetadata(patch) => {
+                self.writes.push("metadata");
+                let (metadata, holds) = self.secret.as_mut().expect("a Secret to restore");
+                for (key, value) in patch.annotations {
+                    metadata.annotations.insert(key, value.expect("nothing of ours is unwanted"));
+                }
+                let (metadata, holds) = (metadata.clone(), holds.clone());
+                seen.secret = SecretView::Owned(self.owned(metadata, holds, Written::Metadata));
             }
             other => unreachable!("{other:?}"),
         }
@@ -417,8 +422,9 @@ proptest! {
         if let Some((there, holds)) = world.there.first() {
             prop_assert_eq!(status.id.as_deref(), Some(there.id.as_str()));
             if status.state == Some(State::Valid) {
-                let (id, held) = world.secret.clone().expect("the Secret of a valid key");
-                prop_assert_eq!((&id, &held), (&there.id, holds));
+                let (metadata, held) = world.secret.clone().expect("the Secret of a valid key");
+                prop_assert_eq!(&held, holds);
+                prop_assert_eq!(metadata.annotations.get("setupkey.dev/id").map(String::as_str), Some(there.id.as_str()));
                 prop_assert!(!there.revoked);
             }
             if world.key.spec.revoked {
