@@ -190,6 +190,10 @@ bench: control-plane ## measure the controller with 1,000 and 10,000 keys, and a
 bench-enrollment: control-plane ## measure the enrollment service; see docs/performance.md (6 minutes)
 	cargo bench --locked --bench enrollment
 
+.PHONY: bench-netbird
+bench-netbird: control-plane $(TOOLS)/netbird-combined $(TOOLS)/netbird ## measure keys at NetBird; see docs/performance.md (root on Linux, 15 minutes)
+	cargo bench --locked --bench netbird
+
 .PHONY: bench-rest
 bench-rest: control-plane ## measure the REST API with 1,000 keys, next to kubectl; see docs/rest-api.md (a minute)
 	cargo bench --locked --bench rest

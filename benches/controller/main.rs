@@ -5,7 +5,6 @@
 //! from a separate watch, memory and time from `/proc`. docs/performance.md explains each row of the table.
 
 mod measure;
-mod observer;
 mod plot;
 mod raw;
 mod settings;
@@ -14,7 +13,7 @@ mod settings;
 mod shared;
 
 use settings::Settings;
-use shared::{audit, cluster, operator, process, report};
+use shared::{audit, cluster, observer, operator, process, report};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cluster;
 pub mod machine;
+pub mod observer;
 pub mod operator;
 pub mod peers;
 pub mod process;

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     cluster::Cluster,
-    process::{GLANCE, Process, Usage, answers_ready, free_port},
+    process::{GLANCE, Process, Usage, answers_ready, free_port, metrics},
 };
 
 /// Logged when this process leads.
@@ -40,9 +40,14 @@ pub struct Start {
 impl Operator {
     /// Starts the operator with the flags of a deployment.
     pub fn spawn(cluster: &Cluster) -> anyhow::Result<Self> {
+        Self::spawn_with(cluster, &[])
+    }
+
+    /// Starts the operator with further flags.
+    pub fn spawn_with(cluster: &Cluster, flags: &[&str]) -> anyhow::Result<Self> {
         let health = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
-        command.args(["controller", "--leader-elect", "--health-address", &health.to_string()]);
+        command.args(["controller", "--leader-elect", "--health-address", &health.to_string()]).args(flags);
         let log = cluster.file(&format!("operator-{}.log", health.port()));
         let process = Process::start("the operator", &mut command, &cluster.operator.kubeconfig, log)?;
         Ok(Self { process, health })
@@ -54,6 +59,11 @@ impl Operator {
         operator.ready().await?;
         operator.leads().await?;
         Ok(operator)
+    }
+
+    /// What it answers at `/metrics`.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        metrics(self.health)
     }
 
     /// Waits until its caches are filled.

@@ -154,3 +154,11 @@ pub fn answers_ready(health: SocketAddr) -> bool {
     };
     ask().unwrap_or(false)
 }
+
+/// Asks `/metrics`, with everything before the figures. Blocking, like [`answers_ready`].
+pub fn metrics(health: SocketAddr) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&health, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    std::io::read_to_string(stream).context("could not read /metrics")
+}

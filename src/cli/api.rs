@@ -20,7 +20,8 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", value_parser = values::namespace)]
     namespace: Option<String>,
 
-    /// How long the answer to a creation waits for the controller to issue the key, in seconds from 1 to 60.
+    /// How long the answer to a creation waits for the controller to issue the key, and the answer to a change or deletion of
+    /// a key at NetBird for NetBird, in seconds from 1 to 60.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=60))]
     issue_timeout: u64,
 

@@ -17,7 +17,7 @@ use kube::{
 use setupkey_operator::api::{SetupKey, State, Timestamp};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::process::Process;
+use super::process::Process;
 
 /// The pause between two counts. Times are noted when the watch delivers an event, so this limits no figure.
 const COUNT_PERIOD: Duration = Duration::from_millis(50);
