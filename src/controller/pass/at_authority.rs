@@ -107,7 +107,7 @@ impl Pass<'_> {
             return self.resigned();
         }
         let deleted = link.delete(&self.uid(), id).await;
-        if deleted.is_ok() && !self.knew.as_ref().is_some_and(|knew| knew == id.as_str()) {
+        if deleted.is_ok() && self.knew.as_ref().is_none_or(|knew| knew != id.as_str()) {
             self.context.metrics.authorities().leftover_removed(&link.name);
             let ObjectName { namespace, name } = ObjectName::of(&*self.key);
             tracing::info!(namespace, name, %id, authority = %link.name, "deleted a key that was left over");
