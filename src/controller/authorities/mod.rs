@@ -40,8 +40,8 @@ pub use object::AuthorityName;
 use object::AuthorityObject;
 use poll::Poll;
 
-/// The task that keeps a link up. It ends when this value is dropped.
-type Polling = AbortOnDropHandle<()>;
+/// A link, and the task that keeps it up.
+type Linked = (Arc<Link>, Option<AbortOnDropHandle<()>>);
 
 /// The authorities of all scopes.
 pub struct Authorities {
@@ -55,7 +55,7 @@ pub struct Authorities {
     /// Whether keys may name `ClusterAuthority`s.
     of_cluster: bool,
     interval: Option<Duration>,
-    links: Mutex<HashMap<AuthorityName, (Arc<Link>, Option<Polling>)>>,
+    links: Mutex<HashMap<AuthorityName, Linked>>,
     /// The kinds, and scopes of them, that are not listed yet.
     unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
     /// The labels of the namespaces, once they are listed.
