@@ -7,16 +7,31 @@ const LONGEST: usize = 200;
 
 /// The line without secrets and control characters, shortened to 200 characters.
 ///
-/// Every UUID is masked like a key: NetBird lower-cases what it quotes, so a key looks like any other UUID.
+/// Every UUID is masked like a key: NetBird lower-cases what it quotes, so a key looks like any other UUID. Every token in
+/// NetBird's form is masked, because the server may quote one that is not ours any more.
 pub fn shown(line: &str, token: &Token) -> String {
     let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Masked before it is shortened: half a token at the end would not be recognised.
-    let line = mask_uuids(&token.redact(&line));
+    let line = mask_tokens(&mask_uuids(&token.redact(&line)));
     let line = line.trim();
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     }
+}
+
+/// Masks what follows `nbp_`. NetBird: personal_access_token.go.
+fn mask_tokens(text: &str) -> String {
+    const PREFIX: &str = "nbp_";
+    let (mut masked, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.to_ascii_lowercase().find(PREFIX) {
+        let (before, token) = rest.split_at(at + PREFIX.len());
+        masked.push_str(before);
+        masked.push_str("****");
+        rest = token.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+    }
+    masked.push_str(rest);
+    masked
 }
 
 fn mask_uuids(text: &str) -> String {
@@ -58,6 +73,13 @@ mod tests {
         let key = "563A1F41-DB48-43E6-B871-0EF6B9304390";
         let line = format!("a {TOKEN} b {} c {key} d {}é", TOKEN.to_lowercase(), key.to_lowercase());
         assert_eq!(shown_line(&line), "a **** b **** c 563A1**** d 563a1****é");
+    }
+
+    #[test]
+    fn every_token_of_netbirds_form_is_masked() {
+        let another = "nbp_0123456789abcdefghijABCDEFGHIJ012345";
+        let line = format!("{another}, {} and nbp_", another.to_uppercase());
+        assert_eq!(shown_line(&line), "nbp_****, NBP_**** and nbp_****");
     }
 
     #[test]
