@@ -157,7 +157,7 @@ impl<'a> Pass<'a> {
                     if matches!(groups(self.observed()), Some(Err(_)))
                         && let Some(link) = &self.link
                     {
-                        link.misses_group();
+                        link.misses_group(self.key.metadata.uid.as_deref().unwrap_or_default());
                     }
                     if self.standing == Standing::Altered && self.trouble.is_none() {
                         // Compared with the Secret, and found to be true.

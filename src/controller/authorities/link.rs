@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::{AuthorityName, object::AuthorityObject, rows::Rows};
 use crate::{
@@ -23,8 +23,14 @@ use crate::{
 /// Groups that were listed so short a time ago are not listed again, however many keys miss one.
 const JUST_LISTED: Duration = Duration::from_secs(3);
 
+/// Calls about the keys of one authority at a time. NetBird is saturated by two, and more only wait there.
+const TURNS: usize = 4;
+
 /// The pause after a refusal for too many calls that names none. NetBird's own names none.
 const LIMITED: Duration = Duration::from_secs(5);
+
+/// The pause after a call that the token's user may not make, though the role seems to allow it.
+const FORBIDDEN: Duration = Duration::from_secs(30);
 
 /// The link to one authority.
 pub struct Link {
@@ -34,6 +40,8 @@ pub struct Link {
     pub(super) poke: Notify,
     /// One list of groups at a time.
     groups: tokio::sync::Mutex<()>,
+    /// Calls about keys at a time.
+    turns: Semaphore,
 }
 
 /// What is known of an authority.
@@ -44,10 +52,10 @@ pub(super) struct State {
     pub connection: Connection,
     pub rows: Rows,
     pub groups: Option<(Arc<Groups>, Instant)>,
-    /// The server asks not to be called before this moment.
+    /// The server is not called before this moment.
     pub not_before: Option<Instant>,
-    /// Whether a key waits for a group.
-    pub misses_group: bool,
+    /// The UIDs of the keys that wait for a group.
+    pub miss_groups: HashSet<String>,
     /// Whether the role of the token's user was looked at.
     pub is_role_known: bool,
 }
@@ -77,10 +85,16 @@ impl Link {
             rows: Rows::default(),
             groups: None,
             not_before: None,
-            misses_group: false,
+            miss_groups: HashSet::new(),
             is_role_known: false,
         };
-        Self { name, state: Mutex::new(state), poke: Notify::new(), groups: tokio::sync::Mutex::default() }
+        Self {
+            name,
+            state: Mutex::new(state),
+            poke: Notify::new(),
+            groups: tokio::sync::Mutex::default(),
+            turns: Semaphore::new(TURNS),
+        }
     }
 
     /// What a pass over the key with this UID sees. Of an authority that was deleted, it sees what was known at that time, if
@@ -94,6 +108,9 @@ impl Link {
             (Some(_), Connection::New) => Some(OutOfReach::NotListed),
             (Some(_), Connection::Down { why, .. }) => Some(OutOfReach::NotReady(why.clone())),
         };
+        // A pause is no outage, and nothing is reported of it unless a list fails too.
+        let is_paused = state.not_before.is_some_and(|moment| Instant::now() < moment);
+        let out_of_reach = out_of_reach.or(is_paused.then_some(OutOfReach::NotListed));
         if let Some(out_of_reach) = out_of_reach {
             return AuthorityView::OutOfReach(out_of_reach);
         }
@@ -128,7 +145,8 @@ impl Link {
     /// Creates a key for the `SetupKey` with this UID. After a lost answer, nothing is known of its keys until they are listed
     /// again.
     pub async fn create(&self, uid: &str, new: &NewKey) -> Result<(RemoteKey, KeyValue), Error> {
-        let created = self.client()?.create_key(new).await;
+        let (_turn, client) = self.turn().await?;
+        let created = client.create_key(new).await;
         match &created {
             Ok((key, _)) => self.state.lock().rows.set(key.clone()),
             Err(error) => {
@@ -144,7 +162,8 @@ impl Link {
     /// Revokes a key, or changes its groups.
     pub async fn update(&self, uid: &str, id: &KeyId, revoked: bool, groups: &BTreeSet<GroupId>) -> Result<(), Error> {
         let groups: Vec<_> = groups.iter().cloned().collect();
-        let updated = self.client()?.update_key(id, revoked, &groups).await;
+        let (_turn, client) = self.turn().await?;
+        let updated = client.update_key(id, revoked, &groups).await;
         match updated {
             Ok(key) => self.state.lock().rows.set(key),
             Err(error) if error.is_missing_key() => self.state.lock().rows.removed(uid, id),
@@ -158,7 +177,8 @@ impl Link {
 
     /// Deletes a key.
     pub async fn delete(&self, uid: &str, id: &KeyId) -> Result<(), Error> {
-        let deleted = self.client()?.delete_key(id).await;
+        let (_turn, client) = self.turn().await?;
+        let deleted = client.delete_key(id).await;
         match &deleted {
             Ok(()) => self.state.lock().rows.removed(uid, id),
             Err(error) => self.failed(error),
@@ -168,7 +188,8 @@ impl Link {
 
     /// Reads a key.
     pub async fn read(&self, uid: &str, id: &KeyId) -> Result<(), Error> {
-        match self.client()?.key(id).await {
+        let (_turn, client) = self.turn().await?;
+        match client.key(id).await {
             Ok(Some(key)) => self.state.lock().rows.set(key),
             Ok(None) => self.state.lock().rows.removed(uid, id),
             Err(error) => {
@@ -181,21 +202,22 @@ impl Link {
 
     /// Lists the groups, unless that has just been done.
     pub async fn list_groups(&self) -> Result<(), Error> {
-        let _turn = self.groups.lock().await;
+        let _one = self.groups.lock().await;
         if self.state.lock().groups.as_ref().is_some_and(|(_, at)| at.elapsed() < JUST_LISTED) {
             return Ok(());
         }
         let began = Instant::now();
-        let groups = self.client()?.groups().await.inspect_err(|error| self.failed(error))?;
+        let (_turn, client) = self.turn().await?;
+        let groups = client.groups().await.inspect_err(|error| self.failed(error))?;
         self.state.lock().groups = Some((Arc::new(groups.into_iter().collect()), began));
         Ok(())
     }
 
     /// Creates a group, unless another key has brought it about in the meantime.
     pub async fn create_group(&self, name: &str) -> Result<(), Error> {
-        let client = self.client()?;
         {
-            let _turn = self.groups.lock().await;
+            let _one = self.groups.lock().await;
+            let (_turn, client) = self.turn().await?;
             let known = self.state.lock().groups.as_ref().map(|(groups, _)| Arc::clone(groups));
             if known.is_none_or(|groups| groups.resolve(&[name.to_owned()], None).is_err()) {
                 client.create_group(name).await.inspect_err(|error| self.failed(error))?;
@@ -205,18 +227,25 @@ impl Link {
         self.list_groups().await
     }
 
-    /// Notes that a key waits for a group: it is looked for at each interval.
-    pub fn misses_group(&self) {
-        self.state.lock().misses_group = true;
+    /// Notes that the key with this UID waits for a group. The groups are then listed at each interval.
+    pub fn misses_group(&self, uid: &str) {
+        self.state.lock().miss_groups.insert(uid.to_owned());
     }
 
-    /// Replaces what is known of its keys. Returns the owners of which something else is known now.
-    pub(super) fn listed(&self, keys: Vec<RemoteKey>, began: Instant) -> HashSet<String> {
-        self.state.lock().rows.listed(keys, began)
-    }
-
-    fn client(&self) -> Result<Client, Error> {
-        self.state.lock().client.clone().ok_or(Error::Unreachable)
+    /// Waits for a turn to make a call. There is none once a call before it has found that the server is away, or is not to
+    /// be called for now.
+    async fn turn(&self) -> Result<(SemaphorePermit<'_>, Client), Error> {
+        // It is never closed.
+        let turn = self.turns.acquire().await.map_err(|_| Error::Unreachable)?;
+        let state = self.state.lock();
+        let pause = state.not_before.map(|moment| moment.saturating_duration_since(Instant::now()));
+        if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+            return Err(Error::RateLimited { retry_after: Some(pause) });
+        }
+        if let Connection::Down { .. } = state.connection {
+            return Err(Error::Unreachable);
+        }
+        Ok((turn, state.client.clone().ok_or(Error::Unreachable)?))
     }
 
     /// What a failed call says of the authority as a whole. Where it may be about this one call, a list is made at once to
@@ -234,11 +263,11 @@ impl Link {
             | Error::Invalid(_) => {}
             Error::RoleTooLow(_) => {
                 state.is_role_known = false;
+                state.not_before = Some(Instant::now() + FORBIDDEN);
                 state.connection = Connection::Down { reason, why: sentence(error) };
             }
             Error::RateLimited { retry_after } => {
                 state.not_before = Some(Instant::now() + retry_after.unwrap_or(LIMITED));
-                state.connection = Connection::Down { reason, why: sentence(error) };
             }
             Error::Certificate(_) | Error::HostRefused(_) | Error::Insecure | Error::Tls | Error::TokenRefused(_) => {
                 state.connection = Connection::Down { reason, why: sentence(error) }

@@ -206,7 +206,7 @@ impl Authorities {
         for (keys, wake) in self.scopes.lock().iter() {
             for key in keys.state().iter().filter_map(|key| key.0.as_ref().ok()) {
                 let is_meant = key.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid));
-                if is_meant && AuthorityName::of_key(key).as_ref() == Some(authority) {
+                if is_meant && authority.is_named_by(key) {
                     let _ = wake.send(ObjectName::of(key));
                 }
             }
@@ -228,15 +228,9 @@ impl Authorities {
 
     /// How many keys at an authority belong to `SetupKey`s that this process watches.
     fn count_keys(&self, link: &Link) -> i64 {
-        let mut owners = HashSet::new();
-        for (keys, _) in self.scopes.lock().iter() {
-            let ours = keys.state();
-            let ours = ours.iter().filter_map(|key| key.0.as_ref().ok());
-            owners.extend(
-                ours.filter(|key| AuthorityName::of_key(key).as_ref() == Some(&link.name))
-                    .filter_map(|key| key.metadata.uid.clone()),
-            );
-        }
+        let keys: Vec<_> = self.scopes.lock().iter().flat_map(|(keys, _)| keys.state()).collect();
+        let ours = keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| link.name.is_named_by(key));
+        let owners: HashSet<_> = ours.filter_map(|key| key.metadata.uid.as_deref()).collect();
         let count = link.state.lock().rows.count(|owner| owners.contains(owner));
         i64::try_from(count).unwrap_or(i64::MAX)
     }

@@ -29,6 +29,16 @@ impl AuthorityName {
         };
         Some(Self { kind, namespace, name })
     }
+
+    /// Whether a key names this authority.
+    pub fn is_named_by(&self, key: &SetupKey) -> bool {
+        let in_reach = || {
+            self.kind == AuthorityKind::ClusterAuthority
+                || key.metadata.namespace.as_deref().unwrap_or_default() == self.namespace
+        };
+        key.spec.authority_ref.as_ref().is_some_and(|named| named.kind == self.kind && named.name == self.name)
+            && in_reach()
+    }
 }
 
 impl fmt::Display for AuthorityName {

@@ -49,7 +49,7 @@ pub struct Poll {
     due: Instant,
     role_seen: Option<Instant>,
     token_expires: Option<Timestamp>,
-    was: Connection,
+    was_down: bool,
 }
 
 impl Poll {
@@ -62,7 +62,7 @@ impl Poll {
             due: Instant::now(),
             role_seen: None,
             token_expires: None,
-            was: Connection::New,
+            was_down: false,
         }
     }
 
@@ -133,8 +133,9 @@ impl Poll {
         })?;
         let client = self.client(object, token)?;
         let mut state = self.link.state.lock();
-        if self.made_from.as_ref().is_some_and(|(of, _)| of.netbird.url != object.netbird.url) {
-            // What is known is about another server.
+        let place = |of: &AuthorityObject| (of.netbird.url.clone(), of.netbird.account.clone());
+        if self.made_from.as_ref().is_some_and(|(of, _)| place(of) != place(object)) {
+            // What is known is about other keys.
             state.rows = Default::default();
             state.connection = Connection::New;
         }
@@ -200,7 +201,8 @@ impl Poll {
         let (client, is_role_known, misses_group, groups_listed) = {
             let state = self.link.state.lock();
             let client = state.client.clone().ok_or(Error::Unreachable)?;
-            (client, state.is_role_known, state.misses_group, state.groups.as_ref().map(|(_, at)| *at))
+            let groups_listed = state.groups.as_ref().map(|(_, at)| *at);
+            (client, state.is_role_known, !state.miss_groups.is_empty(), groups_listed)
         };
         let began = Instant::now();
         let keys = client.keys().await?;
@@ -219,16 +221,15 @@ impl Poll {
         if misses_group || groups_listed.is_some_and(|at| at.elapsed() > GROUPS_AGE) {
             let began = Instant::now();
             let groups = client.groups().await?;
-            let mut state = self.link.state.lock();
-            state.groups = Some((Arc::new(groups.into_iter().collect()), began));
-            state.misses_group = false;
+            self.link.state.lock().groups = Some((Arc::new(groups.into_iter().collect()), began));
         }
-        let changed = self.link.listed(keys, began);
         let mut state = self.link.state.lock();
+        let mut changed = state.rows.listed(keys, began);
+        changed.extend(std::mem::take(&mut state.miss_groups));
         let was_up = std::mem::replace(&mut state.connection, Connection::Up) == Connection::Up;
-        state.not_before = None;
+        let was_paused = state.not_before.take().is_some();
         drop(state);
-        if was_up && !misses_group {
+        if was_up && !was_paused {
             self.all.wake_owners(&self.link.name, &changed);
         } else {
             self.all.wake_all(&self.link.name);
@@ -248,13 +249,12 @@ impl Poll {
         if connection == Connection::New {
             return;
         }
-        if matches!(connection, Connection::Down { .. })
-            && std::mem::discriminant(&self.was) != std::mem::discriminant(&connection)
-        {
+        let is_down = matches!(connection, Connection::Down { .. });
+        if is_down && !std::mem::replace(&mut self.was_down, is_down) {
             // Keys that wait must say why.
             self.all.wake_all(&self.link.name);
         }
-        self.was = connection.clone();
+        self.was_down = is_down;
         let keys = (called && connection == Connection::Up).then(|| self.all.count_keys(&self.link));
         let status = super::report::status(&object, &connection, keys, self.token_expires, Utc::now());
         self.all.report(&self.link, &object, status).await;

@@ -84,6 +84,34 @@ async fn a_server_that_limits_or_fails_is_left_alone_as_a_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_creations_is_waited_for_without_a_word() {
+    let world = World::new("netbird_limited_creations").await;
+    let operator = world.cluster.start_operator().await;
+    world.issue("before", json!({})).await;
+    tokio::time::sleep(SOON).await; // Until the Authority shows that key.
+    let version = async || world.authorities().get(AUTHORITY).await.unwrap().metadata.resource_version;
+    let before = version().await;
+    let limited = Fault::Answer(Canned::too_many_requests(Some("2")));
+    let limited = world.netbird.proxy.inject(on(CREATE), Which::Every, limited);
+    for number in 0..20 {
+        world.create(&format!("key-{number}"), json!({})).await;
+    }
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let calls = limited.hits();
+    assert!((2..=20).contains(&calls), "{calls} creations in 8 s, with pauses of 2 s and 4 at a time");
+    assert_eq!(version().await, before, "the status of the Authority was written");
+    for key in world.cluster.keys().list(&Default::default()).await.unwrap() {
+        let status = key.status.unwrap();
+        assert!(!says(&status, "Ready").starts_with("False"), "{}", says(&status, "Ready"));
+    }
+    limited.remove();
+    for number in 0..20 {
+        world.cluster.ready(&format!("key-{number}")).await;
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_that_the_server_asks_for_is_kept() {
     let world = World::new("netbird_retry_after").await;
     let operator = world.cluster.start_operator().await;

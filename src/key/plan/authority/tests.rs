@@ -378,8 +378,9 @@ impl World {
             Happening::Use(times) => self.use_it(times),
             Happening::LoseSecret => self.secret = None,
             Happening::AlterSecret => {
+                // The first characters, which are all that the authority tells, stay.
                 if let Some((_, holds)) = &mut self.secret {
-                    *holds = fingerprint(255);
+                    holds.digest = fingerprint(255).digest;
                 }
             }
             Happening::LoseStatus => self.key.status = Some(SetupKeyStatus::default()),
