@@ -25,7 +25,8 @@ use crate::{
     key::{
         KeyId,
         ledger::{Swap, Use},
-        plan::{Observed, Step, Until, authority::groups, plan},
+        mirror::groups,
+        plan::{Observed, Step, Until, plan},
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         remote::AuthorityView,
         secret::{OwnedSecret, SecretView},

@@ -2,9 +2,29 @@
 //!
 //! NetBird's names are not unique. A name that means two groups is never guessed at.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+};
 
-use super::remote::{Group, GroupId};
+/// The id of a group at NetBird.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct GroupId(pub String);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A group at NetBird. Names are not unique.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Its name.
+    pub name: String,
+}
 
 /// The groups of an account.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -3,11 +3,14 @@
 //! A `SetupKey` has one current key there: the one that its Secret holds, else the one on record. NetBird tells of a key its
 //! first 5 characters and no more, so the whole value is compared with the digest on record.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 
 use super::{
     KeyId,
-    record::{Observed, id_in_status},
+    groups::{GroupId, GroupTrouble, Groups},
+    observed::{Observed, id_in_status},
     remote::{Reached, RemoteKey},
     secret::{OwnedSecret, SecretView, Written},
 };
@@ -116,6 +119,17 @@ pub(super) fn lifetime_left(key: &SetupKey, status: &SetupKeyStatus, now: DateTi
     let whole = i64::try_from(key.spec.expires_in.as_secs()).unwrap_or(i64::MAX);
     let left = status.expires.map_or(whole, |expires| (expires.moment() - now).num_seconds());
     Some(left).filter(|seconds| *seconds >= 1)
+}
+
+/// The groups of the key at the authority, or why they cannot be used. `None` while the groups there are not listed.
+pub fn groups(observed: Observed<'_>) -> Option<Result<BTreeSet<GroupId>, GroupTrouble>> {
+    let reached = observed.authority.reached()?;
+    let asked = &observed.key.spec.auto_groups;
+    if asked.is_empty() {
+        return Some(Ok(BTreeSet::new()));
+    }
+    let groups: &Groups = reached.groups.as_deref()?;
+    Some(groups.resolve(asked, reached.allowed_groups.as_deref()))
 }
 
 /// The status with what the authority says of the current key.

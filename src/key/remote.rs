@@ -3,29 +3,11 @@
 //! NetBird's names are free text, and the only place where a key can say whose it is. So the name of a key ends with a mark
 //! that carries the UID of its `SetupKey`. A key without the mark of a `SetupKey` is never touched.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use super::{KeyId, groups::Groups};
+pub use super::groups::{Group, GroupId};
+use super::{KeyId, freshness::Freshness, groups::Groups};
 use crate::api::{SetupKey, Timestamp};
-
-/// The id of a group at NetBird.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct GroupId(pub String);
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A group at NetBird. Names are not unique.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Group {
-    /// Its id.
-    pub id: GroupId,
-    /// Its name.
-    pub name: String,
-}
 
 /// A key at NetBird, as a list shows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -99,7 +81,7 @@ pub struct Reached {
     /// The keys there with the mark of this `SetupKey`: as they were last listed, with the calls of this process since.
     pub keys: Vec<RemoteKey>,
     /// Whether this pass has read the key on record there.
-    pub freshness: super::record::Freshness,
+    pub freshness: Freshness,
     /// Whether the authority lets keys of this namespace use it.
     pub allows_namespace: bool,
     /// The groups there, if they were listed.

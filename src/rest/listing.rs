@@ -14,7 +14,11 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{keys::CallerKeys, refusal::Refusal, translate, wire::JSON_UTF8};
+use super::{
+    keys::CallerKeys,
+    refusal::{JSON_UTF8, Refusal},
+    translate,
+};
 
 /// Lists that read keys at the same time. A page of keys costs up to some 25 MiB while it is decoded.
 const UNDER_WAY: usize = 4;

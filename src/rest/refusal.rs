@@ -14,8 +14,11 @@ use axum::{
 use kube::core::Status;
 use serde::Serialize;
 
-use super::{said, wire::JSON_UTF8};
+use super::said;
 use crate::cluster::call::{self, Attempt};
+
+/// The type of most answers. NetBird: util.go, WriteJSONObject.
+pub const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 
 /// Why a request was not granted. Where NetBird has a text, this uses it.
 #[derive(Debug, thiserror::Error)]

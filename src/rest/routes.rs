@@ -23,9 +23,9 @@ use super::{
     gitops,
     keys::CallerKeys,
     listing::Lists,
-    refusal::{self, Refusal},
+    refusal::{self, JSON_UTF8, Refusal},
     translate,
-    wire::{self, JSON, JSON_UTF8},
+    wire::{self, JSON},
 };
 use crate::{
     api::SetupKey,

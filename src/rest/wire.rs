@@ -6,9 +6,6 @@ use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
 
-/// The type of most answers. NetBird: util.go, WriteJSONObject.
-pub const JSON_UTF8: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
-
 /// The type of an answer that shows one key, unless the key is new. NetBird: setupkeys_handler.go, writeSuccess.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 

@@ -178,7 +178,7 @@ impl Authorities {
             link.state.lock().object = None;
             *poll = None;
         }
-        self.metrics.authorities().gone(name);
+        self.metrics.authorities().gone(&name.to_string());
         self.wake_all(name);
     }
 

@@ -189,7 +189,7 @@ impl Poll {
             };
             Connection::Down { reason, why: format!("{error}.") }
         })?;
-        let observer = self.all.metrics.authorities().observer(&self.link.name);
+        let observer = self.all.metrics.authorities().observer(&self.link.name.to_string());
         Client::new(&endpoint, token, &self.all.hosts, observer).map_err(|error| Connection::Down {
             reason: error.reason().unwrap_or("Unreachable"),
             why: sentence(&error),
@@ -244,7 +244,11 @@ impl Poll {
             // It may have been updated, or deleted, in the meantime.
             (state.connection.clone(), state.object.clone().filter(|now| now.is_same(object)))
         };
-        self.all.metrics.authorities().up(&self.link.name, connection == Connection::Up, self.token_expires);
+        self.all.metrics.authorities().up(
+            &self.link.name.to_string(),
+            connection == Connection::Up,
+            self.token_expires,
+        );
         let Some(object) = object else { return };
         if connection == Connection::New {
             return;

@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{api::Timestamp, authority::netbird::Observer, controller::authorities::AuthorityName};
+use crate::{api::Timestamp, authority::netbird::Observer};
 
 /// The metrics of authorities. Cheap to clone; clones share them.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ impl AuthorityMetrics {
     }
 
     /// What counts the calls to this authority.
-    pub fn observer(&self, authority: &AuthorityName) -> Observer {
-        let (metrics, authority) = (self.clone(), authority.to_string());
+    pub fn observer(&self, authority: &str) -> Observer {
+        let (metrics, authority) = (self.clone(), authority.to_owned());
         Arc::new(move |operation, code, seconds| {
             let labels = RequestLabels { authority: authority.clone(), operation, code: code.to_owned() };
             metrics.requests.get_or_create(&labels).inc();
@@ -96,8 +96,8 @@ impl AuthorityMetrics {
     }
 
     /// Notes whether the authority can be used.
-    pub fn up(&self, authority: &AuthorityName, up: bool, token_expires: Option<Timestamp>) {
-        let labels = AuthorityLabels { authority: authority.to_string() };
+    pub fn up(&self, authority: &str, up: bool, token_expires: Option<Timestamp>) {
+        let labels = AuthorityLabels { authority: authority.to_owned() };
         self.up.get_or_create(&labels).set(up.into());
         match token_expires {
             Some(expires) => drop(self.token_expires.get_or_create(&labels).set(expires.moment().timestamp())),
@@ -106,13 +106,13 @@ impl AuthorityMetrics {
     }
 
     /// Notes that a key was deleted that no status and no Secret knows.
-    pub fn leftover_removed(&self, authority: &AuthorityName) {
-        self.leftovers_removed.get_or_create(&AuthorityLabels { authority: authority.to_string() }).inc();
+    pub fn leftover_removed(&self, authority: &str) {
+        self.leftovers_removed.get_or_create(&AuthorityLabels { authority: authority.to_owned() }).inc();
     }
 
     /// Drops the gauges of an authority that is deleted.
-    pub fn gone(&self, authority: &AuthorityName) {
-        let labels = AuthorityLabels { authority: authority.to_string() };
+    pub fn gone(&self, authority: &str) {
+        let labels = AuthorityLabels { authority: authority.to_owned() };
         self.up.remove(&labels);
         self.token_expires.remove(&labels);
     }

@@ -114,7 +114,7 @@ impl Pass<'_> {
         }
         let deleted = link.delete(&self.uid(), id).await;
         if deleted.is_ok() && self.knew.as_ref().is_none_or(|knew| knew != id.as_str()) {
-            self.context.metrics.authorities().leftover_removed(&link.name);
+            self.context.metrics.authorities().leftover_removed(&link.name.to_string());
             let ObjectName { namespace, name } = ObjectName::of(&*self.key);
             tracing::info!(namespace, name, %id, authority = %link.name, "deleted a key that was left over");
         }

@@ -14,10 +14,10 @@ use crate::{
     key::{
         KeyId,
         conditions::{READY, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED, SECRET_REFUSED, is_ready, reason_of},
-        groups::{GroupTrouble, Groups},
-        mirror::{self, Want, current, current_id, lifetime_left, uses_left, wanted},
+        groups::{GroupId, GroupTrouble},
+        mirror::{self, Want, current, current_id, groups, lifetime_left, uses_left, wanted},
         record::{Freshness, Observed, Rehearsal, Subject, holds_the_key, id_in_status},
-        remote::{AuthorityView, GroupId, NewKey, OutOfReach, Reached, marked_name},
+        remote::{AuthorityView, NewKey, OutOfReach, Reached, marked_name},
         report::{partial_report, report},
         secret::SecretView,
     },
@@ -46,17 +46,6 @@ pub(super) fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
 /// Whether our finalizer is on the `SetupKey`.
 pub fn has_finalizer(key: &SetupKey) -> bool {
     key.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == AUTHORITY_FINALIZER)
-}
-
-/// The groups of the key at the authority, or why they cannot be used. `None` while the groups there are not listed.
-pub fn groups(observed: Observed<'_>) -> Option<Result<BTreeSet<GroupId>, GroupTrouble>> {
-    let reached = observed.authority.reached()?;
-    let asked = &observed.key.spec.auto_groups;
-    if asked.is_empty() {
-        return Some(Ok(BTreeSet::new()));
-    }
-    let groups: &Groups = reached.groups.as_deref()?;
-    Some(groups.resolve(asked, reached.allowed_groups.as_deref()))
 }
 
 /// The key at the authority goes before the `SetupKey` does, unless it is to stay there.
