@@ -18,6 +18,7 @@
 
 pub mod authorities;
 mod budget;
+mod context;
 pub mod election;
 mod error;
 mod fair_queue;
@@ -59,11 +60,11 @@ use crate::{
 };
 use authorities::Authorities;
 use budget::Budget;
+use context::Context;
 use election::Leadership;
 use lanes::Lanes;
 use metrics::Metrics;
 use notify::Notifier;
-use reconcile::Context;
 use records::Records;
 use work::Work;
 
@@ -182,7 +183,7 @@ async fn watch_and_reconcile(
     let (lanes, calls) = Lanes::of_namespaces(CONCURRENCY_OF_NAMESPACE);
     let (at_authorities, calls_at_authorities) = Lanes::of_all(CONCURRENCY_OF_AUTHORITIES);
     let woken = authorities.add(watched.keys.clone());
-    let shared = reconcile::Shared { notifier, records: Arc::clone(&records), authorities };
+    let shared = context::Shared { notifier, records: Arc::clone(&records), authorities };
     let context = Arc::new(Context::new(environment.clone(), shared, &watched, work, (lanes, at_authorities)));
     let forgetful = Arc::clone(&context);
     let peers = peers::run(environment, watched.peers, budget, shutdown.clone());

@@ -8,9 +8,9 @@ use kube::{Api, ResourceExt};
 
 use super::{
     authorities::Link,
+    context::Context,
     error::Error,
     observe,
-    reconcile::Context,
     retry::Versions,
     watch::SecretMetadata,
     write::{self, SecretWrite},

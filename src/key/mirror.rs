@@ -38,7 +38,8 @@ pub(super) enum Ended {
 }
 
 /// The id of the key that our Secret holds, if it is the key on record, or one that this operator has issued and not yet
-/// recorded: a key with our mark, and with these first characters.
+/// recorded: a key with our mark, and with these first characters. Where no digest is on record, they are all that can be
+/// compared.
 pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecret) -> Option<KeyId> {
     let (found, id) = (secret.holds.as_ref()?, secret.id()?);
     if let Written::Key(sent) = &secret.written {
@@ -57,12 +58,18 @@ pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecr
 }
 
 /// The id of the current key.
+///
+/// Without a Secret and a record, it is a key with which peers have joined: its uses must not be given back.
 pub(super) fn current_id(observed: Observed<'_>) -> Option<KeyId> {
     let held = match observed.secret {
         SecretView::Owned(secret) => held(observed.key, observed.authority.reached(), secret),
         _ => None,
     };
-    held.or_else(|| id_in_status(observed.key))
+    let used = || {
+        let used = observed.authority.reached()?.keys.iter().filter(|there| there.used_times > 0);
+        used.max_by_key(|there| there.used_times).map(|there| there.id.clone())
+    };
+    held.or_else(|| id_in_status(observed.key)).or_else(used)
 }
 
 /// The current key at the authority, if it is there.

@@ -147,7 +147,7 @@ impl World {
                         seen.trouble = Some(refused());
                     }
                 }
-                _ if self.writes.len() - before == writes => return false,
+                _ if self.writes.len() - before >= writes => return false,
                 step => self.perform(step, &mut seen),
             }
         }
@@ -372,17 +372,30 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 impl World {
+    fn is_altered(&self) -> bool {
+        let is_known = |holds: &Fingerprint| self.there.iter().any(|(_, known)| known == holds);
+        self.secret.as_ref().is_some_and(|(_, holds)| !is_known(holds))
+    }
+
     fn happen(&mut self, happening: Happening) {
         match happening {
             Happening::Pass(writes) => drop(self.pass_of(writes)),
             Happening::Use(times) => self.use_it(times),
             Happening::LoseSecret => self.secret = None,
             Happening::AlterSecret => {
-                // The first characters, which are all that the authority tells, stay.
-                if let Some((_, holds)) = &mut self.secret {
-                    holds.digest = fingerprint(255).digest;
+                let status = self.key.status.clone().unwrap_or_default();
+                if let Some((metadata, holds)) = &mut self.secret {
+                    let recorded = status.id.as_ref() == metadata.annotations.get("setupkey.dev/id");
+                    let mask = holds.mask.clone();
+                    *holds = fingerprint(255);
+                    // The first characters are all that the authority tells. They stay, where more is on record.
+                    if recorded && status.digest.is_some() {
+                        holds.mask = mask;
+                    }
                 }
             }
+            // With the record, the means are lost to find out that a value was altered before.
+            Happening::LoseStatus if self.is_altered() => {}
             Happening::LoseStatus => self.key.status = Some(SetupKeyStatus::default()),
             Happening::Revoke(revoked) => self.change_spec(|key| key.spec.revoked = revoked),
             Happening::RevokeThere => self.there.iter_mut().for_each(|(there, _)| there.revoked = true),
