@@ -109,12 +109,16 @@ impl Link {
             (Some(_), Connection::Down { why, .. }) => Some(OutOfReach::NotReady(why.clone())),
         };
         // A pause is no outage, and nothing is reported of it unless a list fails too.
-        let is_paused = state.not_before.is_some_and(|moment| Instant::now() < moment);
+        let is_paused = state.object.is_some() && state.not_before.is_some_and(|moment| Instant::now() < moment);
         let out_of_reach = out_of_reach.or(is_paused.then_some(OutOfReach::NotListed));
         if let Some(out_of_reach) = out_of_reach {
             return AuthorityView::OutOfReach(out_of_reach);
         }
-        let Some(keys) = state.rows.of(uid) else { return AuthorityView::OutOfReach(OutOfReach::NotListed) };
+        let Some(keys) = state.rows.of(uid) else {
+            // They are about to be listed, unless the object is gone.
+            let listed = state.object.is_some();
+            return AuthorityView::OutOfReach(if listed { OutOfReach::NotListed } else { OutOfReach::NotFound });
+        };
         let object = state.object.as_ref();
         AuthorityView::Reached(Reached {
             keys,

@@ -1,6 +1,6 @@
 //! The steps of a pass that call the authority of the key.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{Pass, shortened};
 use crate::{
@@ -44,7 +44,7 @@ impl Pass<'_> {
         if present {
             self.context.wrote_key(&written);
         }
-        self.key = std::borrow::Cow::Owned(written);
+        self.key = Cow::Owned(written);
         self.believe();
         self.freshness = Freshness::Confirmed;
         Ok(())
