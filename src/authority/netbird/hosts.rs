@@ -58,7 +58,8 @@ impl FromStr for HostPattern {
         let (name, below) = text.strip_prefix("*.").map_or((text.as_str(), false), |name| (name, true));
         // A URL with such a host is one with an address, as in 127.1.
         let is_number = name.rsplit('.').next().is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-        if !is_hostname(name) || name.ends_with('.') || is_number {
+        let hyphens = name.split('.').any(|label| label.starts_with('-') || label.ends_with('-'));
+        if !is_hostname(name) || name.ends_with('.') || is_number || hyphens {
             return Err(InvalidHostPattern);
         }
         Ok(Self(if below { Pattern::Below(format!(".{name}")) } else { Pattern::Name(name.to_owned()) }))
