@@ -199,8 +199,8 @@ impl<'a> Pass<'a> {
                     self.release(release).await?;
                     return Ok(Until::Change);
                 }
-                Step::ListGroups => self.list_groups().await?,
-                Step::CreateGroup(name) => self.create_group(&name).await?,
+                Step::ListGroups => self.list_groups().await,
+                Step::CreateGroup(name) => self.create_group(&name).await,
                 Step::ConfirmThere(id) => self.confirm_there(&id).await,
                 Step::UpdateThere { id, revoked, groups } => self.update_there(&id, revoked, &groups).await,
                 Step::DeleteThere(id) => self.delete_there(&id).await,

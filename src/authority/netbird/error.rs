@@ -66,24 +66,12 @@ pub enum Error {
 const NO_NETBIRD: &str = "the host did not answer as a NetBird server";
 
 impl Error {
-    /// Whether the same call may succeed later without a change by a person.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Unreachable
-            | Self::Timeout
-            | Self::NotNetBird { .. }
-            | Self::TooLarge
-            | Self::RateLimited { .. }
-            | Self::Server { .. } => true,
-            Self::Certificate(_)
-            | Self::HostRefused(_)
-            | Self::Insecure
-            | Self::Tls
-            | Self::TokenRefused(_)
-            | Self::RoleTooLow(_)
-            | Self::NotFound(_)
-            | Self::Invalid(_) => false,
-        }
+    /// Whether NetBird may have carried out the call in spite of the error.
+    pub fn may_have_been_carried_out(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable | Self::Timeout | Self::NotNetBird { .. } | Self::TooLarge | Self::Server { .. }
+        )
     }
 
     /// Whether NetBird says that there is no such setup key. It answers 404 for other reasons too.

@@ -154,7 +154,7 @@ impl Link {
         match &created {
             Ok((key, _)) => self.state.lock().rows.set(key.clone()),
             Err(error) => {
-                if may_have_been_carried_out(error) {
+                if error.may_have_been_carried_out() {
                     self.state.lock().rows.lost(uid);
                 }
                 self.failed(error);
@@ -258,13 +258,6 @@ impl Link {
         let Some(reason) = error.reason() else { return };
         let mut state = self.state.lock();
         match error {
-            Error::Unreachable
-            | Error::Timeout
-            | Error::NotNetBird { .. }
-            | Error::TooLarge
-            | Error::Server { .. }
-            | Error::NotFound(_)
-            | Error::Invalid(_) => {}
             Error::RoleTooLow(_) => {
                 state.is_role_known = false;
                 state.not_before = Some(Instant::now() + FORBIDDEN);
@@ -276,6 +269,14 @@ impl Link {
             Error::Certificate(_) | Error::HostRefused(_) | Error::Insecure | Error::Tls | Error::TokenRefused(_) => {
                 state.connection = Connection::Down { reason, why: sentence(error) }
             }
+            // The list shows whether more than this call has failed.
+            Error::Unreachable
+            | Error::Timeout
+            | Error::NotNetBird { .. }
+            | Error::TooLarge
+            | Error::Server { .. }
+            | Error::NotFound(_)
+            | Error::Invalid(_) => {}
         }
         drop(state);
         self.poke.notify_one();
@@ -288,11 +289,4 @@ pub(super) fn sentence(error: &Error) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     format!("{}{}.", first.map(String::from).unwrap_or_default(), characters.as_str().trim_end_matches('.'))
-}
-
-fn may_have_been_carried_out(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Unreachable | Error::Timeout | Error::NotNetBird { .. } | Error::TooLarge | Error::Server { .. }
-    )
 }

@@ -1,7 +1,7 @@
 //! The authorities behind keys: a link to each, and who may use it.
 //!
 //! A pass over a key that names an authority sees it through its link ([`Authorities::view`]). A link lists its keys once an
-//! interval, and calls the reconciler for the keys of which the list shows something else than before.
+//! interval. The reconciler is then called for each key whose row in the list has changed.
 
 mod link;
 mod object;
@@ -146,7 +146,7 @@ impl Authorities {
         known.iter().filter(|name| !names.contains(name)).for_each(|name| self.deleted(name));
         self.unlisted.lock().remove(&(kind, namespace.map(str::to_owned)));
         // Keys that name one that is not there must say so.
-        self.wake(|name, _| in_scope(name));
+        self.wake(|key| AuthorityName::of_key(key).is_some_and(|name| in_scope(&name)));
     }
 
     fn changed(self: &Arc<Self>, object: AuthorityObject) {
@@ -189,39 +189,33 @@ impl Authorities {
         of: Option<&str>,
     ) {
         change(self.namespaces.lock().get_or_insert_default());
-        self.wake(|name, key| {
-            name.kind == AuthorityKind::ClusterAuthority && of.is_none_or(|namespace| *namespace == key.namespace)
+        let names_one = |key: &SetupKey| {
+            key.spec.authority_ref.as_ref().is_some_and(|named| named.kind == AuthorityKind::ClusterAuthority)
+        };
+        self.wake(|key| {
+            names_one(key) && of.is_none_or(|namespace| key.metadata.namespace.as_deref() == Some(namespace))
         });
     }
 
     fn wake_all(&self, authority: &AuthorityName) {
-        self.wake(|name, _| name == authority);
+        self.wake(|key| authority.is_named_by(key));
     }
 
-    /// Wakes the keys with these UIDs.
+    /// Wakes the keys of an authority with these UIDs.
     fn wake_owners(&self, authority: &AuthorityName, owners: &HashSet<String>) {
-        if owners.is_empty() {
-            return;
-        }
-        for (keys, wake) in self.scopes.lock().iter() {
-            for key in keys.state().iter().filter_map(|key| key.0.as_ref().ok()) {
-                let is_meant = key.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid));
-                if is_meant && authority.is_named_by(key) {
-                    let _ = wake.send(ObjectName::of(key));
-                }
-            }
+        if !owners.is_empty() {
+            let is_meant = |key: &SetupKey| key.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid));
+            self.wake(|key| is_meant(key) && authority.is_named_by(key));
         }
     }
 
-    fn wake(&self, fits: impl Fn(&AuthorityName, &ObjectName) -> bool) {
+    /// Wakes the keys that fit, in all scopes.
+    fn wake(&self, fits: impl Fn(&SetupKey) -> bool) {
         for (keys, wake) in self.scopes.lock().iter() {
-            for key in keys.state().iter().filter_map(|key| key.0.as_ref().ok()) {
-                let Some(authority) = AuthorityName::of_key(key) else { continue };
-                let name = ObjectName::of(key);
-                if fits(&authority, &name) {
-                    // Without a reconciler, there is nothing to wake.
-                    let _ = wake.send(name);
-                }
+            let keys = keys.state();
+            for key in keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| fits(key)) {
+                // Without a reconciler, there is nothing to wake.
+                let _ = wake.send(ObjectName::of(key));
             }
         }
     }

@@ -96,7 +96,7 @@ impl Poll {
             Err(down) => {
                 self.due = Instant::now();
                 self.link.state.lock().connection = down;
-                self.conclude(&object, false).await;
+                self.conclude(&object).await;
                 return TOKEN_PAUSES.0;
             }
         }
@@ -113,7 +113,7 @@ impl Poll {
                 }
             };
             self.due = Instant::now() + pause;
-            self.conclude(&object, true).await;
+            self.conclude(&object).await;
         }
         let is_up = self.link.state.lock().connection == Connection::Up;
         let look = if is_up { TOKEN_PAUSES.1 } else { TOKEN_PAUSES.0 };
@@ -238,7 +238,7 @@ impl Poll {
     }
 
     /// Reports what has changed.
-    async fn conclude(&mut self, object: &AuthorityObject, called: bool) {
+    async fn conclude(&mut self, object: &AuthorityObject) {
         let (connection, object) = {
             let state = self.link.state.lock();
             // It may have been updated, or deleted, in the meantime.
@@ -259,7 +259,7 @@ impl Poll {
             self.all.wake_all(&self.link.name);
         }
         self.was_down = is_down;
-        let keys = (called && connection == Connection::Up).then(|| self.all.count_keys(&self.link));
+        let keys = (connection == Connection::Up).then(|| self.all.count_keys(&self.link));
         let status = super::report::status(&object, &connection, keys, self.token_expires, Utc::now());
         self.all.report(&self.link, &object, status).await;
     }

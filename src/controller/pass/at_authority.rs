@@ -81,18 +81,16 @@ impl Pass<'_> {
         Some(Notice { severity, reason, action: "Delete", message })
     }
 
-    pub(super) async fn list_groups(&mut self) -> Result<(), Error> {
-        let Some(link) = self.link.clone() else { return Ok(()) };
+    pub(super) async fn list_groups(&mut self) {
+        let Some(link) = self.link.clone() else { return };
         let listed = link.list_groups().await;
         self.listed_groups = listed.is_ok();
         self.called("list the groups", listed);
-        Ok(())
     }
 
-    pub(super) async fn create_group(&mut self, name: &str) -> Result<(), Error> {
-        let Some(link) = self.link.clone() else { return Ok(()) };
+    pub(super) async fn create_group(&mut self, name: &str) {
+        let Some(link) = self.link.clone() else { return };
         self.called("create a group", link.create_group(name).await);
-        Ok(())
     }
 
     pub(super) async fn confirm_there(&mut self, id: &KeyId) {
