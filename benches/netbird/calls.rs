@@ -35,7 +35,7 @@ impl Calls {
         self.0.values().sum()
     }
 
-    /// The calls but for lists, each of which serves all keys.
+    /// The calls about single keys. A list serves all keys, so lists are left out.
     pub fn for_one_key(&self) -> u64 {
         self.0.iter().filter(|(what, _)| !what.starts_with("list_")).map(|(_, count)| count).sum()
     }

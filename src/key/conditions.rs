@@ -54,7 +54,7 @@ pub const DELETED_AT_AUTHORITY: &str = "DeletedAtAuthority";
 /// Reason of `Valid`: the value is lost, and another key is about to be issued.
 pub const REPLACING: &str = "Replacing";
 
-/// The reasons for which a key is not ready, each of which is worth an event.
+/// The reasons of `Ready` when it is false. A change to one of them causes an event.
 pub const UNREADY_REASONS: [&str; 15] = [
     SECRET_CONFLICT,
     SECRET_REFUSED,

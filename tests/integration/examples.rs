@@ -98,8 +98,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     operator.stop().await;
 }
 
-/// An example as written, but for the server, the token and the name of the `ClusterAuthority`, all of which belong to one
-/// test.
+/// An example as written, except that the server, the token and the name of the `ClusterAuthority` are this test's own.
 fn for_this_test(cluster: &Cluster, netbird: &NetBird, file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).expect("an example");
     let mut documents = Vec::new();

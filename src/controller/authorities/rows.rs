@@ -46,7 +46,7 @@ impl Rows {
         self.by_owner.iter().filter(|(owner, _)| fits(owner)).map(|(_, keys)| keys.len()).sum()
     }
 
-    /// Notes a list that began at this moment. Returns the owners of which something else is known now.
+    /// Takes up a list that began at this moment. Returns the UIDs of the `SetupKey`s whose rows have changed.
     pub fn listed(&mut self, keys: Vec<RemoteKey>, began: Instant) -> HashSet<String> {
         let mut by_owner = HashMap::<String, Vec<RemoteKey>>::new();
         for key in keys {

@@ -172,7 +172,7 @@ fn value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
             authority.standing = KeyStanding::Replacing;
             return Some(Step::WriteStatus(Box::new(intent)));
         }
-        // From here on, nobody joins with the last key, and its uses are final.
+        // Once the last key is revoked, no machine joins with it, and its uses are final.
         if let Some(there) = there.filter(|there| !there.revoked) {
             let groups = there.groups.iter().cloned().collect();
             return Some(Step::UpdateThere { id: there.id.clone(), revoked: true, groups });

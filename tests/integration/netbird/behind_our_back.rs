@@ -143,8 +143,8 @@ async fn netbird_two_clusters_one_account() {
     world.gone("office").await;
     tokio::time::sleep(SOON).await;
     for id in &foreign {
-        let key = world.netbird.api.key(id).await.expect("a key of somebody else is deleted");
-        assert!(key.valid && key.auto_groups.is_empty(), "it was changed");
+        let key = world.netbird.api.key(id).await.expect("a foreign key is deleted");
+        assert!(key.valid && key.auto_groups.is_empty(), "a foreign key is changed");
         world.netbird.api.delete_key(id).await;
     }
     assert_eq!(Some(&other.only("office").await.id), theirs.id.as_ref());

@@ -25,7 +25,7 @@ async fn netbird_deletion() {
     let agent = world.netbird.join(&world.netbird.prefix, &value).await;
     assert_eq!(agent.outcome(), Outcome::Joined);
 
-    // kubectl returns when nobody can join any more.
+    // When kubectl returns, no machine can join with the key.
     world.cluster.kubectl_ok(&["delete", "setupkeys.setupkey.dev", "plain", "--timeout=20s"], "");
     assert!(world.there("plain").await.is_empty());
     assert_eq!(world.netbird.join("late", &value).await.outcome(), Outcome::Refused);
@@ -78,7 +78,7 @@ async fn a_key_whose_authority_goes_first_is_still_deleted_there() {
     world.gone("office").await;
     assert!(world.there("office").await.is_empty(), "the operator knew the token, and the key is still there");
 
-    // Nobody knows it any more after a restart, so the key is left behind.
+    // A restarted operator has never seen the token, so the key is left behind.
     operator.stop().await;
     let operator = world.cluster.start_operator().await;
     world.delete("waiting").await;

@@ -34,7 +34,7 @@ async fn netbird_outage() {
     let message = world.key_says("during-0", "Ready", "False AuthorityNotReady").await;
     assert!(message.contains("did not answer as a NetBird server"), "{message}");
     let status = world.cluster.keys().get("during-0").await.unwrap().status.unwrap();
-    assert_eq!(says(&status, "Stalled"), "", "nobody has to act");
+    assert_eq!(says(&status, "Stalled"), "", "the key is Stalled, and it only waits for NetBird");
     tokio::time::sleep(Duration::from_secs(60)).await;
     world.netbird.proxy.up().await;
     let back = Instant::now();
