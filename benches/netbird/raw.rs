@@ -158,7 +158,7 @@ impl Raw {
 
     async fn create_at_netbird(&self, key: &SetupKey) -> anyhow::Result<Created> {
         let body = json!({
-            "name": marked_name(key), "type": "reusable", "expires_in": key.spec.expires_in.as_secs(),
+            "name": marked_name(key, 1), "type": "reusable", "expires_in": key.spec.expires_in.as_secs(),
             "auto_groups": self.model.groups, "usage_limit": key.spec.usage_limit, "ephemeral": false,
             "allow_extra_dns_labels": false,
         });

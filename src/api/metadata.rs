@@ -19,6 +19,8 @@ pub const AUTHORITY_FINALIZER: &str = "setupkey.dev/authority";
 pub const ID_ANNOTATION: &str = "setupkey.dev/id";
 /// Annotation on the Secret: when the key expires, RFC 3339.
 pub const EXPIRES_ANNOTATION: &str = "setupkey.dev/expires";
+/// Annotation on the `SetupKey`, by which people ask for a rotation: a time, RFC 3339.
+pub const ROTATE_ANNOTATION: &str = "setupkey.dev/rotate-requested-at";
 /// The label by which Kubernetes' tools show what manages an object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 /// Our value of [`MANAGED_BY_LABEL`], and the field manager of our writes.

@@ -20,9 +20,9 @@ pub use crd::{CrdManifest, crd_manifests};
 pub use lifetime::Lifetime;
 pub use peer::{Peer, PeerSpec, PeerStatus, SetupKeyReference};
 pub use setup_key::{
-    AuthorityKind, AuthorityReference, DeletionPolicy, KeyType, SecretTemplate, SetupKey, SetupKeySpec,
+    AuthorityKind, AuthorityReference, DeletionPolicy, KeyType, Rotation, SecretTemplate, SetupKey, SetupKeySpec,
 };
-pub use status::{AtAuthority, KeyStanding, PendingPeer, SecretReference, SetupKeyStatus, State};
+pub use status::{AtAuthority, KeyStanding, PendingPeer, PreviousKey, SecretReference, SetupKeyStatus, State};
 pub use timestamp::Timestamp;
 
 /// The API group of every resource and the prefix of every label and annotation of this project.

@@ -56,13 +56,55 @@ pub fn name_fits_a_label() -> Rule {
         .reason(Reason::FieldValueInvalid)
 }
 
+/// A Go duration in hours, minutes and seconds. The digits of each part are bounded, so that CEL's `duration` cannot overflow
+/// and the message is always ours.
+fn is_duration(field: &str) -> String {
+    format!(
+        r"{field}.matches('^([0-9]{{1,4}}(\.[0-9]{{1,9}})?h|[0-9]{{1,6}}(\.[0-9]{{1,9}})?m|[0-9]{{1,8}}(\.[0-9]{{1,9}})?s)+$')"
+    )
+}
+
 /// NetBird's API documents 86400 to 31536000 seconds: one day to 365 days.
 pub fn lifetime() -> Rule {
-    // The pattern bounds the digits of each part, so that `duration` cannot overflow and the message is always ours.
-    Rule::new(
-        r"self.matches('^([0-9]{1,4}(\\.[0-9]{1,9})?h|[0-9]{1,6}(\\.[0-9]{1,9})?m|[0-9]{1,8}(\\.[0-9]{1,9})?s)+$') && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
-    )
+    Rule::new(format!(
+        "{} && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
+        is_duration("self")
+    ))
     .message("expiresIn must be from 24h to 8760h, in hours, minutes and seconds: 720h or 36h30m; there is no unit for days, 30 days are 720h")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// At least an hour is left on either side, so that a key that was just issued is never due.
+pub fn renewal() -> Rule {
+    Rule::new(format!(
+        "!has(self.rotation) || !has(self.rotation.renewBefore) || !{} || ({} && duration(self.rotation.renewBefore) >= duration('1h') && duration(self.rotation.renewBefore) + duration('1h') <= duration(self.expiresIn))",
+        is_duration("self.expiresIn"),
+        is_duration("self.rotation.renewBefore"),
+    ))
+    .message("rotation.renewBefore must be from 1h to one hour less than expiresIn, in hours, minutes and seconds, such as 168h; there is no unit for days, 7 days are 168h")
+    .field_path(".rotation.renewBefore")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// A replaced key never outlives its expiry.
+pub fn overlap() -> Rule {
+    Rule::new(format!(
+        "!has(self.rotation) || !{} || ({} && duration(self.rotation.overlap) <= duration(self.expiresIn))",
+        is_duration("self.expiresIn"),
+        is_duration("self.rotation.overlap"),
+    ))
+    .message("rotation.overlap must be from 0s to expiresIn, in hours, minutes and seconds, such as 24h; there is no unit for days, 2 days are 48h")
+    .field_path(".rotation.overlap")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// A day is the shortest lifetime of a key too.
+pub fn unused() -> Rule {
+    Rule::new(format!(
+        "{} && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
+        is_duration("self")
+    ))
+    .message("revokeUnusedAfter must be from 24h to 8760h, in hours, minutes and seconds, such as 720h; there is no unit for days, 30 days are 720h")
     .reason(Reason::FieldValueInvalid)
 }
 
@@ -129,9 +171,10 @@ pub fn base_url(field: &str) -> Rule {
 
 /// How often the keys at an authority are listed.
 pub fn interval() -> Rule {
-    Rule::new(
-        r"self.matches('^([0-9]{1,4}(\\.[0-9]{1,9})?h|[0-9]{1,6}(\\.[0-9]{1,9})?m|[0-9]{1,8}(\\.[0-9]{1,9})?s)+$') && duration(self) >= duration('30s') && duration(self) <= duration('1h')",
-    )
+    Rule::new(format!(
+        "{} && duration(self) >= duration('30s') && duration(self) <= duration('1h')",
+        is_duration("self")
+    ))
     .message("netbird.interval must be from 30s to 1h, such as 60s or 5m")
     .reason(Reason::FieldValueInvalid)
 }
@@ -205,10 +248,53 @@ pub fn dns_subdomain() -> Rule {
         .reason(Reason::FieldValueInvalid)
 }
 
-/// The key in the data of the Secret, which is also the name of the file in a pod that mounts it.
-pub fn data_key() -> Rule {
-    Rule::new("self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'")
-        .message("secret.key must be a file name of letters, digits, '-', '_' and '.'")
+/// What a key in the data of a Secret must match. It is also the name of the file in a pod that mounts the Secret.
+const IS_DATA_KEY: &str = "matches('^[-._a-zA-Z0-9]+$')";
+
+fn is_data_key(name: &str) -> String {
+    format!("{name}.{IS_DATA_KEY} && !{name}.startsWith('..') && {name} != '.'")
+}
+
+/// A key in the data of the Secret.
+pub fn data_key(field: &str) -> Rule {
+    Rule::new(is_data_key("self"))
+        .message(Message::Message(format!("{field} must be a file name of letters, digits, '-', '_' and '.'")))
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The same for each of a list.
+pub fn data_keys() -> Rule {
+    Rule::new(format!("self.all(alias, {})", is_data_key("alias")))
+        .message("each of secret.aliases must be a file name of letters, digits, '-', '_' and '.'")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The data key that holds the setup key, with its default.
+const PRIMARY: &str = "(has(self.key) ? self.key : 'setup-key')";
+
+/// An alias names another data key.
+pub fn aliases_differ() -> Rule {
+    Rule::new(format!("!has(self.aliases) || !({PRIMARY} in self.aliases)"))
+        .message("secret.aliases may not hold secret.key (default setup-key), which holds the setup key already")
+        .field_path(".aliases")
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The URL and the setup key cannot be in one place.
+pub fn url_key_differs() -> Rule {
+    Rule::new(format!(
+        "!has(self.managementUrlKey) || (self.managementUrlKey != {PRIMARY} && !(has(self.aliases) && self.managementUrlKey in self.aliases))"
+    ))
+    .message("secret.managementUrlKey must differ from secret.key (default setup-key) and from each of secret.aliases, which hold the setup key")
+    .field_path(".managementUrlKey")
+    .reason(Reason::FieldValueInvalid)
+}
+
+/// Keys of the cluster have no server.
+pub fn only_authorities_have_a_url() -> Rule {
+    Rule::new("has(self.authorityRef) || !has(self.secret) || !has(self.secret.managementUrlKey)")
+        .message("secret.managementUrlKey needs an authorityRef, whose URL it holds")
+        .field_path(".secret.managementUrlKey")
         .reason(Reason::FieldValueInvalid)
 }
 

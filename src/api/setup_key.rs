@@ -4,10 +4,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
+use super::{Lifetime, PendingPeer, PreviousKey, SetupKeyStatus, rules};
 
-/// What the key allows. Everything but autoGroups, revoked and the metadata of the Secret is fixed when the SetupKey is
-/// created, so a key keeps the terms that it was handed out with.
+/// What the key allows. Its type, lifetime, limit and authority are fixed when the SetupKey is created, so a key keeps the
+/// terms that it was handed out with. Groups, revocation, rotation and most of the Secret may change.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[kube(
     group = "setupkey.dev",
@@ -29,6 +29,8 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expires", description = "When the key stops admitting peers"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secret.name", description = "The Secret that holds the key"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the cluster matches the spec"),
+    printcolumn(name = "Revision", type_ = "integer", json_path = ".status.revision", description = "Which key this is: 1 for the first, one more after each rotation", priority = 1),
+    printcolumn(name = "Rotates", type_ = "string", json_path = ".status.rotateAt", description = "When the next key is issued; empty when none is due", priority = 1),
     printcolumn(name = "Authority", type_ = "string", json_path = ".spec.authorityRef.name", description = "The authority behind the key; empty for a key of the cluster itself", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     selectable = ".spec.type",
@@ -46,6 +48,9 @@ use super::{Lifetime, PendingPeer, SetupKeyStatus, rules};
     validation = rules::groups_are_label_names(),
     validation = rules::groups_are_names(),
     validation = rules::only_authorities_retain(),
+    validation = rules::renewal(),
+    validation = rules::overlap(),
+    validation = rules::only_authorities_have_a_url(),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SetupKeySpec {
@@ -99,6 +104,20 @@ pub struct SetupKeySpec {
     #[serde(default)]
     pub revoked: bool,
 
+    /// When another key is issued in place of this one, with another value, the whole lifetime and the whole limit, and how
+    /// long the replaced key admits peers after that. Absent: only the annotation setupkey.dev/rotate-requested-at causes
+    /// that, and the overlap is 24h. May be changed at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+
+    /// A key that no peer has used for so long is revoked, 24h to 8760h, as a Go duration such as 720h. The time is counted
+    /// from the last use, or from the moment the key was issued; a rotation by schedule does not begin it again. Such a key
+    /// has the state revoked, and the condition Valid has the reason Unused. Raising or removing this value lets the key
+    /// admit peers again. A key whose limit is reached is overused, not unused. May be changed at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::unused())]
+    pub revoke_unused_after: Option<Lifetime>,
+
     /// The Secret that the key is written to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretTemplate>,
@@ -113,6 +132,22 @@ pub struct SetupKeySpec {
     /// be changed at any time, also while the SetupKey is being deleted.
     #[serde(default, skip_serializing_if = "DeletionPolicy::is_delete")]
     pub deletion_policy: DeletionPolicy,
+}
+
+/// When another key is issued in place of the current one.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    /// How long before its expiry a key is replaced: from 1h to one hour less than expiresIn, as a Go duration such as 168h.
+    /// A key that is revoked, or that is one-off and used, is not replaced. Absent: keys are replaced on request only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renew_before: Option<Lifetime>,
+
+    /// How long a replaced key admits peers after that, at most until its own expiry: from 0s to expiresIn, as a Go duration
+    /// such as 24h. It applies to keys that are replaced from then on. 0s means that a replaced key ends at once, and those
+    /// that were replaced before end too.
+    #[serde(default = "default_overlap")]
+    pub overlap: Lifetime,
 }
 
 /// The authority behind a key.
@@ -160,6 +195,7 @@ pub enum KeyType {
 
 /// Where the key is written, and which metadata the Secret carries.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[x_kube(validation = rules::aliases_differ(), validation = rules::url_key_differs())]
 #[serde(rename_all = "camelCase")]
 pub struct SecretTemplate {
     /// The name of the Secret, in the namespace of the SetupKey. It may not begin with sh.helm.release.v1. Default:
@@ -173,8 +209,23 @@ pub struct SecretTemplate {
     /// Default: setup-key. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rules::data_key())]
+    #[x_kube(validation = rules::data_key("secret.key"))]
     pub key: Option<String>,
+
+    /// Further keys in the Secret's data that hold the setup key too, at most 8, such as NB_SETUP_KEY for a container that
+    /// takes all of the Secret as its environment. May be changed at any time. A data key that the operator did not write is
+    /// left as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 253)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = rules::data_keys())]
+    pub aliases: Vec<String>,
+
+    /// A key in the Secret's data that holds the URL to which NetBird's agents connect, such as NB_MANAGEMENT_URL: the
+    /// netbird.agentUrl of the authority, or its netbird.url. Needs an authorityRef. May be changed at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rules::data_key("secret.managementUrlKey"))]
+    pub management_url_key: Option<String>,
 
     /// Labels for the Secret, at most 32, and at most 4096 characters in all. Labels of the SetupKey are not copied.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -204,6 +255,11 @@ fn default_expires_in() -> Lifetime {
     Lifetime::hours(720)
 }
 
+/// Long enough for files of a mounted Secret to follow, and for a night.
+fn default_overlap() -> Lifetime {
+    Lifetime::hours(24)
+}
+
 impl DeletionPolicy {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_delete(&self) -> bool {
@@ -220,6 +276,11 @@ impl SetupKeySpec {
             KeyType::OneOff => Some(1),
             KeyType::Reusable => (self.usage_limit > 0).then_some(self.usage_limit),
         }
+    }
+
+    /// How long a key admits peers after it was replaced.
+    pub fn overlap(&self) -> Lifetime {
+        self.rotation.as_ref().map_or_else(default_overlap, |rotation| rotation.overlap)
     }
 }
 
@@ -238,6 +299,11 @@ impl SetupKey {
     /// The peers that were admitted and have no Peer object yet.
     pub fn pending(&self) -> &[PendingPeer] {
         self.status.as_ref().map_or(&[], |status| &status.pending)
+    }
+
+    /// The keys that were replaced and may still admit peers.
+    pub fn previous(&self) -> &[PreviousKey] {
+        self.status.as_ref().map_or(&[], |status| &status.previous)
     }
 
     /// The key in the Secret's data that holds the value.

@@ -16,6 +16,11 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
+    /// Which key of this SetupKey is the current one: 1 for the first, one more after each rotation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub revision: Option<i64>,
+
     /// The public id of the key: 20 characters of 0-9 and a-v. It admits no peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -36,6 +41,21 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid: Option<bool>,
 
+    /// When this revision was issued. A rotation that was requested for this moment or an earlier one is not carried out
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_at: Option<Timestamp>,
+
+    /// When the next key is issued in place of this one. Absent when none is due: no rotation is asked for, or it is skipped
+    /// because the key is revoked, or one-off and used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotate_at: Option<Timestamp>,
+
+    /// From when the time is counted that revokeUnusedAfter speaks of, where that is not issuedAt: a rotation by schedule
+    /// does not begin it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unused_since: Option<Timestamp>,
+
     /// The last second in which the key admits peers, fixed when the key is issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -49,7 +69,7 @@ pub struct SetupKeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage_limit: Option<i32>,
 
-    /// When a peer last joined with this key.
+    /// When a peer last joined with this key, in any revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_used: Option<Timestamp>,
 
@@ -60,6 +80,12 @@ pub struct SetupKeyStatus {
     /// The Secret that holds the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
+
+    /// The keys that were replaced and may still admit peers, the oldest first. At a ninth, the oldest ends early.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub previous: Vec<PreviousKey>,
 
     /// What the operator remembers of the key at its authority. Absent for a key of the cluster itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +108,32 @@ pub struct SetupKeyStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// A key that was replaced.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreviousKey {
+    /// Its public id.
+    #[schemars(length(max = 20))]
+    pub id: String,
+    /// The base64 of the SHA-256 of it, by which it is recognised.
+    #[schemars(length(max = 44))]
+    pub digest: String,
+    /// Its first 5 characters and ****.
+    #[schemars(length(max = 9))]
+    pub key: String,
+    /// The last second in which it would admit peers had it not been replaced.
+    pub expires: Timestamp,
+    /// The last second in which it admits peers.
+    pub admits_until: Timestamp,
+    /// How many peers have joined with it.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub used_times: i64,
+    /// How many peers may join with it; absent when there is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_limit: Option<i32>,
+}
+
 /// The Secret as the operator last left it.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,6 +144,16 @@ pub struct SecretReference {
     pub key: String,
     /// The version of the Secret whose data was last compared with the digest.
     pub resource_version: String,
+    /// The further keys in its data that hold the setup key too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub aliases: Vec<String>,
+    /// The key in its data that holds the URL of the authority's agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management_url_key: Option<String>,
+    /// That URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management_url: Option<String>,
 }
 
 /// A key at its authority.

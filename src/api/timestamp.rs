@@ -19,6 +19,12 @@ impl Timestamp {
         Self(self.0.checked_add_signed(seconds).unwrap_or(DateTime::<Utc>::MAX_UTC.trunc_subsecs(0)))
     }
 
+    /// The moment `seconds` before this one.
+    pub fn minus_seconds(self, seconds: u64) -> Self {
+        let seconds = chrono::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX / 1000));
+        Self(self.0.checked_sub_signed(seconds).unwrap_or(DateTime::<Utc>::MIN_UTC))
+    }
+
     /// The moment as a clock reading, with nothing behind the second.
     pub fn moment(self) -> DateTime<Utc> {
         self.0

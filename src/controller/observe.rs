@@ -2,6 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
@@ -18,12 +19,13 @@ use crate::{
     key::{
         KeyId, KeyValue,
         conditions::is_ready,
+        rotation,
         secret::{Metadata, OwnedSecret, SecretView, Written, WrittenByUs, is_owned_by},
     },
 };
 
 /// What the caches alone tell about the Secret, or `None` when the API server must be asked.
-pub fn in_cache(key: &SetupKey, cached: Option<&Arc<SecretMetadata>>) -> Option<SecretView> {
+pub fn in_cache(key: &SetupKey, cached: Option<&Arc<SecretMetadata>>, now: DateTime<Utc>) -> Option<SecretView> {
     if key.metadata.deletion_timestamp.is_some() {
         // The planner leaves the Secret alone, so there is nothing to find out.
         return Some(SecretView::Unread);
@@ -34,14 +36,15 @@ pub fn in_cache(key: &SetupKey, cached: Option<&Arc<SecretMetadata>>) -> Option<
         // A key that no pass has seen yet: its Secret can be created outright, because creation fails if there is one.
         None if !seen_before => Some(SecretView::Absent),
         None => None,
-        Some(secret) => is_unchanged(key, secret).then_some(SecretView::Unchanged),
+        Some(secret) => is_unchanged(key, secret, now).then_some(SecretView::Unchanged),
     }
 }
 
 /// Whether the Secret is ours and still the version that was compared with this generation of the spec and found equal.
 ///
-/// A version on record is not enough: it is also written when the Secret was read and could not be put right.
-fn is_unchanged(key: &SetupKey, secret: &SecretMetadata) -> bool {
+/// A version on record is not enough: it is also written when the Secret was read and could not be put right. And it must be
+/// good enough for what is due: a rotation writes the Secret.
+fn is_unchanged(key: &SetupKey, secret: &SecretMetadata, now: DateTime<Utc>) -> bool {
     let Some(status) = &key.status else { return false };
     let recorded = status.secret.as_ref().is_some_and(|recorded| {
         recorded.name == key.secret_name()
@@ -53,6 +56,8 @@ fn is_unchanged(key: &SetupKey, secret: &SecretMetadata) -> bool {
         && status.digest.is_some()
         && is_ready(key)
         && is_owned_by(&secret.metadata, key)
+        && rotation::due(key, now).is_none()
+        && rotation::is_told(key, now)
 }
 
 /// Reads the Secret from the API server. The data of a Secret that is not ours is not asked for, so its metadata is read

@@ -40,6 +40,9 @@ const MOST_STEPS: usize = 20;
 /// So many passes over a key fail in a row before the failure is reported: a retry may cure what has only just begun.
 const PASSING: u32 = 3;
 
+/// So many times a pass tries to record the key that it has put into the Secret, when others change the status meanwhile.
+const MOST_CONFLICTS: u32 = 8;
+
 /// The longest part of an API server's message that is passed on.
 const LONGEST_MESSAGE: usize = 800;
 
@@ -64,6 +67,8 @@ pub struct Pass<'a> {
     peers_created: bool,
     /// Whether a write has met another version of the Secret.
     outdated: bool,
+    /// How many times a key that this pass has put into the Secret met another version of the status.
+    conflicts: u32,
     /// How many passes have failed in a row before this one.
     failures: u32,
     /// An error that did not end the pass, because other steps do not depend on it.
@@ -107,6 +112,7 @@ impl<'a> Pass<'a> {
             abandoned,
             peers_created: false,
             outdated: false,
+            conflicts: 0,
             failures,
             error: None,
             cause: Cause::SecretChanged,
@@ -213,7 +219,7 @@ impl<'a> Pass<'a> {
 
     /// Looks at the Secret: in the cache, and at the API server if that is not enough.
     async fn look(&mut self) {
-        match observe::in_cache(self.trusted(), self.cached_secret.as_ref()) {
+        match observe::in_cache(self.trusted(), self.cached_secret.as_ref(), self.context.clock.now()) {
             Some(SecretView::Unchanged) if self.standing == Standing::Disputed => self.read_secret().await,
             Some(secret) => self.secret = secret,
             None => self.read_secret().await,
@@ -327,9 +333,20 @@ impl<'a> Pass<'a> {
         self.look_at_authority();
         self.freshness = Freshness::Confirmed;
         if changed {
-            self.read_secret().await;
+            self.read_secret_again().await;
         }
         Ok(())
+    }
+
+    /// Reads the Secret. If it is still the one that this pass has written, that is not forgotten.
+    async fn read_secret_again(&mut self) {
+        let before = std::mem::replace(&mut self.secret, SecretView::Unread);
+        self.read_secret().await;
+        if let (SecretView::Owned(before), SecretView::Owned(secret)) = (before, &mut self.secret)
+            && before.resource_version == secret.resource_version
+        {
+            secret.written = before.written;
+        }
     }
 
     /// Asks what the record of the key is worth, after the key was read.
@@ -342,6 +359,10 @@ impl<'a> Pass<'a> {
         self.context.records.sending(&self.key, status);
         let written = match write::write_status(&self.context.client, &self.key, status).await {
             Ok(written) => written,
+            Err(error) if error.code() == Some(409) && self.holds_an_unrecorded_key() => {
+                self.conflicts += 1;
+                return self.confirm().await;
+            }
             Err(error) => {
                 self.report_unwritten("status", &error);
                 if let Some(id) = self.issued.take().filter(|_| error.code() == Some(404)) {
@@ -356,13 +377,20 @@ impl<'a> Pass<'a> {
         self.context.wrote_key(&written);
         self.context.records.wrote(&written);
         let cause = if self.standing == Standing::Altered { Cause::RecordAltered } else { self.cause };
-        for notice in notices(&self.key, status, cause) {
+        for notice in notices(&self.key, status, cause, self.context.clock.now()) {
             self.context.notifier.notify(&written, notice);
         }
         self.key = Cow::Owned(written);
         (self.standing, self.without_record) = (Standing::Kept, None);
         self.freshness = Freshness::Confirmed;
         Ok(())
+    }
+
+    /// Whether this pass has put a key into the Secret that is not on record, and may still try to record it. Machines that
+    /// join change the status all the time, and the next pass would put another key there.
+    fn holds_an_unrecorded_key(&self) -> bool {
+        let SecretView::Owned(secret) = &self.secret else { return false };
+        secret.sent_and_stored().is_some() && self.conflicts < MOST_CONFLICTS
     }
 
     /// A condition cannot say that the status cannot be written, so an event does: once, when it has lasted.

@@ -1,4 +1,4 @@
-//! What stands on record for the keys: id, digest and expiry, in the status of each.
+//! What stands on record for the keys: id, digest, expiry and the replaced keys, in the status of each.
 //!
 //! Only the controller writes this part of a status. A policy in the chart sees to that, and not every cluster has it. So a
 //! process remembers what it last wrote or saw of each record. A record that has changed since was changed by another
@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, RandomState},
 };
 
 use futures::{Stream, stream};
@@ -17,9 +17,13 @@ use tokio::sync::watch;
 
 use super::watch::{Filled, WatchedKey};
 use crate::{
-    api::{SetupKey, SetupKeyStatus, Timestamp},
+    api::{PreviousKey, SetupKey, SetupKeyStatus, Timestamp},
     cluster::ObjectName,
-    key::{Digest, claim::has_precedence, record::Standing},
+    key::{
+        Digest,
+        claim::{digests, has_precedence},
+        record::Standing,
+    },
 };
 
 /// The records of all keys that this process watches.
@@ -77,11 +81,11 @@ impl Records {
         let keys: Vec<_> = self.caches.lock().iter().flat_map(|(keys, _)| keys.state()).collect();
         let mut by_digest = HashMap::<&str, &SetupKey>::new();
         for key in keys.iter().filter_map(|watched| watched.0.as_ref().ok()) {
-            let digest = key.status.as_ref().and_then(|status| status.digest.as_deref());
-            let Some(digest) = digest else { continue };
-            if let Some(first) = by_digest.insert(digest, key) {
-                self.disputed.lock().extend([ObjectName::of(first), ObjectName::of(key)]);
-                self.found.send_replace(());
+            for digest in digests(key) {
+                if let Some(first) = by_digest.insert(digest, key).filter(|first| !std::ptr::eq(*first, key)) {
+                    self.disputed.lock().extend([ObjectName::of(first), ObjectName::of(key)]);
+                    self.found.send_replace(());
+                }
             }
         }
     }
@@ -152,11 +156,22 @@ impl Records {
     fn record(&self, key: &SetupKey, status: Option<&SetupKeyStatus>) -> Record {
         let hash = self.hasher.hash_one((
             &key.metadata.uid,
-            status.map(|status| (&status.id, &status.digest)),
+            status.map(|status| (&status.id, &status.digest, [status.issued_at, status.unused_since].map(seconds))),
+            status.map(|status| status.previous.iter().map(fixed).collect::<Vec<_>>()),
             status.and_then(|status| Some(&status.secret.as_ref()?.resource_version)),
         ));
         Record { hash, expires: status.and_then(|status| status.expires) }
     }
+}
+
+/// What never changes of a replaced key.
+fn fixed(previous: &PreviousKey) -> impl Hash {
+    let PreviousKey { id, digest, key, expires, admits_until, used_times: _, usage_limit } = previous;
+    (id, digest, key, [Some(*expires), Some(*admits_until)].map(seconds), *usage_limit)
+}
+
+fn seconds(moment: Option<Timestamp>) -> Option<i64> {
+    moment.map(|moment| moment.moment().timestamp())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::{
     },
     key::{
         ledger::Swap,
-        secret::{MetadataPatch, OwnedSecret, Written},
+        secret::{MetadataPatch, OwnedSecret, SentKey, Written},
     },
 };
 
@@ -227,7 +227,8 @@ pub fn changes<T: Serialize>(before: &T, after: &T) -> Map<String, Value> {
 fn with_key(answer: Result<SecretData, Error>, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
     match answer {
         Ok(stored) => {
-            let sent = Written::Key(minted.value.fingerprint().digest);
+            let digest = minted.value.fingerprint().digest;
+            let sent = Written::Key(SentKey { digest, id: minted.id.clone(), expires: minted.expires });
             Ok(SecretWrite::Stored(Box::new(owned(stored, key, sent))))
         }
         Err(error) => {

@@ -28,7 +28,13 @@ pub fn by_age(one: &SetupKey, other: &SetupKey) -> Ordering {
 }
 
 fn has_on_record(key: &SetupKey, digest: &Digest) -> bool {
-    key.status.as_ref().and_then(|status| status.digest.as_deref()) == Some(digest.as_str())
+    digests(key).any(|on_record| on_record == digest.as_str())
+}
+
+/// The digests on record for a key: of the current key, and of the replaced ones.
+pub fn digests(key: &SetupKey) -> impl Iterator<Item = &str> {
+    let current = key.status.as_ref().and_then(|status| status.digest.as_deref());
+    current.into_iter().chain(key.previous().iter().map(|previous| previous.digest.as_str()))
 }
 
 #[cfg(test)]

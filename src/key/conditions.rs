@@ -42,6 +42,8 @@ pub const GROUP_NOT_FOUND: &str = "GroupNotFound";
 pub const GROUP_AMBIGUOUS: &str = "GroupAmbiguous";
 /// Reason of `Ready` and `Stalled`: the authority does not allow a group that the spec names.
 pub const GROUP_NOT_ALLOWED: &str = "GroupNotAllowed";
+/// Reason of `Ready` and `Stalled`: the next key is due, and the Secret can never take it.
+pub const ROTATION_FAILED: &str = "RotationFailed";
 /// Reason of `Ready`: the `SetupKey` is being deleted, and its key is still at the authority.
 pub const DELETION_PENDING: &str = "DeletionPending";
 
@@ -49,13 +51,15 @@ pub const DELETION_PENDING: &str = "DeletionPending";
 pub const NOT_ISSUED: &str = "NotIssued";
 /// Reason of `Valid`: the key was revoked at its authority, and the spec does not ask for that.
 pub const REVOKED_AT_AUTHORITY: &str = "RevokedAtAuthority";
+/// Reason of `Valid`: no peer has used the key for longer than the spec allows.
+pub const UNUSED: &str = "Unused";
 /// Reason of `Valid`: the key was deleted at its authority.
 pub const DELETED_AT_AUTHORITY: &str = "DeletedAtAuthority";
 /// Reason of `Valid`: the value is lost, and another key is about to be issued.
 pub const REPLACING: &str = "Replacing";
 
 /// The reasons of `Ready` when it is false. A change to one of them causes an event.
-pub const UNREADY_REASONS: [&str; 15] = [
+pub const UNREADY_REASONS: [&str; 16] = [
     SECRET_CONFLICT,
     SECRET_REFUSED,
     SECRET_FAILED,
@@ -70,6 +74,7 @@ pub const UNREADY_REASONS: [&str; 15] = [
     GROUP_NOT_FOUND,
     GROUP_AMBIGUOUS,
     GROUP_NOT_ALLOWED,
+    ROTATION_FAILED,
     DELETION_PENDING,
 ];
 /// Those of them that no person has to act on: they end when the authority answers, or has the group.

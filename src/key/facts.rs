@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Digest, KeyId};
-use crate::api::{KeyStanding, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
+use crate::api::{KeyStanding, Lifetime, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
 
 /// What decides whether one issued key admits peers.
 ///
@@ -21,6 +21,9 @@ pub struct Facts {
     pub usage_limit: Option<i32>,
     /// Whether the key is revoked: as the spec says, or, for a key at an authority, as the authority says.
     pub revoked: bool,
+    /// The last second in which the key admits peers if none uses it, where there is such a bound. A key at an authority is
+    /// revoked there instead.
+    pub unused_until: Option<Timestamp>,
 }
 
 impl Facts {
@@ -38,7 +41,30 @@ impl Facts {
             used_times: status.used_times,
             usage_limit: spec.effective_usage_limit(),
             revoked: is_revoked(spec, status),
+            unused_until: unused_until(spec, status).filter(|_| spec.authority_ref.is_none()),
         })
+    }
+
+    /// The facts of the keys that were replaced and may still admit peers.
+    pub fn previous(key: &SetupKey) -> impl Iterator<Item = Self> {
+        let spec = &key.spec;
+        let overlaps = spec.overlap() > Lifetime::seconds(0);
+        key.previous().iter().filter(move |_| overlaps).filter_map(|previous| {
+            Some(Self {
+                id: KeyId::parse(&previous.id)?,
+                digest: Digest::from_base64(&previous.digest),
+                expires: previous.expires.min(previous.admits_until),
+                used_times: previous.used_times,
+                usage_limit: previous.usage_limit,
+                revoked: spec.revoked,
+                unused_until: None,
+            })
+        })
+    }
+
+    /// The facts of the current key, or of a replaced one, by the digest of the key that was presented.
+    pub fn presented(key: &SetupKey, digest: &Digest) -> Option<Self> {
+        Self::of(key).into_iter().chain(Self::previous(key)).find(|facts| facts.digest == *digest)
     }
 
     /// Whether the key admits peers at this moment, and why not.
@@ -46,17 +72,43 @@ impl Facts {
     /// Expired before revoked before overused before valid; expired only once the moment has passed. NetBird:
     /// setupkey.go, IsExpired and IsOverUsed; the order is that of its REST handler.
     pub fn state(&self, now: DateTime<Utc>) -> State {
-        let used_up = self.usage_limit.is_some_and(|limit| self.used_times >= limit.into());
         if now > self.expires.moment() {
             State::Expired
-        } else if self.revoked {
+        } else if self.is_revoked(now) {
             State::Revoked
-        } else if used_up {
+        } else if self.is_used_up() {
             State::Overused
         } else {
             State::Valid
         }
     }
+
+    /// Whether the key is revoked, or was not used for so long that it counts as revoked.
+    pub fn is_revoked(&self, now: DateTime<Utc>) -> bool {
+        self.revoked || self.is_unused(now)
+    }
+
+    /// Whether the key was not used for longer than the spec allows. One that is used up was used.
+    pub fn is_unused(&self, now: DateTime<Utc>) -> bool {
+        !self.is_used_up() && self.unused_until.is_some_and(|until| now > until.moment())
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.usage_limit.is_some_and(|limit| self.used_times >= limit.into())
+    }
+}
+
+/// When the current key was issued. Where that is not on record, it follows from the expiry.
+pub(super) fn issued_at(spec: &SetupKeySpec, status: &SetupKeyStatus) -> Option<Timestamp> {
+    let computed = || Some(status.expires?.minus_seconds(spec.expires_in.as_secs()));
+    status.issued_at.or_else(computed)
+}
+
+/// The last second in which the current key may go without a use, where the spec bounds that.
+pub(super) fn unused_until(spec: &SetupKeySpec, status: &SetupKeyStatus) -> Option<Timestamp> {
+    let after = spec.revoke_unused_after?;
+    let issued = status.unused_since.or_else(|| issued_at(spec, status))?;
+    Some(status.last_used.map_or(issued, |used| used.max(issued)).plus_seconds(after.as_secs()))
 }
 
 /// A key at an authority is revoked once that is so there.
@@ -100,6 +152,7 @@ mod tests {
             used_times,
             usage_limit,
             revoked,
+            unused_until: None,
         }
     }
 

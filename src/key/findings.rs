@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 
 use super::{
     conditions::{
-        Finding, METADATA_NOT_KEPT, NOT_ISSUED, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED, SECRET_REFUSED,
-        USES_UNKNOWN,
+        Finding, METADATA_NOT_KEPT, NOT_ISSUED, ROTATION_FAILED, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED,
+        SECRET_REFUSED, UNUSED, USES_UNKNOWN,
     },
     record::{Observed, Persistence, Subject, Trouble, drift, holds_the_key, is_reported_altered},
+    rotation,
     secret::{OwnedSecret, SecretView},
 };
 use crate::api::{SetupKey, SetupKeyStatus, State};
@@ -57,6 +58,17 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
     })
 }
 
+fn unused(key: &SetupKey) -> Finding {
+    let allowed = key.spec.revoke_unused_after.map(|after| after.to_string()).unwrap_or_default();
+    Finding {
+        holds: false,
+        reason: UNUSED,
+        message: format!(
+            "No peer has used the key for {allowed}, so it is revoked. Raise or remove revokeUnusedAfter to let it admit peers again."
+        ),
+    }
+}
+
 fn in_trouble(trouble: &Trouble, key: &SetupKey) -> Finding {
     let name = key.secret_name();
     let why = trouble.why.trim_end_matches('.');
@@ -82,7 +94,18 @@ fn in_trouble(trouble: &Trouble, key: &SetupKey) -> Finding {
 /// The Secret holds the key. Its labels and annotations may still differ: what this pass has written was not stored.
 fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
     let (key, name) = (observed.key, observed.key.secret_name());
-    let holds = format!("Secret {name:?} holds the key under {:?}.", key.secret_key());
+    let mut holds = format!("Secret {name:?} holds the key under {:?}.", key.secret_key());
+    if secret.immutable && rotation::due(key, now).is_some() {
+        return Finding::not_ready(
+            ROTATION_FAILED,
+            format!(
+                "The next key is due, and Secret {name:?} is immutable, so it cannot take another key. Delete the Secret; the operator then creates it with a new key."
+            ),
+        );
+    }
+    if let Some(unmet) = key.status.as_ref().and_then(|status| rotation::unmet_request(key, status, now)) {
+        holds = format!("{holds} {unmet}");
+    }
     let Some(drift) = drift(observed, secret, now) else { return Finding::ready(holds) };
     let names = drift.names().join(", ");
     if drift.is_cosmetic() {
@@ -97,11 +120,17 @@ fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Fin
 }
 
 /// Whether the key admits peers, from the status that is about to be written.
-pub(super) fn valid(status: &SetupKeyStatus) -> Finding {
+pub(super) fn valid(key: &SetupKey, status: &SetupKeyStatus, now: DateTime<Utc>) -> Finding {
     if status.state == Some(State::Revoked)
         && let Some((reason, message)) = status.authority.as_ref().and_then(authority::revoked)
     {
         return Finding { holds: false, reason, message: message.to_owned() };
+    }
+    if status.state == Some(State::Revoked)
+        && !key.spec.revoked
+        && rotation::asks_for_revocation(&key.spec, status, now)
+    {
+        return unused(key);
     }
     let expires = status.expires.map(|expires| expires.to_string()).unwrap_or_default();
     let (reason, message) = match status.state {

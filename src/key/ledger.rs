@@ -13,8 +13,8 @@ use std::{collections::BTreeSet, time::Duration};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::{Digest, Facts, PeerName, PublicKey};
-use crate::api::{Peer, PendingPeer, SetupKey, State, Timestamp};
+use super::{Digest, Facts, KeyId, PeerName, PublicKey};
+use crate::api::{Peer, PendingPeer, PreviousKey, SetupKey, State, Timestamp};
 
 /// Entries that may be pending at a time. An entry takes at most 2.8 KiB, so the status stays well below the 1.5 MiB that
 /// etcd accepts.
@@ -165,6 +165,8 @@ pub struct Swap {
     pub last_used: Option<Timestamp>,
     /// `pending`.
     pub pending: Vec<PendingPeer>,
+    /// `previous`, in which nothing changes but `usedTimes`.
+    pub previous: Vec<PreviousKey>,
 }
 
 impl Swap {
@@ -174,16 +176,30 @@ impl Swap {
         let mut key = basis.clone();
         let status = key.status.get_or_insert_default();
         (status.used_times, status.last_used, status.pending) = (self.used_times, self.last_used, self.pending);
+        status.previous = self.previous;
         key
     }
 
     /// The merge patch of the status. It fails if the key has changed since `basis` was read.
     pub fn patch(&self, basis: &SetupKey) -> Value {
         let pending = (!self.pending.is_empty()).then_some(&self.pending);
+        let previous = (!self.previous.is_empty()).then_some(&self.previous);
         json!({
             "metadata": { "resourceVersion": basis.metadata.resource_version, "uid": basis.metadata.uid },
-            "status": { "usedTimes": self.used_times, "lastUsed": self.last_used, "pending": pending },
+            "status": {
+                "usedTimes": self.used_times, "lastUsed": self.last_used, "pending": pending, "previous": previous,
+            },
         })
+    }
+
+    /// The uses of the key with this id, the current one of `basis` or a replaced one.
+    fn uses_of(&mut self, basis: &SetupKey, id: &KeyId) -> Option<&mut i64> {
+        let current = basis.status.as_ref().and_then(|status| status.id.as_deref());
+        if current == Some(id.as_str()) {
+            return Some(&mut self.used_times);
+        }
+        let previous = self.previous.iter_mut().find(|previous| previous.id == id.as_str())?;
+        Some(&mut previous.used_times)
     }
 }
 
@@ -221,7 +237,7 @@ pub fn clear(key: &SetupKey, clearable: &BTreeSet<Use>) -> Option<Swap> {
 /// Whether a key admits a peer now, as far as this object shows. An object from a cache is good enough to refuse by,
 /// because a refusal changes nothing.
 pub fn admits(key: &SetupKey, presented: &Digest, now: DateTime<Utc>) -> bool {
-    admits_after(key, presented, key.used_times(), now)
+    admitting(key, &mut unchanged(key), presented, now).is_some()
 }
 
 fn unchanged(key: &SetupKey) -> Swap {
@@ -229,17 +245,20 @@ fn unchanged(key: &SetupKey) -> Swap {
         used_times: key.used_times(),
         last_used: key.status.as_ref().and_then(|status| status.last_used),
         pending: key.pending().to_vec(),
+        previous: key.previous().to_vec(),
     }
 }
 
-fn admits_after(key: &SetupKey, presented: &Digest, used_times: i64, now: DateTime<Utc>) -> bool {
-    let Some(facts) = Facts::of(key).map(|facts| Facts { used_times, ..facts }) else { return false };
+/// The key that was presented, the current one or a replaced one, if it admits a peer with the uses in `swap`.
+fn admitting(key: &SetupKey, swap: &mut Swap, presented: &Digest, now: DateTime<Utc>) -> Option<KeyId> {
     // NetBird admits the peers of its keys.
-    let is_ours = key.spec.authority_ref.is_none();
-    is_ours
-        && key.metadata.deletion_timestamp.is_none()
-        && facts.digest == *presented
-        && facts.state(now) == State::Valid
+    if key.spec.authority_ref.is_some() || key.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let facts = Facts::presented(key, presented)?;
+    let used_times = *swap.uses_of(key, &facts.id)?;
+    let facts = Facts { used_times, ..facts };
+    (facts.state(now) == State::Valid).then_some(facts.id)
 }
 
 fn judge(
@@ -252,24 +271,27 @@ fn judge(
 ) -> Verdict {
     let name = PeerName::of(&applicant.public_key);
     let pending = before.iter().chain(&swap.pending).find(|entry| entry.name == name.as_str());
-    let admits = |used_times| admits_after(key, &applicant.key, used_times, now);
+    let is_own = pending.map(|entry| entry.token_digest == applicant.token.as_str());
+    let admitting = admitting(key, swap, &applicant.key, now);
     // A known machine needs only its token. An unknown one learns nothing without a key that admits it.
-    match (meet(found, &applicant.token), pending) {
-        (Met::Own, _) => Verdict::Known,
-        (Met::OwnLeaving, _) => Verdict::Not(Refusal::Leaving),
-        (Met::NoPeer, Some(entry)) if entry.token_digest == applicant.token.as_str() => Verdict::Pending,
-        (Met::Other, _) | (_, Some(_)) if admits(swap.used_times) => Verdict::Not(Refusal::Taken),
-        _ if !admits(swap.used_times) => Verdict::Not(Refusal::Refused),
+    match (meet(found, &applicant.token), is_own, admitting) {
+        (Met::Own, _, _) => Verdict::Known,
+        (Met::OwnLeaving, _, _) => Verdict::Not(Refusal::Leaving),
+        (Met::NoPeer, Some(true), _) => Verdict::Pending,
+        (_, _, None) => Verdict::Not(Refusal::Refused),
+        (Met::Other, _, _) | (_, Some(_), _) => Verdict::Not(Refusal::Taken),
         _ if !applicant.extra_dns_labels.is_empty() && !key.spec.allow_extra_dns_labels => {
             Verdict::Not(Refusal::NoExtraDnsLabels)
         }
         _ if swap.pending.len() >= MOST_PENDING => Verdict::Not(Refusal::Busy),
-        _ => {
-            swap.used_times += 1;
+        (_, _, Some(id)) => {
+            let Some(uses) = swap.uses_of(key, &id) else { return Verdict::Not(Refusal::Refused) };
+            *uses += 1;
+            let number = *uses;
             swap.last_used = swap.last_used.max(Some(now.into()));
             swap.pending.push(PendingPeer {
-                key_id: Facts::of(key).map(|facts| facts.id.to_string()).unwrap_or_default(),
-                number: swap.used_times,
+                key_id: id.to_string(),
+                number,
                 name: name.to_string(),
                 public_key: applicant.public_key.to_string(),
                 hostname: applicant.hostname.clone(),

@@ -12,6 +12,7 @@ use super::{
     groups::{GroupId, GroupTrouble, Groups},
     observed::{Observed, id_in_status},
     remote::{Reached, RemoteKey},
+    rotation,
     secret::{OwnedSecret, SecretView, Written},
 };
 use crate::api::{AtAuthority, KeyStanding, SetupKey, SetupKeyStatus, Timestamp};
@@ -25,6 +26,8 @@ pub(super) enum Want {
     Unrevoked,
     /// No Secret holds the value of the last one.
     Lost,
+    /// The next revision is due.
+    Rotation,
 }
 
 /// Why a lost key is not issued again.
@@ -43,7 +46,7 @@ pub(super) enum Ended {
 pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecret) -> Option<KeyId> {
     let (found, id) = (secret.holds.as_ref()?, secret.id()?);
     if let Written::Key(sent) = &secret.written {
-        return (*sent == found.digest).then_some(id);
+        return (sent.digest == found.digest).then_some(id);
     }
     if secret.belongs_to_another {
         return None;
@@ -59,7 +62,8 @@ pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecr
 
 /// The id of the current key.
 ///
-/// Without a Secret and a record, it is a key with which peers have joined: its uses must not be given back.
+/// Without a Secret and a record, it is a key with which peers have joined: its uses must not be given back. Of several, it is
+/// the one of the latest revision.
 pub(super) fn current_id(observed: Observed<'_>) -> Option<KeyId> {
     let held = match observed.secret {
         SecretView::Owned(secret) => held(observed.key, observed.authority.reached(), secret),
@@ -67,7 +71,7 @@ pub(super) fn current_id(observed: Observed<'_>) -> Option<KeyId> {
     };
     let used = || {
         let used = observed.authority.reached()?.keys.iter().filter(|there| there.used_times > 0);
-        used.max_by_key(|there| there.used_times).map(|there| there.id.clone())
+        used.max_by_key(|there| (there.revision, there.used_times)).map(|there| there.id.clone())
     };
     held.or_else(|| id_in_status(observed.key)).or_else(used)
 }
@@ -90,9 +94,14 @@ pub(super) fn wanted(observed: Observed<'_>, now: DateTime<Utc>) -> Result<Optio
     if current_id(observed).is_none() {
         return Ok(Some(Want::First));
     }
-    let status = mirrored(observed);
+    let status = mirrored(observed, now);
     let standing = status.authority.as_ref().map_or(KeyStanding::Active, |there| there.standing);
-    let unrevoked = standing == KeyStanding::Revoked && !key.spec.revoked;
+    // A key that is being replaced for another reason comes first.
+    if standing != KeyStanding::Replacing && rotation::due_by(key, &status, now).is_some() {
+        return Ok(Some(Want::Rotation));
+    }
+    let is_revoked = rotation::asks_for_revocation(&key.spec, &status, now);
+    let unrevoked = standing == KeyStanding::Revoked && !is_revoked;
     if holds && !unrevoked {
         return Ok(None);
     }
@@ -100,7 +109,7 @@ pub(super) fn wanted(observed: Observed<'_>, now: DateTime<Utc>) -> Result<Optio
         KeyStanding::Revoked if !unrevoked => Some(Ended::Revoked),
         KeyStanding::RevokedAtAuthority => Some(Ended::RevokedThere),
         KeyStanding::DeletedAtAuthority => Some(Ended::DeletedThere),
-        KeyStanding::Active if key.spec.revoked => Some(Ended::Revoked),
+        KeyStanding::Active if is_revoked => Some(Ended::Revoked),
         KeyStanding::Active | KeyStanding::Revoked | KeyStanding::Replacing => None,
     };
     let ended = ended
@@ -140,37 +149,54 @@ pub fn groups(observed: Observed<'_>) -> Option<Result<BTreeSet<GroupId>, GroupT
 }
 
 /// The status with what the authority says of the current key.
-pub(super) fn mirrored(observed: Observed<'_>) -> SetupKeyStatus {
+pub(super) fn mirrored(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     let mut status = observed.key.status.clone().unwrap_or_default();
-    mirror(&mut status, observed);
+    mirror(&mut status, observed, now);
     status
 }
 
-/// Copies what the authority says of the current key. Where it was not reached, all stays as it is.
-pub(super) fn mirror(status: &mut SetupKeyStatus, observed: Observed<'_>) {
+/// Copies what the authority says of the current key, and of the replaced ones. Where it was not reached, all stays as it is.
+pub(super) fn mirror(status: &mut SetupKeyStatus, observed: Observed<'_>, now: DateTime<Utc>) {
     let Some(reached) = observed.authority.reached() else { return };
     let Some(id) = current_id(observed) else { return };
-    let (there, recorded) = (reached.key(&id), id_in_status(observed.key));
-    let before = status.authority.take();
+    let (key, there, recorded) = (observed.key, reached.key(&id), id_in_status(observed.key));
     let same = recorded.as_ref() == Some(&id);
-    let used_before = match (&before, &recorded) {
-        (Some(before), Some(_)) if same => before.used_before,
+    let known = status.authority.as_ref();
+    let used_before = match (known, &recorded) {
+        (Some(known), Some(_)) if same => known.used_before,
         // The last key was revoked before this one was issued, so it is not used any more.
-        (Some(before), Some(recorded)) => {
-            let last = reached.key(recorded).map(|last| before.used_before + last.used_times);
+        (Some(known), Some(recorded)) => {
+            let last = reached.key(recorded).map(|last| known.used_before + last.used_times);
             last.unwrap_or_default().max(status.used_times)
         }
-        _ => used_before(observed.key, there),
+        _ => used_before(key, there),
     };
-    let standing = before.filter(|_| same).map_or(KeyStanding::Active, |before| before.standing);
-    let standing = standing_of(standing, there, observed.key.spec.revoked);
+    let rotated = there.filter(|there| !same && recorded.is_some() && there.revision > status.revision.unwrap_or(1));
+    let used_before = match rotated {
+        Some(there) => {
+            status.used_times = used_before;
+            rotation::begin(status, key, now);
+            status.revision = Some(there.revision);
+            0
+        }
+        None => used_before,
+    };
+    let before = status.authority.take().filter(|_| same).map_or(KeyStanding::Active, |before| before.standing);
     if let Some(there) = there {
         status.used_times = status.used_times.max(used_before + there.used_times);
         status.last_used = status.last_used.max(there.last_used);
         status.expires = there.expires;
+        status.revision = status.revision.or(Some(there.revision));
     }
+    let is_revoked = rotation::asks_for_revocation(&key.spec, status, now);
+    let standing = standing_of(before, there, is_revoked);
     status.id = Some(id.to_string());
     status.authority = Some(AtAuthority { standing, used_before });
+    status.previous.retain_mut(|previous| {
+        let there = KeyId::parse(&previous.id).and_then(|id| reached.key(&id));
+        previous.used_times = there.map_or(previous.used_times, |there| previous.used_times.max(there.used_times));
+        there.is_some()
+    });
 }
 
 /// How a key stands at the authority, from how it stood.

@@ -20,6 +20,7 @@ pub mod presence;
 pub mod record;
 pub mod remote;
 pub mod report;
+pub mod rotation;
 pub mod secret;
 pub mod size;
 pub mod transition;

@@ -17,6 +17,7 @@ use super::{
     record::{Freshness, Issue, Rehearsal, drift, holds_the_key, is_reported_altered, lost_ledger},
     remote::{GroupId, NewKey},
     report::{partial_report, report},
+    rotation,
     secret::{MetadataPatch, OwnedSecret, SecretView, Written},
 };
 use crate::api::{SetupKey, SetupKeyStatus};
@@ -132,8 +133,8 @@ fn secret_value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     }
     match observed.secret {
         SecretView::Absent => Some(Step::CreateSecret(Issue::without_secret(observed.key, now))),
-        SecretView::Owned(secret) if can_be_replaced(observed, secret) => {
-            let issue = Issue::of(observed, secret, now);
+        SecretView::Owned(secret) => {
+            let issue = to_be_written(observed, secret, now)?;
             match observed.rehearsal {
                 None if is_reported_altered(observed.key) => Some(Step::RehearseReplacement(issue)),
                 Some(Rehearsal::Altered) => None,
@@ -142,17 +143,22 @@ fn secret_value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
                 None | Some(Rehearsal::Kept) => Some(Step::ReplaceKey(issue)),
             }
         }
-        SecretView::Owned(_)
-        | SecretView::Unread
-        | SecretView::Foreign
-        | SecretView::Orphaned
-        | SecretView::Unchanged => None,
+        SecretView::Unread | SecretView::Foreign | SecretView::Orphaned | SecretView::Unchanged => None,
     }
 }
 
-/// Whether the Secret holds something else than the key on record, and another try can change that.
-fn can_be_replaced(observed: Observed<'_>, secret: &OwnedSecret) -> bool {
-    !holds_the_key(observed, secret) && !secret.immutable && !secret.was_altered()
+/// The key to be put into the Secret: the next revision if that is due, or another value if the Secret does not hold the key
+/// on record. After a crash between a rotation and its record, a rotation is due still, and the record wins.
+fn to_be_written(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<Issue> {
+    if secret.immutable || secret.was_altered() {
+        return None;
+    }
+    // What this pass has written comes on record first.
+    let is_written = matches!(secret.written, Written::Key(_));
+    if !is_written && rotation::due(observed.key, now).is_some() {
+        return Some(Issue::rotation(observed.key, now));
+    }
+    (!holds_the_key(observed, secret)).then(|| Issue::of(observed, secret, now))
 }
 
 /// The Secret must carry the wanted labels and annotations. What a write of this pass did not change is not tried again.
@@ -192,13 +198,26 @@ fn abandoned_entries(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
     })
 }
 
-/// When the clock alone changes what is to be reported of a key: its expiry, if that is to come.
+/// When the clock alone changes what is to be done about a key, or reported of it.
 pub fn next_moment(key: &SetupKey, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let expires = key.status.as_ref()?.expires?;
-    Some(expires.moment() + JUST_AFTER).filter(|moment| *moment > now)
+    let expires = key.status.as_ref()?.expires?.moment() + JUST_AFTER;
+    rotation::next_moments(key, now).chain(Some(expires).filter(|moment| *moment > now)).min()
+}
+
+/// Whether the next revision is due, and waits for nothing but another look.
+fn is_due_at_once(observed: Observed<'_>, now: DateTime<Utc>) -> bool {
+    let is_kept = match observed.secret {
+        SecretView::Unchanged => true,
+        SecretView::Owned(secret) => secret.sent_and_stored().is_some(),
+        _ => false,
+    };
+    is_kept && observed.trouble.is_none() && rotation::due(observed.key, now).is_some()
 }
 
 fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
+    if is_due_at_once(observed, now) {
+        return Until::Moment(now);
+    }
     let expiry = next_moment(observed.key, now);
     let out_of_reach = match observed.secret {
         SecretView::Foreign | SecretView::Orphaned | SecretView::Unread | SecretView::Absent => true,

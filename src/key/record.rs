@@ -25,6 +25,11 @@ pub struct Issue {
 }
 
 impl Issue {
+    /// The next revision: a new id, and all of the lifetime.
+    pub(super) fn rotation(key: &SetupKey, now: DateTime<Utc>) -> Self {
+        Self { id: None, expires: expiry_if_issued(key, now) }
+    }
+
     /// A key without a Secret: the id and expiry on record, or those of a key issued now.
     pub(super) fn without_secret(key: &SetupKey, now: DateTime<Utc>) -> Self {
         Self { id: id_in_status(key), expires: expiry_in_status(key).unwrap_or_else(|| expiry_if_issued(key, now)) }
@@ -39,6 +44,9 @@ impl Issue {
         if key.spec.authority_ref.is_some() {
             let expires = mirror::expiry(observed).unwrap_or_else(|| expiry_if_issued(key, now));
             return Self { id: mirror::current_id(observed), expires };
+        }
+        if let Some(sent) = secret.sent_and_stored() {
+            return Self { id: Some(sent.id.clone()), expires: sent.expires };
         }
         let longest = expiry_if_issued(key, now);
         let annotated = || Some(secret.expires()?.min(longest));
@@ -67,7 +75,7 @@ pub(super) fn holds_the_key(observed: Observed<'_>, secret: &OwnedSecret) -> boo
     }
     let Some(found) = &secret.holds else { return false };
     if let Written::Key(sent) = &secret.written {
-        return *sent == found.digest;
+        return sent.digest == found.digest;
     }
     if secret.belongs_to_another {
         return false;
@@ -109,6 +117,7 @@ pub fn without_record(key: &SetupKey) -> SetupKey {
     if let Some(status) = &mut key.status {
         (status.id, status.digest, status.key) = (None, None, None);
         (status.expires, status.secret, status.authority) = (None, None, None);
+        (status.issued_at, status.unused_since, status.previous) = (None, None, Vec::new());
     }
     key
 }

@@ -16,6 +16,8 @@ pub struct RemoteKey {
     pub id: KeyId,
     /// The UID in its mark.
     pub owner: String,
+    /// The revision in its mark.
+    pub revision: i64,
     /// The first 5 characters of its value and `****`.
     pub mask: String,
     /// Whether it was revoked. NetBird never takes that back.
@@ -111,26 +113,45 @@ impl Reached {
     }
 }
 
-/// The name at NetBird of the keys of a `SetupKey`: its display name and the mark, as in
-/// `Office [network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]`.
-pub fn marked_name(key: &SetupKey) -> String {
+/// The name at NetBird of a key of a `SetupKey`: its display name and the mark, as in
+/// `Office [network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]`, and `… r2]` for the second revision.
+pub fn marked_name(key: &SetupKey, revision: i64) -> String {
     let (metadata, blank) = (&key.metadata, String::new());
     let name = metadata.name.as_ref().unwrap_or(&blank);
     let display = key.spec.name.as_ref().unwrap_or(name);
     let (namespace, uid) = (metadata.namespace.as_ref().unwrap_or(&blank), metadata.uid.as_ref().unwrap_or(&blank));
-    format!("{display} [{namespace}/{name} {uid}]")
+    let revision = if revision > 1 { format!(" r{revision}") } else { String::new() };
+    format!("{display} [{namespace}/{name} {uid}{revision}]")
 }
 
-/// The UID in the mark at the end of a name, if there is one.
-pub fn owner_of(name: &str) -> Option<&str> {
+/// The mark at the end of a key's name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Mark<'a> {
+    /// The UID of its `SetupKey`.
+    pub owner: &'a str,
+    /// Its revision.
+    pub revision: i64,
+}
+
+/// The mark at the end of a name, if there is one.
+pub fn mark_of(name: &str) -> Option<Mark<'_>> {
     let (_, mark) = name.strip_suffix(']')?.rsplit_once('[')?;
-    let (object, uid) = mark.rsplit_once(' ')?;
+    let mut words = mark.split(' ');
+    let (object, uid, revision) = (words.next()?, words.next()?, words.next());
+    let revision = match revision {
+        None => 1,
+        // As it is written, and no other spelling.
+        Some(word) => {
+            word.strip_prefix('r')?.parse().ok().filter(|number| *number > 1 && *word == format!("r{number}"))?
+        }
+    };
     let (namespace, object) = object.split_once('/')?;
     let is_dns_name = |text: &str| {
         !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
     };
     let is_uid = uid.len() == uuid::fmt::Hyphenated::LENGTH && uuid::Uuid::try_parse(uid).is_ok();
-    (is_dns_name(namespace) && is_dns_name(object) && is_uid).then_some(uid)
+    let is_mark = words.next().is_none() && is_dns_name(namespace) && is_dns_name(object) && is_uid;
+    is_mark.then_some(Mark { owner: uid, revision })
 }
 
 #[cfg(test)]
@@ -147,7 +168,7 @@ mod tests {
             "metadata": { "namespace": "network", "name": "office", "uid": UID }, "spec": { "name": display },
         }))
         .unwrap();
-        marked_name(&key)
+        marked_name(&key, 1)
     }
 
     #[test]
@@ -155,7 +176,17 @@ mod tests {
         assert_eq!(named(None), format!("office [network/office {UID}]"));
         assert_eq!(named(Some("Büro [2] ")), format!("Büro [2]  [network/office {UID}]"));
         for display in [None, Some("[a/b c]"), Some("]"), Some("ends with [")] {
-            assert_eq!(owner_of(&named(display)), Some(UID), "{display:?}");
+            assert_eq!(mark_of(&named(display)), Some(Mark { owner: UID, revision: 1 }), "{display:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_revision_stands_in_the_mark() {
+        let name = named(None).replace(']', " r12]");
+        assert_eq!(mark_of(&name), Some(Mark { owner: UID, revision: 12 }));
+        for word in ["r1", "r0", "r-2", "r+2", "r02", "2", "r", "R2", "r2 r3", "r99999999999999999999"] {
+            let name = named(None).replace(']', &format!(" {word}]"));
+            assert_eq!(mark_of(&name), None, "{name:?}");
         }
     }
 
@@ -171,7 +202,7 @@ mod tests {
             "office [Network/office 1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed]",
             "office [network/office 1b9d6bcdbbfd4b2d9b5dab8dfbbd4bed]",
         ] {
-            assert_eq!(owner_of(name), None, "{name:?}");
+            assert_eq!(mark_of(name), None, "{name:?}");
         }
     }
 }

@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use super::{
     Facts,
     conditions::{Finding, READY, STALLED, VALID, set_condition},
+    facts::issued_at,
     findings::{ready, valid},
     mirror::mirror,
-    record::{Issue, Observed, Subject, holds_the_key},
+    record::{Issue, Observed, Subject, holds_the_key, id_in_status},
+    rotation,
     secret::{OwnedSecret, SecretView},
 };
 use crate::api::{SecretReference, SetupKey, SetupKeyStatus, State};
@@ -26,8 +28,9 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     // Peers are counted only where the ledger is lost, and uses never go down.
     status.used_times = status.used_times.max(counted.filter(|_| status.id.is_none()).unwrap_or_default());
     status.usage_limit = key.spec.effective_usage_limit();
+    mirror(&mut status, observed, now);
     copy_secret(&mut status, observed, now);
-    mirror(&mut status, observed);
+    set_revision(&mut status, key, now);
 
     let ready = ready(observed, now);
     if let Some(ready) = &ready {
@@ -45,17 +48,33 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
 /// spec and clock, and nothing is said about the rest. `observedGeneration` stays behind until all of the spec is applied.
 pub fn partial_report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     let mut status = observed.key.status.clone().unwrap_or_default();
-    mirror(&mut status, observed);
-    if Facts::new(&observed.key.spec, &status).is_some() {
-        set_state(&mut status, observed.key, now);
+    let key = observed.key;
+    mirror(&mut status, observed, now);
+    copy_remote_key(&mut status, observed);
+    set_revision(&mut status, key, now);
+    if Facts::new(&key.spec, &status).is_some() {
+        set_state(&mut status, key, now);
     }
     status
+}
+
+/// What follows from the record of the current revision, and which replaced keys are left. Those at an authority stay on
+/// record until they are gone there.
+fn set_revision(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) {
+    if Facts::new(&key.spec, status).is_some() {
+        status.revision.get_or_insert(1);
+        status.issued_at = issued_at(&key.spec, status);
+    }
+    if key.spec.authority_ref.is_none() {
+        status.previous.retain(|previous| !rotation::has_ended(previous, &key.spec, now));
+    }
+    status.rotate_at = rotation::rotate_at(key, status, now);
 }
 
 fn set_state(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) {
     status.state = Facts::new(&key.spec, status).map(|facts| facts.state(now));
     status.valid = Some(status.state == Some(State::Valid));
-    let valid = valid(status);
+    let valid = valid(key, status, now);
     set_condition(&mut status.conditions, VALID, Some(valid), key.metadata.generation, now);
 }
 
@@ -66,11 +85,15 @@ fn copy_secret(status: &mut SetupKeyStatus, observed: Observed<'_>, now: DateTim
         return; // With the id, the ledger would begin at zero.
     }
     if key.spec.authority_ref.is_some() {
-        return copy_secret_of_remote_key(status, observed);
+        copy_remote_key(status, observed);
+        return refer_to_secret(status, observed);
     }
     if let SecretView::Owned(secret) = secret {
         let issue = Issue::of(observed, secret, now);
         let holds = secret.holds.as_ref().filter(|_| holds_the_key(observed, secret));
+        if issue.id.is_some() && id_in_status(key).is_some() && issue.id != id_in_status(key) {
+            rotation::begin(status, key, now);
+        }
         // Also where the key itself is wrong, or uses that were counted would be those of the next id.
         status.id = issue.id.map(|id| id.to_string());
         status.expires = Some(issue.expires);
@@ -84,17 +107,22 @@ fn copy_secret(status: &mut SetupKeyStatus, observed: Observed<'_>, now: DateTim
     }
 }
 
-/// The same for a key at an authority. Its digest stays on record without a Secret, because the key there stays too.
-fn copy_secret_of_remote_key(status: &mut SetupKeyStatus, observed: Observed<'_>) {
+/// The digest of a key at an authority stays on record without a Secret, because the key there stays too.
+fn copy_remote_key(status: &mut SetupKeyStatus, observed: Observed<'_>) {
+    if let (SecretView::Owned(secret), Some(_)) = (observed.secret, &observed.key.spec.authority_ref)
+        && let Some(found) = secret.holds.as_ref().filter(|_| holds_the_key(observed, secret))
+    {
+        status.digest = Some(found.digest.to_string());
+        status.key = Some(found.mask.clone());
+    }
+}
+
+/// The Secret that holds a key at an authority.
+fn refer_to_secret(status: &mut SetupKeyStatus, observed: Observed<'_>) {
     let Observed { key, secret, .. } = observed;
     match secret {
         SecretView::Owned(secret) => {
-            let holds = secret.holds.as_ref().filter(|_| holds_the_key(observed, secret));
-            if let Some(found) = holds {
-                status.digest = Some(found.digest.to_string());
-                status.key = Some(found.mask.clone());
-            }
-            status.secret = holds.map(|_| reference(key, secret));
+            status.secret = holds_the_key(observed, secret).then(|| reference(key, secret));
         }
         SecretView::Absent | SecretView::Foreign | SecretView::Orphaned => status.secret = None,
         SecretView::Unread | SecretView::Unchanged => {}
@@ -106,5 +134,8 @@ fn reference(key: &SetupKey, secret: &OwnedSecret) -> SecretReference {
         name: key.secret_name().to_owned(),
         key: key.secret_key().to_owned(),
         resource_version: secret.resource_version.clone(),
+        aliases: Vec::new(),
+        management_url_key: None,
+        management_url: None,
     }
 }

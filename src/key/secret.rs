@@ -55,8 +55,19 @@ pub enum Written {
     Nothing,
     /// The wanted labels and annotations.
     Metadata,
-    /// The wanted labels and annotations, and a new key with this digest.
-    Key(Digest),
+    /// The wanted labels and annotations, and this new key.
+    Key(SentKey),
+}
+
+/// A key that was sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SentKey {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its public id.
+    pub id: KeyId,
+    /// When it expires.
+    pub expires: Timestamp,
 }
 
 /// Labels and annotations.
@@ -137,9 +148,15 @@ impl OwnedSecret {
     /// Whether the API server has stored another key than the one that this pass has sent.
     pub fn was_altered(&self) -> bool {
         match &self.written {
-            Written::Key(sent) => self.holds.as_ref().map(|found| &found.digest) != Some(sent),
+            Written::Key(_) => self.sent_and_stored().is_none(),
             Written::Nothing | Written::Metadata => false,
         }
+    }
+
+    /// The key that this pass has sent, if that is what the API server has stored.
+    pub fn sent_and_stored(&self) -> Option<&SentKey> {
+        let Written::Key(sent) = &self.written else { return None };
+        self.holds.as_ref().filter(|found| found.digest == sent.digest).map(|_| sent)
     }
 
     /// The changes that restore the wanted labels and annotations and remove those of ours that are no longer wanted. Those

@@ -1,7 +1,15 @@
 //! The notices about a change of status: one per transition, none for a status that stays.
 
-use super::conditions::{DELETED_AT_AUTHORITY, READY, REVOKED_AT_AUTHORITY, UNREADY_REASONS, condition, reason_of};
-use crate::api::{KeyStanding, KeyType, SetupKey, SetupKeyStatus, State};
+use chrono::{DateTime, Utc};
+
+use super::{
+    conditions::{
+        DELETED_AT_AUTHORITY, READY, REVOKED_AT_AUTHORITY, ROTATION_FAILED, UNREADY_REASONS, UNUSED, VALID, condition,
+        reason_of,
+    },
+    rotation::{self, unmet_request},
+};
+use crate::api::{KeyStanding, KeyType, SetupKey, SetupKeyStatus, State, Timestamp};
 
 /// Something worth an event and a line in the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,13 +45,22 @@ pub enum Cause {
 }
 
 /// The notices about the change from the status that `key` carries to the one after it.
-pub fn notices(key: &SetupKey, after: &SetupKeyStatus, cause: Cause) -> Vec<Notice> {
+pub fn notices(key: &SetupKey, after: &SetupKeyStatus, cause: Cause, now: DateTime<Utc>) -> Vec<Notice> {
     let fresh = SetupKeyStatus::default();
     let before = key.status.as_ref().unwrap_or(&fresh);
-    [key_notice(key, before, after, cause), state_notice(key, before, after), unready_notice(before, after)]
-        .into_iter()
-        .flatten()
-        .collect()
+    let single = [
+        key_notice(key, before, after, cause),
+        state_notice(key, before, after),
+        skipped_notice(key, before, after),
+        unmet_notice(key, before, after, now),
+        unready_notice(before, after, now),
+    ];
+    single.into_iter().flatten().chain(ended_notices(before, after)).collect()
+}
+
+/// Whether the next revision begins with this change.
+pub fn is_rotation(before: &SetupKeyStatus, after: &SetupKeyStatus) -> bool {
+    before.id.is_some() && before.id != after.id && before.revision.unwrap_or(1) < after.revision.unwrap_or(1)
 }
 
 /// A key was issued, or replaced.
@@ -58,6 +75,7 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
                 "Another writer changed the id, digest or expiry in the status; the operator has restored them from Secret {secret:?}"
             ),
         }),
+        _ if is_rotation(before, after) => Some(rotated(key, before, after)),
         (Some(_), Some(_)) if key.spec.authority_ref.is_some() && before.id.is_some() && before.id != after.id => {
             Some(Notice {
                 severity: Severity::Warning,
@@ -94,6 +112,75 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
     }
 }
 
+/// The next revision has begun.
+fn rotated(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Notice {
+    let why = match rotation::reason_of(key, before, after) {
+        rotation::Reason::Schedule => "by schedule",
+        rotation::Reason::Request => "on request",
+    };
+    let replaced = after.previous.iter().find(|previous| Some(&previous.id) == before.id.as_ref());
+    let replaced = match replaced {
+        Some(replaced) => format!("the replaced key admits peers until {}", replaced.admits_until),
+        None => "the replaced key admits no more peers".to_owned(),
+    };
+    let (secret, revision) = (key.secret_name(), after.revision.unwrap_or(1));
+    Notice {
+        severity: Severity::Normal,
+        reason: "Rotated",
+        action: "RotateKey",
+        message: format!("Secret {secret:?} holds the key of revision {revision}, issued {why}; {replaced}"),
+    }
+}
+
+/// The replaced keys that have ended.
+fn ended_notices(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Vec<Notice> {
+    let has_gone = |id: &str| !after.previous.iter().any(|previous| previous.id == id);
+    let gone = before.previous.iter().filter(|previous| has_gone(&previous.id));
+    gone.map(|previous| Notice {
+        severity: Severity::Normal,
+        reason: "PreviousKeyEnded",
+        action: "EndPreviousKey",
+        message: format!(
+            "The replaced key {} with the id {} admits no more peers; {} joined with it",
+            previous.key, previous.id, previous.used_times
+        ),
+    })
+    .collect()
+}
+
+/// A rotation was due by schedule, and the key is one that is not replaced.
+fn skipped_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+    let due =
+        before.rotate_at.filter(|_| after.rotate_at.is_none() && before.id == after.id && after.digest.is_some())?;
+    key.spec.rotation.as_ref()?.renew_before?;
+    let why = if key.spec.key_type == KeyType::OneOff && after.used_times > 0 {
+        "it is a one-off key and was used"
+    } else if after.state == Some(State::Revoked) {
+        "it is revoked"
+    } else {
+        return None;
+    };
+    Some(Notice {
+        severity: Severity::Normal,
+        reason: "RotationSkipped",
+        action: "RotateKey",
+        message: format!("The key was to be replaced at {due}, and is not, because {why}"),
+    })
+}
+
+/// A person has asked for a rotation that does not take place.
+fn unmet_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, now: DateTime<Utc>) -> Option<Notice> {
+    let unmet = unmet_request(key, after, now)?;
+    let says = |status| condition(status, READY).is_some_and(|ready| ready.message.contains(&unmet));
+    let message = unmet.trim_end_matches('.').to_owned();
+    (says(after) && !says(before)).then_some(Notice {
+        severity: Severity::Warning,
+        reason: "RotationSkipped",
+        action: "RotateKey",
+        message,
+    })
+}
+
 fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
     if before.state == after.state {
         return None;
@@ -101,6 +188,12 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
     let expected_end = if key.spec.key_type == KeyType::OneOff { Severity::Normal } else { Severity::Warning };
     let standing = |status: &SetupKeyStatus| status.authority.as_ref().map(|there| there.standing);
     let (severity, reason, message) = match (before.state, after.state?) {
+        (_, State::Valid) if is_rotation(before, after) => return None,
+        (_, State::Revoked) if reason_of(after, VALID) == Some(UNUSED) => (
+            Severity::Warning,
+            UNUSED,
+            "No peer has used the key for as long as revokeUnusedAfter allows; it admits no more peers",
+        ),
         // The notice of the new key says it.
         (_, State::Revoked) if standing(after) == Some(KeyStanding::Replacing) => return None,
         (Some(State::Revoked), _) if standing(before) == Some(KeyStanding::Replacing) => return None,
@@ -122,11 +215,15 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
 }
 
 /// The key is not ready, for another reason than before.
-fn unready_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
+fn unready_notice(before: &SetupKeyStatus, after: &SetupKeyStatus, now: DateTime<Utc>) -> Option<Notice> {
     let ready = condition(after, READY).filter(|ready| ready.status == "False")?;
     if reason_of(before, READY) == Some(&ready.reason) {
         return None;
     }
     let reason = UNREADY_REASONS.into_iter().find(|reason| ready.reason == *reason)?;
+    if let Some(due) = after.rotate_at.filter(|due| *due <= Timestamp::from(now)) {
+        let message = format!("The key was to be replaced at {due}, and is not yet: {}", ready.message);
+        return Some(Notice { severity: Severity::Warning, reason: ROTATION_FAILED, action: "RotateKey", message });
+    }
     Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: ready.message.clone() })
 }

@@ -130,6 +130,8 @@ pub fn created(request: CreateRequest) -> Result<SetupKey, Refusal> {
         name: Some(name),
         authority_ref: None,
         deletion_policy: DeletionPolicy::default(),
+        rotation: None,
+        revoke_unused_after: None,
     };
     let prefix = prefix(spec.name.as_deref().unwrap_or_default());
     let metadata = ObjectMeta { generate_name: Some(prefix), ..ObjectMeta::default() };

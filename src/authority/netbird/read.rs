@@ -13,7 +13,7 @@ use crate::{
     api::Timestamp,
     key::{
         KeyId, KeyValue,
-        remote::{Group, GroupId, RemoteKey, owner_of},
+        remote::{Group, GroupId, Mark, RemoteKey, mark_of},
     },
 };
 
@@ -56,14 +56,14 @@ impl<'de> Visitor<'de> for Rows {
 }
 
 fn is_marked(row: &[u8]) -> bool {
-    serde_json::from_slice(row).is_ok_and(|SetupKeyName { name }| owner_of(&name).is_some())
+    serde_json::from_slice(row).is_ok_and(|SetupKeyName { name }| mark_of(&name).is_some())
 }
 
 /// One key, or `Some(None)` if it has no mark.
 pub fn key(body: &[u8]) -> Option<Option<RemoteKey>> {
     let row: SetupKeyRow<'_, ShownKey> = serde_json::from_slice(body).ok()?;
-    match owner_of(&row.name) {
-        Some(owner) => remote(&row, owner, row.key.0.clone()).map(Some),
+    match mark_of(&row.name) {
+        Some(mark) => remote(&row, mark, row.key.0.clone()).map(Some),
         None => Some(None),
     }
 }
@@ -71,14 +71,15 @@ pub fn key(body: &[u8]) -> Option<Option<RemoteKey>> {
 /// A key that was just created, and its value.
 pub fn created(body: &[u8]) -> Option<(RemoteKey, KeyValue)> {
     let row: SetupKeyRow<'_, WholeKey> = serde_json::from_slice(body).ok()?;
-    let key = remote(&row, owner_of(&row.name)?, row.key.0.fingerprint().mask)?;
+    let key = remote(&row, mark_of(&row.name)?, row.key.0.fingerprint().mask)?;
     Some((key, row.key.0))
 }
 
-fn remote<K>(row: &SetupKeyRow<'_, K>, owner: &str, mask: String) -> Option<RemoteKey> {
+fn remote<K>(row: &SetupKeyRow<'_, K>, mark: Mark<'_>, mask: String) -> Option<RemoteKey> {
     Some(RemoteKey {
         id: KeyId::parse(&row.id)?,
-        owner: owner.to_owned(),
+        owner: mark.owner.to_owned(),
+        revision: mark.revision,
         mask,
         revoked: row.revoked,
         used_times: row.used_times,
@@ -157,6 +158,7 @@ mod tests {
         RemoteKey {
             id: KeyId::parse("dc2dqmtqmd2tbgsp86m0").unwrap(),
             owner: UID.to_owned(),
+            revision: 1,
             mask: "563A1****".to_owned(),
             revoked: false,
             used_times: 2,

@@ -111,6 +111,7 @@ mod tests {
         RemoteKey {
             id: KeyId::from_random_bytes([number; 20]),
             owner: owner.to_owned(),
+            revision: 1,
             mask: "ABCDE****".to_owned(),
             revoked: false,
             used_times,

@@ -25,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::own_writes::{Kind, OwnWrites};
 use crate::{
-    api::{SetupKey, metadata::KEY_LABEL},
+    api::{
+        SetupKey,
+        metadata::{KEY_LABEL, ROTATE_ANNOTATION},
+    },
     cluster::{bound, pages, scoped, strip},
 };
 
@@ -225,8 +228,11 @@ impl Watchable for WatchedKey {
         // A patch of finalizers replaces the whole list.
         let named = self.0.as_ref().is_ok_and(|key| key.spec.authority_ref.is_some());
         let finalizers = self.meta_mut().finalizers.take().filter(|_| named);
+        let request = self.meta_mut().annotations.take().and_then(|mut all| all.remove_entry(ROTATE_ANNOTATION));
         strip(self.meta_mut());
         self.meta_mut().finalizers = finalizers;
+        // A time is shorter, and of what is none, the beginning is told.
+        self.meta_mut().annotations = request.map(|(name, text)| [(name, text.chars().take(64).collect())].into());
         if let Ok(SetupKey { status: Some(status), .. }) = &mut self.0 {
             status.conditions.shrink_to_fit();
         }

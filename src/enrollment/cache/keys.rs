@@ -5,7 +5,7 @@
 //! be found here, the Peers that are pending in it are [expected](crate::key::expected).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -19,7 +19,10 @@ use crate::{
     api::SetupKey,
     cluster::{ObjectName, bound, strip, version},
     enrollment::watch::Index,
-    key::{Digest, claim::by_age},
+    key::{
+        Digest,
+        claim::{by_age, digests},
+    },
 };
 
 /// The cache. Its reads are look-ups in a map.
@@ -31,9 +34,9 @@ pub struct Keys {
 #[derive(Default)]
 struct Contents {
     keys: HashMap<ObjectName, watch::Sender<Arc<SetupKey>>>,
-    /// Normally one key for each digest.
+    /// By the digest of a current key, or of a replaced one. Normally one `SetupKey` for each.
     names: HashMap<String, Vec<ObjectName>>,
-    /// UIDs of keys whose history has a gap: a version could not be decoded, or `usedTimes` went down for the same key id.
+    /// UIDs of keys whose history has a gap: a version could not be decoded, or a `usedTimes` went down for the same key id.
     /// A pending entry may have been missed, so every applicant is looked up at the API server.
     missed: HashSet<String>,
     /// How many digests have more than one key.
@@ -55,7 +58,7 @@ impl Keys {
         Self { peers, contents: RwLock::new(Contents { disputed, ..Contents::default() }) }
     }
 
-    /// The key with this digest. If there are several, it is the oldest, so that all replicas decide alike, whatever they
+    /// The key with this digest, its own or that of a key that it replaced. If there are several, it is the oldest, so that all replicas decide alike, whatever they
     /// saw first.
     pub fn find(&self, digest: &Digest) -> Option<Arc<SetupKey>> {
         let contents = self.contents.read();
@@ -151,23 +154,18 @@ impl Contents {
             if version_of(&key) < version_of(before) {
                 return;
             }
-            if key.used_times() < before.used_times() && id_of(&key) == id_of(before) {
+            if counts_less(&key, before) {
                 self.missed.extend(key.uid());
             }
         } else if before.is_some() {
             self.remove(&name, peers);
         }
         peers.expect(&key);
-        let (old, new) = (self.get(&name), digest_of(&key).map(str::to_owned));
-        let old = old.as_deref().and_then(digest_of);
-        if old != new.as_deref() {
-            if let Some(old) = old {
-                self.forget(old, &name);
-            }
-            if let Some(new) = new {
-                self.remember(new, &name);
-            }
-        }
+        let before = self.get(&name);
+        let old: BTreeSet<_> = before.iter().flat_map(|before| digests(before)).collect();
+        let new: BTreeSet<_> = digests(&key).collect();
+        old.difference(&new).for_each(|digest| self.forget(digest, &name));
+        new.difference(&old).for_each(|digest| self.remember((*digest).to_owned(), &name));
         match self.keys.get(&name) {
             Some(cached) => drop(cached.send_replace(key)),
             None => drop(self.keys.insert(name, watch::Sender::new(key))),
@@ -184,9 +182,8 @@ impl Contents {
     /// Makes a key impossible to find. Returns its UID.
     fn hide(&mut self, name: &ObjectName) -> Option<String> {
         let key = Arc::clone(&self.keys.remove(name)?.borrow());
-        if let Some(digest) = digest_of(&key) {
-            self.forget(digest, name);
-        }
+        let digests: BTreeSet<_> = digests(&key).collect();
+        digests.iter().for_each(|digest| self.forget(digest, name));
         key.uid()
     }
 
@@ -231,12 +228,17 @@ pub fn version_of(key: &SetupKey) -> u64 {
     key.metadata.resource_version.as_deref().and_then(version).unwrap_or_default()
 }
 
-fn digest_of(key: &SetupKey) -> Option<&str> {
-    key.status.as_ref()?.digest.as_deref()
+/// Whether a key counts fewer uses in this version than in the one before.
+fn counts_less(key: &SetupKey, before: &SetupKey) -> bool {
+    let uses = uses_by_id(key);
+    uses_by_id(before).iter().any(|(id, used)| uses.get(id).is_some_and(|now| now < used))
 }
 
-fn id_of(key: &SetupKey) -> Option<&str> {
-    key.status.as_ref()?.id.as_deref()
+/// The uses of the current key, and of the replaced ones, by their ids.
+fn uses_by_id(key: &SetupKey) -> BTreeMap<Option<&str>, i64> {
+    let current = key.status.as_ref().map(|status| (status.id.as_deref(), status.used_times));
+    let previous = key.previous().iter().map(|previous| (Some(previous.id.as_str()), previous.used_times));
+    current.into_iter().chain(previous).collect()
 }
 
 #[cfg(test)]

@@ -8,17 +8,18 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::{Check, METADATA_PAUSE, Step, Until, next_moment, secret_metadata, status};
+use super::{Check, METADATA_PAUSE, Step, Until, is_due_at_once, next_moment, secret_metadata, status};
 use crate::{
     api::{DeletionPolicy, KeyStanding, KeyType, SetupKey, metadata::AUTHORITY_FINALIZER},
     key::{
         KeyId,
         conditions::{READY, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED, SECRET_REFUSED, is_ready, reason_of},
         groups::{GroupId, GroupTrouble},
-        mirror::{self, Want, current, current_id, groups, lifetime_left, uses_left, wanted},
+        mirror::{Want, current, current_id, groups, lifetime_left, mirrored, uses_left, wanted},
         record::{Freshness, Observed, Rehearsal, Subject, holds_the_key, id_in_status},
         remote::{AuthorityView, NewKey, OutOfReach, Reached, marked_name},
         report::{partial_report, report},
+        rotation,
         secret::SecretView,
     },
 };
@@ -35,8 +36,8 @@ pub enum Release {
 }
 
 /// The checks, in their order: the first that finds something decides.
-const CHECKS: [Check; 9] =
-    [deletion, revocation, reach, finalizer, surplus, value, secret_metadata, changed_groups, status];
+const CHECKS: [Check; 10] =
+    [deletion, revocation, reach, replaced, finalizer, surplus, value, secret_metadata, changed_groups, status];
 
 /// Decides the next step.
 pub(super) fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
@@ -79,12 +80,18 @@ fn deletion(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
 }
 
 /// A revocation does not wait for anything else.
-fn revocation(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
+fn revocation(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let refused = observed.trouble.is_some_and(|trouble| trouble.with == Subject::Authority);
-    if !observed.key.spec.revoked || refused {
+    let spec = &observed.key.spec;
+    if refused || !rotation::asks_for_revocation(spec, &mirrored(observed, now), now) {
         return None;
     }
     let there = current(observed).filter(|there| !there.revoked)?;
+    let is_listed = observed.authority.reached().is_some_and(|reached| reached.freshness == Freshness::Cached);
+    if !spec.revoked && is_listed {
+        // It may have been used since it was listed.
+        return Some(Step::ConfirmThere(there.id.clone()));
+    }
     Some(Step::UpdateThere { id: there.id.clone(), revoked: true, groups: there.groups.iter().cloned().collect() })
 }
 
@@ -94,7 +101,7 @@ fn reach(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let reported = match observed.authority {
         AuthorityView::Reached(reached) if reached.allows_namespace => return None,
         AuthorityView::OutOfReach(OutOfReach::NotListed) => false,
-        AuthorityView::OutOfReach(OutOfReach::NotReady(_)) => !is_settled(observed),
+        AuthorityView::OutOfReach(OutOfReach::NotReady(_)) => !is_settled(observed, now),
         AuthorityView::Reached(_)
         | AuthorityView::Cluster
         | AuthorityView::OutOfReach(OutOfReach::NotFound | OutOfReach::NotOffered) => true,
@@ -104,16 +111,32 @@ fn reach(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     Some(step.unwrap_or(Step::Wait(pause)))
 }
 
-fn is_settled(observed: Observed<'_>) -> bool {
+fn is_settled(observed: Observed<'_>, now: DateTime<Utc>) -> bool {
     let Observed { key, secret, .. } = observed;
     let generation = key.status.as_ref().and_then(|status| status.observed_generation);
-    is_ready(key) && generation == key.metadata.generation && matches!(secret, SecretView::Unchanged)
+    is_ready(key)
+        && generation == key.metadata.generation
+        && matches!(secret, SecretView::Unchanged)
+        && rotation::due(key, now).is_none()
 }
 
 /// The state follows the clock.
 fn clock(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let status = partial_report(observed, now);
     (observed.stored.status.as_ref() != Some(&status)).then(|| Step::WriteStatus(Box::new(status)))
+}
+
+/// A replaced key goes when its overlap is over, and all of them when the key is revoked.
+fn replaced(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+    if observed.trouble.is_some() {
+        return None;
+    }
+    let reached = observed.authority.reached()?;
+    let ended = rotation::ended_there(observed.key, now).find(|id| reached.key(id).is_some())?;
+    Some(match observed.freshness {
+        Freshness::Cached => Step::Confirm,
+        Freshness::Confirmed => Step::DeleteThere(ended),
+    })
 }
 
 fn finalizer(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
@@ -128,7 +151,8 @@ fn surplus(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
         return None;
     }
     let (current, recorded) = (current_id(observed), id_in_status(observed.key));
-    let is_known = |id: &KeyId| Some(id) == current.as_ref() || Some(id) == recorded.as_ref();
+    let is_replaced = |id: &KeyId| observed.key.previous().iter().any(|previous| previous.id == id.as_str());
+    let is_known = |id: &KeyId| Some(id) == current.as_ref() || Some(id) == recorded.as_ref() || is_replaced(id);
     let unknown = observed.authority.reached()?.keys.iter().find(|there| !is_known(&there.id))?;
     Some(match observed.freshness {
         Freshness::Cached => Step::Confirm,
@@ -139,7 +163,8 @@ fn surplus(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
 /// The Secret must hold the current key, or a key is issued.
 fn value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let want = wanted(observed, now).ok().flatten()?;
-    if observed.trouble.is_some() || !can_be_written(observed) {
+    let is_unread = want == Want::Rotation && matches!(observed.secret, SecretView::Unchanged);
+    if observed.trouble.is_some() || !can_be_written(observed) || is_unread {
         return None;
     }
     let groups = match resolved(observed) {
@@ -158,7 +183,10 @@ fn value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
         return Some(Step::ConfirmThere(there.id.clone()));
     }
     match observed.rehearsal {
-        None if want != Want::First || observed.retried || is_reported_unwritable(observed.key) => {
+        None if matches!(want, Want::Lost | Want::Unrevoked)
+            || observed.retried
+            || is_reported_unwritable(observed.key) =>
+        {
             return Some(Step::RehearseSecret);
         }
         Some(Rehearsal::Altered) => return None,
@@ -195,14 +223,17 @@ fn is_reported_unwritable(key: &SetupKey) -> bool {
 }
 
 fn new_key(observed: Observed<'_>, want: Want, groups: BTreeSet<GroupId>, now: DateTime<Utc>) -> Option<NewKey> {
-    let (key, status) = (observed.key, mirror::mirrored(observed));
+    let (key, status) = (observed.key, mirrored(observed, now));
     let spec = &key.spec;
+    let revision = status.revision.unwrap_or(1) + i64::from(want == Want::Rotation);
     let (expires_in, uses) = match want {
-        Want::First => (i64::try_from(spec.expires_in.as_secs()).ok()?, spec.effective_usage_limit().map(i64::from)),
+        Want::First | Want::Rotation => {
+            (i64::try_from(spec.expires_in.as_secs()).ok()?, spec.effective_usage_limit().map(i64::from))
+        }
         Want::Unrevoked | Want::Lost => (lifetime_left(key, &status, now)?, uses_left(key, &status)),
     };
     Some(NewKey {
-        name: marked_name(key),
+        name: marked_name(key, revision),
         one_off: spec.key_type == KeyType::OneOff,
         expires_in,
         groups: groups.into_iter().collect(),
@@ -247,6 +278,9 @@ fn at_expiry(key: &SetupKey, now: DateTime<Utc>) -> Until {
 
 /// What waits for the authority, or for a group there, is woken by a list that shows it.
 fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
+    if is_due_at_once(observed, now) {
+        return Until::Moment(now);
+    }
     let lost = match observed.secret {
         SecretView::Foreign | SecretView::Orphaned | SecretView::Unread => true,
         SecretView::Owned(secret) => !holds_the_key(observed, secret) && wanted(observed, now).is_ok(),

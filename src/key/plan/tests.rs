@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::key::secret::SentKey;
 use crate::{
     api::{PendingPeer, SetupKey, SetupKeyStatus, State, Timestamp},
     key::{
@@ -316,7 +317,8 @@ impl World {
             immutable: false,
             belongs_to_another: false,
         };
-        self.secret.insert(stored).view(Written::Key(sent.digest))
+        let sent = SentKey { digest: sent.digest, id, expires: issue.expires };
+        self.secret.insert(stored).view(Written::Key(sent))
     }
 
     fn restore(&mut self, patch: MetadataPatch) -> OwnedSecret {
@@ -703,7 +705,7 @@ fn each_transition_is_told_once() {
     let reasons = |world: &mut World| {
         let before = world.key.clone();
         world.pass();
-        notices(&before, world.status(), Cause::SecretChanged)
+        notices(&before, world.status(), Cause::SecretChanged, world.clock)
             .into_iter()
             .map(|notice| notice.reason)
             .collect::<Vec<_>>()

@@ -13,8 +13,8 @@ use crate::{
         conditions::VALID,
         plan::plan,
         record::{Persistence, Trouble},
-        remote::{Group, RemoteKey},
-        secret::{Metadata, OwnedSecret, Written, wanted_metadata},
+        remote::{Group, RemoteKey, mark_of},
+        secret::{Metadata, OwnedSecret, SentKey, Written, wanted_metadata},
     },
 };
 
@@ -180,6 +180,7 @@ impl World {
                 let there = RemoteKey {
                     id: id.clone(),
                     owner: UID.to_owned(),
+                    revision: mark_of(&new.name).expect("a mark").revision,
                     mask: holds.mask.clone(),
                     revoked: false,
                     used_times: 0,
@@ -197,7 +198,7 @@ impl World {
                 self.writes.push("secret");
                 let metadata = wanted_metadata(&self.key, &id, expires);
                 self.secret = Some((metadata.clone(), holds.clone()));
-                let sent = Written::Key(holds.digest.clone());
+                let sent = Written::Key(SentKey { digest: holds.digest.clone(), id, expires });
                 seen.secret = SecretView::Owned(self.owned(metadata, holds, sent));
             }
             Step::UpdateThere { id, revoked, groups } => {
