@@ -221,3 +221,6 @@ pub(super) fn next_moments(key: &SetupKey, now: DateTime<Utc>) -> impl Iterator<
     let moments: Vec<_> = ends.chain(rotation).chain(unused).collect();
     moments.into_iter().filter(move |moment| *moment > now)
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,10 @@ fn an_admission_counts_one_and_enters_the_peer() {
         token_digest: digest("t").to_string(),
         since: now().into(),
     };
-    assert_eq!(swap, Some(Swap { used_times: 6, last_used: Some(now().into()), pending: vec![entry], previous: Vec::new() }));
+    assert_eq!(
+        swap,
+        Some(Swap { used_times: 6, last_used: Some(now().into()), pending: vec![entry], previous: Vec::new() })
+    );
 }
 
 #[test]

@@ -6,16 +6,15 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::key::secret::SentKey;
 use crate::{
-    api::{PendingPeer, SetupKey, SetupKeyStatus, State, Timestamp},
+    api::{PendingPeer, SetupKey, SetupKeyStatus, State, Timestamp, metadata::ROTATE_ANNOTATION},
     key::{
-        Fingerprint, KeyValue,
+        Facts, Fingerprint, KeyValue,
         conditions::{READY, STALLED, VALID, is_ready},
         ledger::Use,
         record::{Persistence, Subject, Trouble, without_record},
         remote::AuthorityView,
-        secret::{Metadata, SecretView, Written, is_owned_by, wanted_metadata},
+        secret::{Metadata, SecretView, SentKey, Written, is_owned_by, wanted_metadata},
         transition::{Cause, notices},
     },
 };
@@ -194,7 +193,8 @@ impl World {
         let version = secret.version.to_string();
         let recorded = status.secret.as_ref().is_some_and(|recorded| recorded.resource_version == version);
         let observed = status.observed_generation == self.key.metadata.generation;
-        if recorded && observed && status.digest.is_some() && is_ready(&self.key) {
+        let is_due = rotation::due(&self.key, self.clock).is_some() || !rotation::is_told(&self.key, self.clock);
+        if recorded && observed && status.digest.is_some() && is_ready(&self.key) && !is_due {
             return SecretView::Unchanged;
         }
         SecretView::Owned(secret.view(Written::Nothing))
@@ -729,6 +729,125 @@ fn each_transition_is_told_once() {
     assert_eq!(reasons(&mut world), ["Expired"]);
 }
 
+#[test]
+fn a_rotation_takes_two_writes_and_keeps_the_replaced_key_for_a_while() {
+    let mut world = World::settled(json!({ "expiresIn": "24h", "usageLimit": 3, "rotation": { "overlap": "1h" } }));
+    world.let_happen(Happening::Use);
+    let (old, id) = (world.held(), world.status().id.clone());
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!(world.writes, ["replace", "status"]);
+    assert!(world.is_consistent() && world.held() != old && world.status().id != id);
+    assert_eq!((world.status().revision, world.status().used_times), (Some(2), 0));
+    assert_eq!(world.status().expires, Some((world.clock + Duration::hours(24)).into()));
+    let [previous] = world.key.previous() else { panic!("{:?}", world.status()) };
+    assert_eq!((Some(&previous.id), previous.used_times, previous.usage_limit), (id.as_ref(), 1, Some(3)));
+    assert_eq!(world.admitting(), [old, world.held()].into());
+    // The end of the overlap costs one write, and is waited for.
+    let end = previous.admits_until.moment();
+    world.writes.clear();
+    world.clock = end;
+    assert_eq!(world.pass(), Until::Moment(end + JUST_AFTER));
+    assert_eq!(world.writes, [""; 0]);
+    world.clock = end + JUST_AFTER;
+    world.pass();
+    assert_eq!((world.writes.as_slice(), world.key.previous()), (["status"].as_slice(), [].as_slice()));
+}
+
+#[test]
+fn a_rotation_that_died_between_its_writes_is_made_again() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    let old = world.held();
+    world.ask_for_rotation();
+    world.pass_of(1);
+    let unrecorded = world.held();
+    assert!(world.admitting().contains(&old), "the old key ends before the new one is on record");
+    world.pass();
+    assert_eq!(world.writes, ["replace", "replace", "status"]);
+    assert!(world.is_consistent() && world.held() != unrecorded, "a value that is not on record is believed");
+    assert_eq!(world.admitting(), [old, world.held()].into());
+    assert_eq!(world.status().revision, Some(2));
+}
+
+#[test]
+fn a_rotation_that_is_refused_leaves_the_key_as_it_is() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    let (old, before) = (world.held(), world.key.clone());
+    world.admission = Admission::Refuses;
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!((world.held(), world.says(READY).as_str()), (old.clone(), "False SecretRefused"));
+    assert_eq!((world.admitting(), world.status().revision), ([old].into(), Some(1)));
+    let told = notices(&before, world.status(), Cause::SecretChanged, world.clock);
+    assert!(told.iter().any(|notice| notice.reason == "RotationFailed"), "{told:?}");
+    assert!(world.status().rotate_at.is_some_and(|due| due.moment() <= world.clock), "it is overdue");
+    world.admission = Admission::Stores;
+    world.pass();
+    assert_eq!(world.status().revision, Some(2));
+}
+
+#[test]
+fn an_immutable_secret_cannot_rotate_and_says_what_to_do() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    world.secret.as_mut().unwrap().immutable = true;
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!((world.writes.as_slice(), world.says(READY).as_str()), (["status"].as_slice(), "False RotationFailed"));
+    assert!(world.message(READY).contains("Delete the Secret"), "{}", world.message(READY));
+    world.secret = None;
+    world.pass();
+    world.pass();
+    assert!(world.is_consistent(), "{:?}", world.status());
+    assert_eq!(world.status().revision, Some(2));
+}
+
+#[test]
+fn a_request_that_cannot_be_met_is_told_once_and_no_longer_than_it_stands() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    let mut told = |text: &str| {
+        world.key.metadata.annotations = Some([(ROTATE_ANNOTATION.to_owned(), text.to_owned())].into());
+        let before = world.key.clone();
+        world.pass();
+        let notices = notices(&before, world.status(), Cause::SecretChanged, world.clock);
+        (notices.iter().map(|notice| notice.reason).collect::<Vec<_>>(), world.message(READY).contains("tomorrow"))
+    };
+    assert_eq!(told("tomorrow"), (vec!["RotationSkipped"], true));
+    assert_eq!(told("tomorrow"), (vec![], true));
+    assert_eq!(told("2026-11-24T06:00:00Z"), (vec![], false));
+}
+
+#[test]
+fn an_unused_key_reads_revoked_until_it_may_go_unused_for_longer() {
+    let mut world = World::settled(json!({ "expiresIn": "720h", "revokeUnusedAfter": "48h" }));
+    world.clock = moment("2026-11-26T06:00:00Z");
+    assert_eq!(world.pass(), Until::Moment(moment("2026-11-26T06:00:00.001Z")));
+    world.clock = moment("2026-11-26T06:00:00.001Z");
+    world.pass();
+    assert_eq!((world.writes.as_slice(), world.says(VALID).as_str()), (["status"].as_slice(), "False Unused"));
+    assert_eq!((world.status().state, world.says(READY).as_str()), (Some(State::Revoked), "True Reconciled"));
+    world.change_spec(|key| key.spec.revoke_unused_after = Some(crate::api::Lifetime::hours(72)));
+    world.pass();
+    assert_eq!(world.says(VALID), "True Valid");
+}
+
+#[test]
+fn a_skipped_rotation_is_told_once() {
+    let mut world =
+        World::settled(json!({ "expiresIn": "24h", "type": "one-off", "rotation": { "renewBefore": "12h" } }));
+    world.let_happen(Happening::Use);
+    world.pass();
+    let reasons = |world: &mut World| {
+        let before = world.key.clone();
+        world.pass();
+        let told = notices(&before, world.status(), Cause::SecretChanged, world.clock);
+        told.into_iter().map(|notice| notice.reason).collect::<Vec<_>>()
+    };
+    world.clock = moment("2026-11-24T18:00:00Z");
+    assert_eq!(reasons(&mut world), ["RotationSkipped"]);
+    assert_eq!(reasons(&mut world), [""; 0]);
+    assert_eq!((world.status().revision, world.status().rotate_at), (Some(1), None));
+}
+
 /// What may happen to a key between two passes.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
@@ -747,11 +866,17 @@ enum Happening {
     /// A replica commits a use, and never gets further.
     Commit,
     Admit(Admission),
+    /// A person asks for a rotation.
+    AskForRotation,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
-    prop_oneof![3 => event(), 1 => prop::sample::select(ADMISSIONS.to_vec()).prop_map(Admit)]
+    prop_oneof![
+        6 => event(),
+        2 => prop::sample::select(ADMISSIONS.to_vec()).prop_map(Admit),
+        1 => Just(AskForRotation),
+    ]
 }
 
 /// What may happen while the API server stores what it is sent.
@@ -807,6 +932,7 @@ impl World {
                 self.key.status = Some(SetupKeyStatus { observed_generation: Some(-1), ..SetupKeyStatus::default() });
             }
             Happening::TimePasses => self.clock += Duration::hours(7),
+            Happening::AskForRotation => self.ask_for_rotation(),
             Happening::TamperData | Happening::GarbleData | Happening::StealOwnership | Happening::DriftMetadata => {
                 let Some(secret) = &mut self.secret else { return };
                 secret.version = version;
@@ -822,6 +948,23 @@ impl World {
 }
 
 impl World {
+    fn ask_for_rotation(&mut self) {
+        self.clock += Duration::seconds(2);
+        let now = Timestamp::from(self.clock).to_string();
+        self.key.metadata.annotations = Some([(ROTATE_ANNOTATION.to_owned(), now)].into());
+    }
+
+    /// The digests of the keys that admit peers now.
+    fn admitting(&self) -> BTreeSet<String> {
+        let facts = Facts::of(&self.key).into_iter().chain(Facts::previous(&self.key));
+        let valid = facts.filter(|facts| facts.state(self.clock) == State::Valid);
+        valid.map(|facts| facts.digest.to_string()).collect()
+    }
+
+    fn held(&self) -> String {
+        self.secret.as_ref().and_then(|secret| secret.holds.as_ref()).expect("a key in the Secret").digest.to_string()
+    }
+
     fn commit(&mut self) {
         let name = format!("peer-{}", self.version);
         let status = self.key.status.as_mut().unwrap();
@@ -850,9 +993,11 @@ proptest! {
     fn it_always_settles_and_tells_the_truth(
         events in prop::collection::vec((happening(), prop::option::of(0..4usize)), 0..12),
         limit in 0..3,
+        renew_before in prop::option::of(prop::sample::select(vec!["1h", "12h", "23h"])),
     ) {
         let mut world = World::new(json!({
             "usageLimit": limit, "expiresIn": "24h", "secret": { "labels": { "team": "a" } },
+            "rotation": { "renewBefore": renew_before, "overlap": "8h" },
         }));
         for (event, dies_after) in events {
             if let Some(writes) = dies_after
@@ -865,8 +1010,13 @@ proptest! {
         world.pass();
         prop_assert_eq!(world.tells_the_truth(), Ok(()));
         world.admission = Admission::Stores;
-        let until = world.pass();
+        let mut until = world.pass();
+        // A key that was put right may be due for rotation at once.
+        if until == Until::Moment(world.clock) {
+            until = world.pass();
+        }
         prop_assert!(world.is_consistent(), "{:?}", world.status());
+        prop_assert!(rotation::due(&world.key, world.clock).is_none() || !is_ready(&world.key), "{:?}", world.status());
         prop_assert!(world.counts_right(), "{:?}", world.status());
         prop_assert!(world.key.pending().is_empty(), "{:?}", world.status());
         prop_assert_eq!(world.status().observed_generation, world.key.metadata.generation);
@@ -877,6 +1027,49 @@ proptest! {
         world.writes.clear();
         prop_assert_eq!(world.pass(), until);
         prop_assert_eq!(&world.writes, &[""; 0]);
+    }
+
+    /// Whatever happens to machines, labels and the clock, and wherever passes die: a replaced key admits until its end, and
+    /// the key that comes instead is in the Secret by then.
+    #[test]
+    fn a_rotation_cuts_off_no_machine(
+        steps in prop::collection::vec((0..6u8, prop::option::of(0..3usize)), 1..20),
+    ) {
+        let mut world = World::settled(json!({ "expiresIn": "24h", "rotation": { "renewBefore": "10h", "overlap": "5h" } }));
+        // Each key that the Secret has held, and until when it must admit.
+        let mut owed: BTreeMap<String, Option<DateTime<Utc>>> = [(world.held(), None)].into();
+        for (step, dies_after) in steps {
+            match step {
+                0 => world.let_happen(Happening::AskForRotation),
+                1 => world.clock += Duration::hours(3),
+                2 => world.clock -= Duration::hours(1),
+                3 => world.let_happen(Happening::Commit),
+                4 => world.let_happen(Happening::DriftMetadata),
+                _ => world.let_happen(Happening::ChangeGroups),
+            }
+            if let Some(writes) = dies_after {
+                world.pass_of(writes);
+            }
+            let current = world.status().digest.clone().unwrap();
+            for (digest, until) in &mut owed {
+                if *digest != current && until.is_none() {
+                    let previous = world.key.previous().iter().find(|previous| previous.digest == *digest);
+                    let expired = world.key.previous().is_empty();
+                    prop_assert!(previous.is_some() || expired, "{} is forgotten", digest);
+                    *until = Some(previous.map_or(world.clock, |previous| previous.admits_until.moment()));
+                }
+            }
+            owed.entry(current.clone()).or_insert(None);
+            let (admitting, held) = (world.admitting(), world.held());
+            for (digest, until) in &owed {
+                let is_owed = until.is_some_and(|until| world.clock <= until) && world.key.previous().iter().any(|previous| previous.digest == *digest);
+                prop_assert!(!is_owed || admitting.contains(digest), "{} ends too early", digest);
+            }
+            if dies_after.is_some() && world.pass_of(usize::MAX).is_some() {
+                prop_assert!(world.status().digest.as_deref() == Some(world.held().as_str()), "{} was {}", world.held(), held);
+                owed.entry(world.held()).or_insert(None);
+            }
+        }
     }
 
     /// A crash costs at most one write more than no crash, and ends in the same place.

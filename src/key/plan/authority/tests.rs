@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::{SetupKeyStatus, State, Timestamp},
+    api::{Lifetime, SetupKeyStatus, State, Timestamp, metadata::ROTATE_ANNOTATION},
     key::{
         Fingerprint, KeyValue,
         conditions::VALID,
@@ -337,6 +337,133 @@ fn a_refused_secret_costs_one_key() {
     assert_eq!((world.made, world.there.len(), world.valid()), (2, 1, "Valid"));
 }
 
+impl World {
+    fn ask_for_rotation(&mut self) {
+        self.clock += chrono::Duration::seconds(2);
+        let now = Timestamp::from(self.clock).to_string();
+        self.key.metadata.annotations = Some([(ROTATE_ANNOTATION.to_owned(), now)].into());
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.there.iter().map(|(there, _)| there.id.to_string()).collect()
+    }
+}
+
+#[test]
+fn a_rotation_takes_two_writes_here_and_one_there_and_a_deletion_in_the_end() {
+    let mut world = issued(json!({ "usageLimit": 3, "rotation": { "overlap": "1h" } }));
+    world.use_it(2);
+    let old = world.status().id.clone();
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!(world.writes, ["create", "secret", "status"]);
+    assert_eq!((world.there.len(), world.there[1].0.usage_limit, world.there[1].0.revision), (2, Some(3), 2));
+    assert_eq!((world.status().used_times, world.status().revision, world.valid()), (0, Some(2), "Valid"));
+    let previous = world.key.previous().to_vec();
+    assert_eq!((previous.len(), Some(&previous[0].id), previous[0].used_times), (1, old.as_ref(), 2));
+    assert_ne!(Some(&previous[0].digest), world.status().digest.as_ref());
+    // Both admit, and are counted apart.
+    world.use_it(1);
+    world.pass();
+    assert_eq!((world.status().used_times, world.key.previous()[0].used_times), (1, 3));
+    world.writes.clear();
+    world.clock = previous[0].admits_until.moment();
+    world.pass();
+    assert_eq!(world.writes, [""; 0]);
+    world.clock += chrono::Duration::milliseconds(1);
+    world.pass();
+    assert_eq!((world.writes.as_slice(), world.there.len()), (["delete", "status"].as_slice(), 1));
+    assert_eq!((world.key.previous(), world.status().id.as_deref()), ([].as_slice(), Some(world.ids()[0].as_str())));
+}
+
+#[test]
+fn a_rotation_without_overlap_deletes_the_replaced_key_after_it_is_on_record() {
+    let mut world = issued(json!({ "rotation": { "overlap": "0s" } }));
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!(world.writes, ["create", "secret", "status", "delete"]);
+    assert_eq!((world.there.len(), world.key.previous().len()), (1, 0));
+}
+
+#[test]
+fn a_revocation_ends_the_replaced_keys_for_good() {
+    let mut world = issued(json!({}));
+    world.ask_for_rotation();
+    world.pass();
+    world.writes.clear();
+    world.change_spec(|key| key.spec.revoked = true);
+    world.pass();
+    assert_eq!(world.writes, ["update", "delete", "status"]);
+    assert_eq!((world.there.len(), world.key.previous().len(), world.valid()), (1, 0, "Revoked"));
+}
+
+#[test]
+fn what_was_deleted_or_revoked_there_is_rotated_on_request_only() {
+    for deleted in [true, false] {
+        let mut world = issued(json!({ "rotation": { "renewBefore": "12h" } }));
+        if deleted {
+            world.there.clear();
+        } else {
+            world.there[0].0.revoked = true;
+        }
+        world.pass();
+        world.clock += chrono::Duration::hours(13);
+        world.pass();
+        assert_eq!((world.made, world.status().rotate_at), (1, None));
+        world.ask_for_rotation();
+        world.pass();
+        assert_eq!((world.valid(), world.there.len(), world.status().revision), ("Valid", 1, Some(2)));
+        assert_eq!(world.key.previous(), [], "a dead key has no overlap");
+    }
+}
+
+#[test]
+fn a_request_for_a_revoked_key_begins_a_revision_once_it_is_not_revoked_any_more() {
+    let mut world = issued(json!({ "usageLimit": 3 }));
+    world.use_it(2);
+    world.change_spec(|key| key.spec.revoked = true);
+    world.ask_for_rotation();
+    world.pass();
+    assert_eq!(world.made, 1);
+    world.change_spec(|key| key.spec.revoked = false);
+    world.pass();
+    assert_eq!((world.there.len(), world.there[0].0.usage_limit), (1, Some(3)), "all of the limit");
+    assert_eq!((world.status().revision, world.key.previous().len()), (Some(2), 0));
+}
+
+#[test]
+fn an_unused_key_is_revoked_there_and_another_is_issued_when_it_may_go_unused_for_longer() {
+    let mut world = issued(json!({ "expiresIn": "720h", "revokeUnusedAfter": "48h" }));
+    world.clock += chrono::Duration::hours(47);
+    world.pass();
+    assert_eq!(world.writes, [""; 0]);
+    world.clock += chrono::Duration::hours(2);
+    world.pass();
+    assert_eq!((world.writes.as_slice(), world.valid()), (["update", "status"].as_slice(), "Unused"));
+    assert_eq!(world.status().state, Some(State::Revoked));
+    world.writes.clear();
+    world.pass();
+    assert_eq!(world.writes, [""; 0]);
+    let (expires, id) = (world.status().expires, world.status().id.clone());
+    world.change_spec(|key| key.spec.revoke_unused_after = None);
+    world.pass();
+    assert_eq!((world.valid(), world.there.len(), world.status().revision), ("Valid", 1, Some(1)));
+    assert!(world.status().id != id && world.status().expires <= expires);
+}
+
+#[test]
+fn a_key_that_was_used_lately_is_not_unused() {
+    let mut world = issued(json!({ "expiresIn": "720h", "revokeUnusedAfter": "48h" }));
+    world.there[0].0.used_times = 1;
+    world.there[0].0.last_used = Some((world.clock + chrono::Duration::hours(40)).into());
+    world.clock += chrono::Duration::hours(80);
+    world.pass();
+    assert_eq!(world.valid(), "Valid");
+    world.clock += chrono::Duration::hours(9);
+    world.pass();
+    assert_eq!(world.valid(), "Unused");
+}
+
 /// Things that happen to a key.
 #[derive(Clone, Copy, Debug)]
 enum Happening {
@@ -353,6 +480,17 @@ enum Happening {
     /// A call whose answer was lost has created a key.
     LeaveOver,
     Later(i64),
+    AskForRotation,
+    Overlap(i64),
+}
+
+/// The same, with rotations.
+fn rotating() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => happening(),
+        2 => Just(Happening::AskForRotation),
+        1 => (0..9i64).prop_map(Happening::Overlap),
+    ]
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -413,6 +551,11 @@ impl World {
                 }
             }
             Happening::Later(hours) => self.clock += chrono::Duration::hours(hours),
+            Happening::AskForRotation => self.ask_for_rotation(),
+            Happening::Overlap(hours) => self.change_spec(|key| {
+                key.spec.rotation.get_or_insert_with(|| serde_json::from_value(json!({})).unwrap()).overlap =
+                    Lifetime::hours(hours.unsigned_abs());
+            }),
         }
     }
 }
@@ -421,8 +564,13 @@ proptest! {
     /// Whatever happens, and wherever passes die: in the end there is one key at most, the Secret holds it or nothing, and
     /// the next pass has nothing to do.
     #[test]
-    fn whatever_happens_it_settles_with_one_key(happenings in prop::collection::vec(happening(), 0..14)) {
-        let mut world = World::new(json!({ "usageLimit": 4 }));
+    fn whatever_happens_it_settles_with_one_key(
+        happenings in prop::collection::vec(rotating(), 0..14),
+        renew_before in prop::option::of(prop::sample::select(vec!["1h", "12h", "23h"])),
+    ) {
+        let mut world = World::new(json!({
+            "usageLimit": 4, "rotation": { "renewBefore": renew_before, "overlap": "6h" },
+        }));
         for happening in &happenings {
             world.happen(*happening);
         }
@@ -432,9 +580,17 @@ proptest! {
         world.writes.clear();
         world.pass();
         prop_assert_eq!(&world.writes, &<Vec<&str>>::new());
-        prop_assert!(world.there.len() <= 1, "{} keys", world.there.len());
         let status = world.status();
-        if let Some((there, holds)) = world.there.first() {
+        let is_replaced = |id: &KeyId| status.previous.iter().any(|previous| previous.id == id.as_str());
+        let (replaced, current): (Vec<_>, Vec<_>) = world.there.iter().partition(|(there, _)| is_replaced(&there.id));
+        prop_assert!(current.len() <= 1, "{} keys", current.len());
+        prop_assert_eq!(replaced.len(), status.previous.len(), "a replaced key is gone, and not told so");
+        for (there, holds) in replaced {
+            let previous = status.previous.iter().find(|previous| previous.id == there.id.as_str()).unwrap();
+            prop_assert_eq!(&previous.digest, &holds.digest.to_string());
+            prop_assert!(previous.admits_until.moment() >= world.clock, "a replaced key is left after its end");
+        }
+        if let Some((there, holds)) = current.first() {
             prop_assert_eq!(status.id.as_deref(), Some(there.id.as_str()));
             if status.state == Some(State::Valid) {
                 let (metadata, held) = world.secret.clone().expect("the Secret of a valid key");
@@ -447,6 +603,37 @@ proptest! {
             }
         } else {
             prop_assert_ne!(status.state, Some(State::Valid));
+        }
+    }
+
+    /// Wherever passes die: a replaced key stays at the authority until its end, and the Secret holds the key that comes
+    /// instead by the time that key is the current one.
+    #[test]
+    fn a_rotation_cuts_off_no_machine(steps in prop::collection::vec((0..4u8, prop::option::of(0..5usize)), 1..16)) {
+        let mut world = issued(json!({ "rotation": { "renewBefore": "10h", "overlap": "5h" } }));
+        let mut ends = std::collections::BTreeMap::new();
+        for (step, dies_after) in steps {
+            match step {
+                0 => world.ask_for_rotation(),
+                1 => world.clock += chrono::Duration::hours(2),
+                2 => world.clock -= chrono::Duration::minutes(50),
+                _ => world.use_it(1),
+            }
+            let (before, admitted) = (world.status().id.clone().unwrap(), world.ids());
+            world.pass_of(dies_after.unwrap_or(usize::MAX));
+            let current = world.status().id.clone().unwrap();
+            if current != before && world.key.previous().iter().any(|previous| previous.id == before) {
+                let previous = world.key.previous().iter().find(|previous| previous.id == before).unwrap();
+                ends.insert(before.clone(), previous.admits_until.moment());
+            }
+            for id in admitted.iter().filter(|id| !world.ids().contains(id)) {
+                let is_over = ends.get(id).is_none_or(|end| *end < world.clock) && *id != current;
+                prop_assert!(is_over, "{} is deleted before its end", id);
+            }
+            let (metadata, held) = world.secret.clone().unwrap();
+            let recorded = metadata.annotations.get("setupkey.dev/id") == Some(&current);
+            prop_assert!(!recorded || world.status().digest.as_deref() == Some(held.digest.as_str()));
+            prop_assert!(world.ids().contains(&current), "the current key is not there");
         }
     }
 
@@ -472,7 +659,7 @@ proptest! {
 
     /// A deleted `SetupKey` leaves nothing there, wherever passes die.
     #[test]
-    fn a_deletion_leaves_nothing(happenings in prop::collection::vec(happening(), 0..10), dies in 0..4usize) {
+    fn a_deletion_leaves_nothing(happenings in prop::collection::vec(rotating(), 0..10), dies in 0..4usize) {
         let mut world = World::new(json!({}));
         for happening in &happenings {
             world.happen(*happening);
