@@ -60,7 +60,7 @@ pub fn name_fits_a_label() -> Rule {
 /// and the message is always ours.
 fn is_duration(field: &str) -> String {
     format!(
-        r"{field}.matches('^([0-9]{{1,4}}(\.[0-9]{{1,9}})?h|[0-9]{{1,6}}(\.[0-9]{{1,9}})?m|[0-9]{{1,8}}(\.[0-9]{{1,9}})?s)+$')"
+        r"{field}.matches('^([0-9]{{1,4}}(\\.[0-9]{{1,9}})?h|[0-9]{{1,6}}(\\.[0-9]{{1,9}})?m|[0-9]{{1,8}}(\\.[0-9]{{1,9}})?s)+$')"
     )
 }
 

@@ -12,6 +12,7 @@ use setupkey_operator::api::{SetupKeyStatus, State};
 use crate::{
     faults::{Fault, Faults},
     harness::{Cluster, Operator, QUIET, Setup, TestClock, entry, eventually, says},
+    history::History,
 };
 
 /// How long the controller leaves an enrollment to the replica that began it.
@@ -37,6 +38,11 @@ enum Story {
     Orphan,
     /// An ephemeral peer stops sending heartbeats.
     Vanish,
+    /// A person asks for a rotation.
+    Rotate,
+    RotateBySchedule,
+    /// The overlap after a rotation is over.
+    EndReplaced,
 }
 
 const STORIES: [Story; 12] = [
@@ -53,6 +59,8 @@ const STORIES: [Story; 12] = [
     Story::Orphan,
     Story::Vanish,
 ];
+
+const ROTATIONS: [Story; 3] = [Story::Rotate, Story::RotateBySchedule, Story::EndReplaced];
 
 /// What a run is judged by.
 #[derive(Debug)]
@@ -79,13 +87,23 @@ impl Story {
         }
         let operator = cluster.start_operator().await;
         let revoked = matches!(self, Story::Unrevoke);
+        let renew = if let Story::RotateBySchedule = self { "renewBefore: 1h, " } else { "" };
         cluster.apply(
             "office",
-            &format!("usageLimit: 3, expiresIn: 24h, revoked: {revoked}, secret: {{labels: {{team: a}}}}"),
+            &format!(
+                "usageLimit: 3, expiresIn: 24h, revoked: {revoked}, secret: {{labels: {{team: a}}}}, \
+                 rotation: {{{renew}overlap: 2h}}"
+            ),
         );
         cluster.ready("office").await;
         cluster.patch_status("office", json!({ "usedTimes": 2 })).await;
-        let status = cluster.ready("office").await;
+        let mut status = cluster.ready("office").await;
+        if let Story::EndReplaced = self {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let moment = status.issued_at.unwrap().plus_seconds(1);
+            cluster.ask_for_rotation("office", moment).await;
+            status = cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
+        }
         operator.stop().await;
 
         let mut clock = TestClock::default();
@@ -113,6 +131,15 @@ impl Story {
                 cluster.keys().delete("office", &DeleteParams::default()).await.expect("a deleted key");
                 cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
             }
+            Story::Rotate => {
+                let moment = status.issued_at.unwrap().plus_seconds(1);
+                clock = TestClock::reading(moment.moment());
+                cluster.ask_for_rotation("office", moment).await;
+            }
+            Story::RotateBySchedule => clock = TestClock::reading(status.rotate_at.unwrap().moment()),
+            Story::EndReplaced => {
+                clock = TestClock::reading(status.previous[0].admits_until.moment() + chrono::Duration::seconds(1));
+            }
             Story::Orphan => cluster.commit("office", &[entry(3)]).await,
             Story::Vanish => {
                 let mut key = cluster.keys().get("office").await.expect("a key");
@@ -138,6 +165,8 @@ impl Story {
                 }
                 Story::Revoke => now.state == Some(State::Revoked),
                 Story::Expire => now.state == Some(State::Expired),
+                Story::Rotate | Story::RotateBySchedule => now.revision == Some(2),
+                Story::EndReplaced => now.previous.is_empty(),
                 Story::DeleteSecret | Story::TamperWithSecret | Story::Recreate => {
                     now.digest != old.and_then(|old| old.digest.clone())
                 }
@@ -160,6 +189,10 @@ impl Story {
         let before = self.happen(&cluster).await;
         let faults = fault.map_or_else(Faults::default, |(n, fault)| Faults::at_write(n, fault));
         let setup = || Setup { clock: before.clock.clone(), handover: HANDOVER, ..Setup::default() };
+        let history = match self {
+            Story::Rotate | Story::RotateBySchedule => Some(History::of(&cluster, "office").await),
+            _ => None,
+        };
         let first = Setup { faults, wait_until_ready: false, ..setup() };
         let first = cluster.start_operator_with(first).await;
         let story = async {
@@ -195,6 +228,10 @@ impl Story {
             outcome = story => outcome,
             () = self.meanwhile(&cluster) => unreachable!(),
         };
+        if let (Some(history), Some(status)) = (&history, &before.status) {
+            let old = status.digest.as_deref().expect("a key before the story");
+            history.keeps(&cluster, "office", old, &format!("{self:?}, {fault:?}")).await;
+        }
         Outcome { end: self.end(&cluster, &before).await, sent, applied }
     }
 
@@ -247,13 +284,28 @@ impl Story {
                 .is_some_and(|same| same)
                 .then(|| same(|status| status.expires.map(|expires| expires.to_string()))),
             "same key": same(|status| status.digest.clone()),
+            "revision": status.revision,
+            "replaced": status.previous.iter().map(|previous| {
+                let old = before.status.as_ref().is_some_and(|old| old.digest.as_ref() == Some(&previous.digest));
+                json!({ "is the old key": old, "usedTimes": previous.used_times, "usageLimit": previous.usage_limit })
+            }).collect::<Vec<_>>(),
         })
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn crash_matrix() {
-    let smooth: Vec<(Story, Outcome)> = stream::iter(STORIES)
+    fail_everywhere("crash_matrix", &STORIES).await;
+}
+
+/// The Secret holds the current key, and the replaced one is neither ended before that nor forgotten after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_crash_matrix() {
+    fail_everywhere("rotation_crash_matrix", &ROTATIONS).await;
+}
+
+async fn fail_everywhere(name: &str, stories: &[Story]) {
+    let smooth: Vec<(Story, Outcome)> = stream::iter(stories.to_vec())
         .map(|story| async move { (story, story.run(None).await) })
         .buffered(AT_ONCE)
         .collect()
@@ -282,5 +334,5 @@ async fn crash_matrix() {
         })
         .await;
     let writes: Vec<_> = smooth.iter().map(|(story, outcome)| format!("{story:?} {}", outcome.sent)).collect();
-    println!("crash_matrix: {count} points passed; writes per story: {}", writes.join(", "));
+    println!("{name}: {count} points passed; writes per story: {}", writes.join(", "));
 }

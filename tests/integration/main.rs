@@ -17,6 +17,7 @@ mod gitops;
 mod gitops_health;
 mod guards;
 mod harness;
+mod history;
 mod identity;
 mod issuing;
 mod large;

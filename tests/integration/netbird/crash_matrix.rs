@@ -22,10 +22,11 @@ use super::world::{AUTHORITY, World, ids};
 use crate::{
     faults::{self, Faults},
     harness::{
-        Setup, condition, digest, eventually,
+        Setup, TestClock, condition, digest, eventually,
         netbird::{Fault, NetBird, Which, calls::Call},
         says,
     },
+    history::History,
     requests::Sent,
 };
 
@@ -46,6 +47,11 @@ enum Story {
     Delete,
     /// The `Authority` is deleted before the `SetupKey`, while no controller runs.
     DeleteWithoutAuthority,
+    Rotate,
+    /// The replaced key is to end at once.
+    RotateWithoutOverlap,
+    /// The overlap after a rotation is over.
+    EndReplaced,
 }
 
 const STORIES: [Story; 8] = [
@@ -58,6 +64,8 @@ const STORIES: [Story; 8] = [
     Story::Delete,
     Story::DeleteWithoutAuthority,
 ];
+
+const ROTATIONS: [Story; 3] = [Story::Rotate, Story::RotateWithoutOverlap, Story::EndReplaced];
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,6 +101,7 @@ fn is_write_of_key(call: &Call) -> bool {
 struct Before {
     status: Option<SetupKeyStatus>,
     group: String,
+    clock: TestClock,
 }
 
 impl Story {
@@ -100,23 +109,31 @@ impl Story {
         let test = format!("nb-{self:?}").to_lowercase();
         let world = World::new(&test).await;
         let group = world.netbird.group("changed").await;
-        let mut before = Before { status: None, group: group.id };
+        let mut before = Before { status: None, group: group.id, clock: TestClock::default() };
         if self == Story::Create {
             world.create("office", json!({ "usageLimit": 3 })).await;
             return (world, before);
         }
-        let operator = world.cluster.start_operator_with(setup(Faults::default())).await;
+        let operator = world.cluster.start_operator_with(setup(Faults::default(), TestClock::default())).await;
         let revoked = self == Story::Unrevoke;
-        world.create("office", json!({ "usageLimit": 3, "revoked": revoked })).await;
-        let status = world
+        let overlap = if self == Story::RotateWithoutOverlap { "0s" } else { "2h" };
+        let spec = json!({ "usageLimit": 3, "revoked": revoked, "rotation": { "overlap": overlap } });
+        world.create("office", spec).await;
+        let mut status = world
             .cluster
             .status_when("office", "as the story begins", |status| {
                 let valid = if revoked { "False Revoked" } else { "True Valid" };
                 says(status, "Ready") == "True Reconciled" && says(status, "Valid") == valid
             })
             .await;
+        let later = status.issued_at.unwrap().plus_seconds(1);
+        if self == Story::EndReplaced {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.cluster.ask_for_rotation("office", later).await;
+            status = world.cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
+        }
         operator.stop().await;
-        before.status = Some(status);
+        before.status = Some(status.clone());
         match self {
             Story::Create => unreachable!(),
             Story::Revoke => world.cluster.patch_spec("office", json!({ "revoked": true })).await,
@@ -130,6 +147,14 @@ impl Story {
                 // All but the last characters are NetBird's.
                 let altered = format!("{}000000", &value[..value.len() - 6]);
                 world.cluster.patch_secret("office", json!({ "stringData": { "setup-key": altered } })).await;
+            }
+            Story::Rotate | Story::RotateWithoutOverlap => {
+                before.clock = TestClock::reading(later.moment());
+                world.cluster.ask_for_rotation("office", later).await;
+            }
+            Story::EndReplaced => {
+                let end = status.previous[0].admits_until.moment() + chrono::Duration::seconds(1);
+                before.clock = TestClock::reading(end);
             }
             Story::Delete => world.delete("office").await,
             Story::DeleteWithoutAuthority => {
@@ -155,6 +180,10 @@ impl Story {
                 Story::Unrevoke | Story::DeleteSecret | Story::AlterSecret => {
                     valid == "True Valid" && active && is_new()
                 }
+                Story::Rotate => valid == "True Valid" && active && now.revision == Some(2),
+                Story::RotateWithoutOverlap | Story::EndReplaced => {
+                    valid == "True Valid" && active && now.revision == Some(2) && now.previous.is_empty()
+                }
                 Story::Delete | Story::DeleteWithoutAuthority => false,
             }
     }
@@ -166,7 +195,11 @@ impl Story {
         } else {
             world.cluster.status_when("office", &format!("done with {self:?}"), |now| self.is_over(before, now)).await;
         }
-        let left = usize::from(self != Story::Delete);
+        let left = match self {
+            Story::Delete => 0,
+            Story::Rotate => 2,
+            _ => 1,
+        };
         eventually(&format!("{left} keys at NetBird after {self:?}"), || async {
             (world.there("office").await.len() == left).then_some(())
         })
@@ -184,7 +217,15 @@ impl Story {
             assert!(world.cluster.keys().get_opt("office").await.unwrap().is_none(), "{point}: it came back");
             return;
         }
-        let there = world.there("office").await;
+        let mut there = world.there("office").await;
+        if let (Story::Rotate, Some(old)) = (self, &before.status) {
+            let status = world.cluster.keys().get("office").await.unwrap().status.unwrap();
+            let replaced = there.iter().position(|there| Some(&there.id) == old.id.as_ref());
+            let replaced = there.remove(replaced.unwrap_or_else(|| panic!("{point}: the replaced key is gone")));
+            assert!(replaced.valid, "{point}: the replaced key is revoked");
+            let recorded: Vec<_> = status.previous.iter().map(|key| (&key.id, Some(&key.digest))).collect();
+            assert_eq!(recorded, [(&replaced.id, old.digest.as_ref())], "{point}");
+        }
         assert_eq!(there.len(), 1, "{point}: keys at NetBird: {:?}", ids(&there));
         if self == Story::DeleteWithoutAuthority {
             // An event is sent beside the write that lets the object go, and a crash may lose it.
@@ -238,7 +279,12 @@ impl Story {
             };
             world.netbird.proxy.inject(is_write_of_key, Which::Nth(at), fault)
         });
-        let first = world.cluster.start_operator_with(Setup { wait_until_ready: false, ..setup(faults) }).await;
+        let history = match self {
+            Story::Rotate => Some(History::of(&world.cluster, "office").await),
+            _ => None,
+        };
+        let first = Setup { wait_until_ready: false, ..setup(faults, before.clock.clone()) };
+        let first = world.cluster.start_operator_with(first).await;
         let struck = async {
             match (point, &injection) {
                 (Some((Side::Kubernetes, _, Failure::DieBefore | Failure::DieAfter)), _) => first.faults.died().await,
@@ -265,7 +311,7 @@ impl Story {
             }
             _ => Some(first),
         };
-        let second = world.cluster.start_operator_with(setup(Faults::default())).await;
+        let second = world.cluster.start_operator_with(setup(Faults::default(), before.clock.clone())).await;
         self.settled(&world, &before).await;
         if let (Some(first), Some((.., Failure::Paused))) = (&first, point) {
             first.faults.let_late_ones_go();
@@ -276,6 +322,10 @@ impl Story {
             self.settled(&world, &before).await;
         }
         self.check(&world, &before, point).await;
+        if let (Some(history), Some(status)) = (&history, &before.status) {
+            let old = status.digest.as_deref().expect("a key before the story");
+            history.keeps(&world.cluster, "office", old, &format!("{self:?} {point:?}")).await;
+        }
         if let Some(first) = first {
             first.kill().await;
         }
@@ -284,16 +334,26 @@ impl Story {
     }
 }
 
-fn setup(faults: Faults) -> Setup {
+fn setup(faults: Faults, clock: TestClock) -> Setup {
     let setup = Setup::default();
     let authorities = AuthoritySettings { interval: Some(INTERVAL), ..setup.authorities.clone() };
-    Setup { faults, authorities, ..setup }
+    Setup { faults, clock, authorities, ..setup }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn netbird_crash_matrix() {
+    fail_everywhere("netbird_crash_matrix", &STORIES).await;
+}
+
+/// The replaced key is at NetBird until its end, and the Secret holds the key that comes instead before it is the current one.
+#[tokio::test(flavor = "multi_thread")]
+async fn netbird_rotation_crash_matrix() {
+    fail_everywhere("netbird_rotation_crash_matrix", &ROTATIONS).await;
+}
+
+async fn fail_everywhere(name: &str, stories: &[Story]) {
     drop(NetBird::for_test("crash").await);
-    let smooth: Vec<_> = stream::iter(STORIES)
+    let smooth: Vec<_> = stream::iter(stories.to_vec())
         .map(|story| async move { (story, story.run(None).await) })
         .buffered(AT_ONCE)
         .collect()
@@ -312,5 +372,5 @@ async fn netbird_crash_matrix() {
         .await;
     let writes = smooth.iter().map(|(story, (kubernetes, netbird))| format!("{story:?} {kubernetes} + {netbird}"));
     let writes: Vec<_> = writes.collect();
-    println!("netbird_crash_matrix: {count} points passed; writes per story, here + there: {}", writes.join(", "));
+    println!("{name}: {count} points passed; writes per story, here + there: {}", writes.join(", "));
 }
