@@ -16,7 +16,7 @@ use super::{
     write::{self, SecretWrite},
 };
 use crate::{
-    api::{SetupKey, SetupKeyStatus},
+    api::{PreviousKey, SetupKey, SetupKeyStatus},
     authority::in_cluster,
     cluster::{
         ObjectName,
@@ -352,7 +352,8 @@ impl<'a> Pass<'a> {
     /// Asks what the record of the key is worth, after the key was read.
     fn believe(&mut self) {
         self.standing = self.context.records.standing(&self.key);
-        self.without_record = (self.standing == Standing::Altered).then(|| without_record(&self.key));
+        let is_known = |replaced: &PreviousKey| self.context.records.vouch_for(&self.key, replaced);
+        self.without_record = (self.standing == Standing::Altered).then(|| without_record(&self.key, is_known));
     }
 
     async fn write_status(&mut self, status: &SetupKeyStatus) -> Result<(), Error> {

@@ -51,11 +51,15 @@ struct Known {
 const MOST_SENT: usize = 8;
 
 /// A record, as far as it must be told from another one.
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 struct Record {
     /// A hash of all but the expiry.
     hash: u64,
+    /// A hash of the current key.
+    current: u64,
     expires: Option<Timestamp>,
+    /// A hash of each replaced key, and until when it admits peers.
+    replaced: Box<[(u64, Timestamp)]>,
 }
 
 impl Record {
@@ -66,6 +70,12 @@ impl Record {
             (before, now) => before == now,
         };
         self.hash == now.hash && earlier
+    }
+
+    /// Whether a key with this hash admitted peers until this moment at least.
+    fn had(&self, key: u64, until: Timestamp) -> bool {
+        let was_current = self.current == key && self.expires.is_some_and(|expires| until <= expires);
+        was_current || self.replaced.iter().any(|(replaced, end)| *replaced == key && until <= *end)
     }
 }
 
@@ -99,7 +109,7 @@ impl Records {
     pub fn standing(&self, key: &SetupKey) -> Standing {
         let (name, now) = (ObjectName::of(key), self.record(key, key.status.as_ref()));
         let mut known = self.known.lock();
-        let known = known.entry(name.clone()).or_insert(Known { last: now, sent: Vec::new() });
+        let known = known.entry(name.clone()).or_insert_with(|| Known { last: now.clone(), sent: Vec::new() });
         let kept = known.last.allows(&now) || known.sent.iter().any(|sent| sent.allows(&now));
         if kept {
             known.last = now;
@@ -109,6 +119,15 @@ impl Records {
             (true, true) => Standing::Disputed,
             (true, false) => Standing::Kept,
         }
+    }
+
+    /// Whether this process knows of this replaced key from an earlier record, and it admits peers no longer than it did by
+    /// that. So a record that was altered does not end a key that another leader has replaced.
+    pub fn vouch_for(&self, key: &SetupKey, replaced: &PreviousKey) -> bool {
+        let hash = self.hash_of(key, &replaced.id, &replaced.digest);
+        let known = self.known.lock();
+        let Some(known) = known.get(&ObjectName::of(key)) else { return false };
+        std::iter::once(&known.last).chain(&known.sent).any(|record| record.had(hash, replaced.admits_until))
     }
 
     /// Notes the record that this process is about to write. The answer may be lost.
@@ -156,11 +175,24 @@ impl Records {
     fn record(&self, key: &SetupKey, status: Option<&SetupKeyStatus>) -> Record {
         let hash = self.hasher.hash_one((
             &key.metadata.uid,
-            status.map(|status| (&status.id, &status.digest, [status.issued_at, status.unused_since].map(seconds))),
+            status.map(|status| (&status.id, &status.digest)),
             status.map(|status| status.previous.iter().map(fixed).collect::<Vec<_>>()),
             status.and_then(|status| Some(&status.secret.as_ref()?.resource_version)),
         ));
-        Record { hash, expires: status.and_then(|status| status.expires) }
+        let current = status.and_then(|status| Some((status.id.as_deref()?, status.digest.as_deref()?)));
+        let replaced = status.iter().flat_map(|status| &status.previous);
+        Record {
+            hash,
+            current: current.map_or(0, |(id, digest)| self.hash_of(key, id, digest)),
+            expires: status.and_then(|status| status.expires),
+            replaced: replaced
+                .map(|replaced| (self.hash_of(key, &replaced.id, &replaced.digest), replaced.admits_until))
+                .collect(),
+        }
+    }
+
+    fn hash_of(&self, key: &SetupKey, id: &str, digest: &str) -> u64 {
+        self.hasher.hash_one((&key.metadata.uid, id, digest))
     }
 }
 

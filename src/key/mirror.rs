@@ -181,6 +181,10 @@ pub(super) fn mirror(status: &mut SetupKeyStatus, observed: Observed<'_>, now: D
         }
         None => used_before,
     };
+    if recorded.is_none() {
+        // The clock there may differ from ours, and a request that was carried out must not be met again.
+        status.issued_at.get_or_insert(now.into());
+    }
     let before = status.authority.take().filter(|_| same).map_or(KeyStanding::Active, |before| before.standing);
     if let Some(there) = there {
         status.used_times = status.used_times.max(used_before + there.used_times);

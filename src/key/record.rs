@@ -13,7 +13,7 @@ pub use super::{
     freshness::Freshness,
     observed::{Observed, Persistence, Rehearsal, Standing, Subject, Trouble},
 };
-use crate::api::{SetupKey, Timestamp};
+use crate::api::{PreviousKey, SetupKey, Timestamp};
 
 /// A key to be issued.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -111,13 +111,14 @@ pub(super) fn lost_ledger(key: &SetupKey, secret: &SecretView) -> Option<KeyId> 
     (!known && !just_issued && !secret.belongs_to_another).then(|| secret.id()).flatten()
 }
 
-/// The key as if its record were lost. The record is then made again from the Secret, as after a status was lost.
-pub fn without_record(key: &SetupKey) -> SetupKey {
+/// The key as if its record were lost, but for the replaced keys that are known from an earlier one. The record is then made
+/// again from the Secret, as after a status was lost.
+pub fn without_record(key: &SetupKey, is_known: impl Fn(&PreviousKey) -> bool) -> SetupKey {
     let mut key = key.clone();
     if let Some(status) = &mut key.status {
         (status.id, status.digest, status.key) = (None, None, None);
         (status.expires, status.secret, status.authority) = (None, None, None);
-        (status.issued_at, status.unused_since, status.previous) = (None, None, Vec::new());
+        status.previous.retain(is_known);
     }
     key
 }

@@ -49,9 +49,13 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
 pub fn partial_report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     let mut status = observed.key.status.clone().unwrap_or_default();
     let key = observed.key;
+    let (revision, rotate_at) = (status.revision, status.rotate_at);
     mirror(&mut status, observed, now);
     copy_remote_key(&mut status, observed);
     set_revision(&mut status, key, now);
+    if status.revision == revision {
+        status.rotate_at = rotate_at;
+    }
     if Facts::new(&key.spec, &status).is_some() {
         set_state(&mut status, key, now);
     }

@@ -657,7 +657,7 @@ fn a_record_that_others_altered_is_made_again_from_the_secret_and_goes_without_o
     let status = stored.status.as_mut().unwrap();
     status.digest = Some(fingerprint(99).digest.to_string());
     status.expires = Some(moment("2099-01-01T00:00:00Z").into());
-    let key = without_record(&stored);
+    let key = without_record(&stored, |_| false);
     let seen = world.begin();
     let written = |secret: &SecretView, counted| {
         let observed = Observed { stored: &stored, secret, counted, ..seen.observed(&key) };

@@ -10,6 +10,7 @@ mod leaks;
 mod metrics;
 mod outage;
 mod proxy;
+mod rotation;
 mod secrets;
 mod selector;
 mod token_expiry;

@@ -628,6 +628,7 @@ proptest! {
             }
             for id in admitted.iter().filter(|id| !world.ids().contains(id)) {
                 let is_over = ends.get(id).is_none_or(|end| *end < world.clock) && *id != current;
+                let is_over = is_over || world.key.previous().len() == rotation::MOST_PREVIOUS;
                 prop_assert!(is_over, "{} is deleted before its end", id);
             }
             let (metadata, held) = world.secret.clone().unwrap();
