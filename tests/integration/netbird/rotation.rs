@@ -6,7 +6,7 @@ use serde_json::json;
 use setupkey_operator::api::{SetupKeyStatus, State};
 
 use super::world::{AUTHORITY, World};
-use crate::harness::{Operator, Setup, TestClock, digest, eventually, says};
+use crate::harness::{Operator, TestClock, digest, eventually, says};
 
 /// A controller whose clock is so far ahead.
 async fn operator_ahead(world: &World, by: Duration) -> Operator {
@@ -37,7 +37,7 @@ async fn agents_join_with_both_keys_until_the_overlap_is_over() {
     let new = world.value("office").await;
     assert_eq!(after.digest, Some(digest(secrecy::ExposeSecret::expose_secret(&new))));
     assert_eq!(world.netbird.proxy.count("POST /api/setup-keys"), 1);
-    let writes: Vec<_> = operator.requests.writes().into_iter().filter(|write| !write.contains("/events")).collect();
+    let writes: Vec<_> = operator.requests.writes().into_iter().filter(|write| write.contains("/office")).collect();
     assert_eq!(writes.len(), 2, "{writes:#?}");
     let names: Vec<_> = world.there("office").await.into_iter().map(|there| (there.name, there.valid)).collect();
     let uid = world.cluster.keys().get("office").await.unwrap().metadata.uid.unwrap();
