@@ -38,3 +38,4 @@ mod secret;
 mod settled;
 mod stale;
 mod undecodable;
+mod upgrade;

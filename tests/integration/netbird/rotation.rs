@@ -6,7 +6,7 @@ use serde_json::json;
 use setupkey_operator::api::{SetupKeyStatus, State};
 
 use super::world::{AUTHORITY, World};
-use crate::harness::{Operator, TestClock, digest, eventually, says};
+use crate::harness::{Operator, QUIET, TestClock, digest, eventually, exactly, says};
 
 /// A controller whose clock is so far ahead.
 async fn operator_ahead(world: &World, by: Duration) -> Operator {
@@ -131,5 +131,25 @@ async fn unused_keys_are_revoked_at_netbird() {
         world.cluster.status_when("office", "issued again", |status| says(status, "Valid") == "True Valid").await;
     assert!(again.id != before.id && again.digest != before.digest && again.revision == Some(1));
     eventually("one key at NetBird", || async { (world.there("office").await.len() == 1).then_some(()) }).await;
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_first_release_is_taken_up_by_one_write() {
+    let world = World::new("nb-first-release").await;
+    let operator = world.cluster.start_operator().await;
+    let before = world.issue("office", json!({})).await;
+    operator.stop().await;
+    world.cluster.patch_status("office", json!({ "revision": null, "issuedAt": null })).await;
+
+    world.netbird.proxy.forget();
+    let operator = world.cluster.start_operator().await;
+    let after = world.cluster.status_when("office", "taken up", |status| status.revision == Some(1)).await;
+    assert_eq!((&after.id, &after.digest), (&before.id, &before.digest));
+    assert!(after.issued_at.is_some());
+    let writes = || operator.requests.writes().into_iter().filter(|write| write.contains("/office")).collect();
+    exactly(1, QUIET, writes).await;
+    let calls = world.netbird.proxy.calls();
+    assert!(calls.iter().all(|call| !call.is_write()), "NetBird is written to");
     operator.stop().await;
 }
