@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::{
     Client, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
@@ -13,14 +13,14 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{fair_queue::FairQueue, metrics::Metrics};
+use super::{authorities::AuthorityName, fair_queue::FairQueue, metrics::Metrics};
 use crate::{
-    api::metadata::MANAGER,
+    api::{SetupKey, metadata::MANAGER},
     cluster::{
         Bucket,
         call::{Attempt, call},
     },
-    key::transition::{Notice, Severity},
+    key::transition::{Notice, Related, Severity},
 };
 
 /// Events of one namespace that may wait to be sent. When more keys change together, some are only in the log. An event that
@@ -37,7 +37,11 @@ const PERIOD: Duration = Duration::from_millis(50);
 const REMEMBERED: usize = 512;
 
 /// An event that waits.
-type Waiting = (ObjectReference, Notice);
+struct Waiting {
+    object: ObjectReference,
+    related: Option<ObjectReference>,
+    notice: Notice,
+}
 
 /// The queue of notices. Cheap to clone.
 #[derive(Clone)]
@@ -63,22 +67,46 @@ impl Notifier {
         (Self { queue: Arc::clone(&queue), filled: sender, metrics }, Publisher { queue, filled, client })
     }
 
-    /// Logs the notice and queues its event.
-    pub fn notify(&self, key: &impl Resource<DynamicType = ()>, notice: Notice) {
+    /// Logs the notice and queues its event, with the other object that it is about.
+    pub fn notify(&self, key: &SetupKey, notice: Notice) {
+        let authority = AuthorityName::of_key(key).filter(|_| notice.related == Related::Authority);
+        let secret = || secret_reference(&key.namespace().unwrap_or_default(), key.secret_name());
+        self.notify_about(key, Some(authority.map_or_else(secret, ObjectReference::from)), notice);
+    }
+
+    /// The same for any object and what is related to it.
+    pub fn notify_about(
+        &self,
+        object: &impl Resource<DynamicType = ()>,
+        related: Option<ObjectReference>,
+        notice: Notice,
+    ) {
         let (namespace, name, uid) =
-            (key.namespace().unwrap_or_default(), key.name_any(), key.uid().unwrap_or_default());
+            (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
         match notice.severity {
             Severity::Normal => tracing::info!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
             Severity::Warning => tracing::warn!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
         }
-        let dropped = self.queue.lock().push(&namespace, (key.object_ref(&()), notice));
-        if let Some((object, notice)) = dropped {
+        let waiting = Waiting { object: object.object_ref(&()), related, notice };
+        let dropped = self.queue.lock().push(&namespace, waiting);
+        if let Some(Waiting { object, notice, .. }) = dropped {
             self.metrics.event_dropped();
             let (namespace, name) = (object.namespace.unwrap_or_default(), object.name.unwrap_or_default());
             tracing::debug!(namespace, name, reason = notice.reason, "too many events wait; this one is dropped");
         }
         // A full channel already says it.
         let _ = self.filled.try_send(());
+    }
+}
+
+/// A Secret as an event names it.
+pub fn secret_reference(namespace: &str, name: &str) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(Secret::api_version(&()).into_owned()),
+        kind: Some(Secret::kind(&()).into_owned()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        ..ObjectReference::default()
     }
 }
 
@@ -103,9 +131,9 @@ impl Queue {
         let own = full == namespace;
         let newest = |severity| {
             let mut line = self.0.line(&full).rev();
-            line.find(|(_, (_, notice))| notice.severity == severity).map(|(place, _)| place)
+            line.find(|(_, waiting)| waiting.notice.severity == severity).map(|(place, _)| place)
         };
-        let victim = match event.1.severity {
+        let victim = match event.notice.severity {
             Severity::Normal if own => None,
             Severity::Warning if own => newest(Severity::Normal),
             Severity::Normal | Severity::Warning => newest(Severity::Normal).or_else(|| newest(Severity::Warning)),
@@ -133,12 +161,12 @@ impl Publisher {
             if !self.filled.is_closed() {
                 tokio::time::sleep_until(pace.take(Instant::now().into_std()).into()).await;
             }
-            let Some((object, notice)) = self.queue.lock().0.pop() else { continue };
+            let Some(waiting) = self.queue.lock().0.pop() else { continue };
             if remembered >= REMEMBERED {
                 (recorder, remembered) = (self.recorder(), 0);
             }
             remembered += 1;
-            publish(&recorder, &object, notice).await;
+            publish(&recorder, waiting).await;
         }
     }
 
@@ -148,7 +176,7 @@ impl Publisher {
     }
 }
 
-async fn publish(recorder: &Recorder, object: &ObjectReference, notice: Notice) {
+async fn publish(recorder: &Recorder, Waiting { object, related, notice }: Waiting) {
     let attempt = Attempt::on(
         "record an event for SetupKey",
         object.namespace.as_deref().unwrap_or_default(),
@@ -162,9 +190,9 @@ async fn publish(recorder: &Recorder, object: &ObjectReference, notice: Notice) 
         reason: notice.reason.to_owned(),
         note: Some(notice.message),
         action: notice.action.to_owned(),
-        secondary: None,
+        secondary: related,
     };
-    if let Err(error) = call(attempt, recorder.publish(&event, object)).await {
+    if let Err(error) = call(attempt, recorder.publish(&event, &object)).await {
         tracing::debug!(%error, "an event is lost");
     }
 }
@@ -175,11 +203,16 @@ mod tests {
 
     fn event(name: &str, severity: Severity) -> Waiting {
         let object = ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
-        (object, Notice { severity, reason: "Reason", action: "Action", message: String::new() })
+        let (reason, action, message) = ("Reason", "Action", String::new());
+        Waiting {
+            object,
+            related: None,
+            notice: Notice { severity, reason, action, message, related: Related::Secret },
+        }
     }
 
     fn name(event: Option<Waiting>) -> Option<String> {
-        event?.0.name
+        event?.object.name
     }
 
     fn flood(queue: &mut Queue, namespace: &str, count: usize) {

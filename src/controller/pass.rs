@@ -30,7 +30,7 @@ use crate::{
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         remote::AuthorityView,
         secret::{OwnedSecret, SecretView},
-        transition::{Cause, Notice, Severity, notices},
+        transition::{Cause, Notice, Related, Severity, notices},
     },
 };
 
@@ -400,8 +400,14 @@ impl<'a> Pass<'a> {
             return;
         }
         let message = format!("The {what} cannot be written: {}", shortened(&error.why()));
-        let notice = Notice { severity: Severity::Warning, reason: "StatusFailed", action: "WriteStatus", message };
-        self.context.notifier.notify(&*self.key, notice);
+        let notice = Notice {
+            severity: Severity::Warning,
+            reason: "StatusFailed",
+            action: "WriteStatus",
+            message,
+            related: Related::Secret,
+        };
+        self.context.notifier.notify(&self.key, notice);
     }
 
     async fn create_peers(&mut self) {

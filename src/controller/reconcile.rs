@@ -15,7 +15,7 @@ use crate::{
     cluster::ObjectName,
     key::{
         plan::{LONGEST_SLEEP, Until, next_moment},
-        transition::{Notice, Severity},
+        transition::{Notice, Related, Severity},
     },
 };
 
@@ -40,8 +40,15 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
         Ok(key) => key,
         Err(error) => {
             let message = shortened(&format!("This SetupKey is left alone: {error}"));
-            let notice = Notice { severity: Severity::Warning, reason: "NotHandled", action: "Reconcile", message };
-            context.notifier.notify(&*watched, notice);
+            let notice = Notice {
+                severity: Severity::Warning,
+                reason: "NotHandled",
+                action: "Reconcile",
+                message,
+                related: Related::Secret,
+            };
+            // The name of its Secret cannot be read.
+            context.notifier.notify_about(&*watched, None, notice);
             context.forget(&name);
             return Ok(Action::await_change());
         }

@@ -77,7 +77,21 @@ pub const UNREADY_REASONS: [&str; 16] = [
     ROTATION_FAILED,
     DELETION_PENDING,
 ];
-/// Those of them that no person has to act on: they end when the authority answers, or has the group.
+/// The reasons of `Ready` and `Valid` that are about the authority. The others are about the Secret.
+const REASONS_OF_AUTHORITIES: [&str; 11] = [
+    AUTHORITY_NOT_FOUND,
+    AUTHORITY_NOT_ALLOWED,
+    AUTHORITY_NOT_READY,
+    AUTHORITY_REFUSED,
+    AUTHORITY_FAILED,
+    GROUP_NOT_FOUND,
+    GROUP_AMBIGUOUS,
+    GROUP_NOT_ALLOWED,
+    DELETION_PENDING,
+    REVOKED_AT_AUTHORITY,
+    DELETED_AT_AUTHORITY,
+];
+/// Those of [`UNREADY_REASONS`] that no person has to act on: they end when the authority answers, or has the group.
 const WAITING_REASONS: [&str; 3] = [AUTHORITY_NOT_READY, GROUP_NOT_FOUND, DELETION_PENDING];
 
 impl Finding {
@@ -93,6 +107,11 @@ impl Finding {
     pub(super) fn stalls(&self) -> bool {
         !self.holds && !WAITING_REASONS.contains(&self.reason)
     }
+}
+
+/// Whether a reason is about the authority.
+pub fn is_about_authority(reason: &str) -> bool {
+    REASONS_OF_AUTHORITIES.contains(&reason)
 }
 
 /// The condition of this type.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::{
     conditions::{
         DELETED_AT_AUTHORITY, READY, REVOKED_AT_AUTHORITY, ROTATION_FAILED, UNREADY_REASONS, UNUSED, VALID, condition,
-        reason_of,
+        is_about_authority, reason_of,
     },
     rotation::{self, unmet_request},
 };
@@ -22,6 +22,23 @@ pub struct Notice {
     pub action: &'static str,
     /// A sentence.
     pub message: String,
+    /// The other object that it is about.
+    pub related: Related,
+}
+
+/// What a notice is about besides the object that it belongs to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Related {
+    /// The Secret: that of the key, or that of the authority's token.
+    Secret,
+    /// The authority of the key.
+    Authority,
+}
+
+impl Related {
+    fn of_reason(reason: &str) -> Self {
+        if is_about_authority(reason) { Self::Authority } else { Self::Secret }
+    }
 }
 
 /// The type of a Kubernetes event.
@@ -74,6 +91,7 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
             message: format!(
                 "Another writer changed the id, digest or expiry in the status; the operator has restored them from Secret {secret:?}"
             ),
+            related: Related::Secret,
         }),
         _ if is_rotation(before, after) => Some(rotated(key, before, after)),
         (Some(_), Some(_)) if key.spec.authority_ref.is_some() && before.id.is_some() && before.id != after.id => {
@@ -84,6 +102,7 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
                 message: format!(
                     "Secret {secret:?} holds a new key with the remaining uses and the same expiry; the old key is deleted at the authority"
                 ),
+                related: Related::Secret,
             })
         }
         (_, Some(_)) if cause == Cause::TakenFromAnother => Some(Notice {
@@ -93,12 +112,14 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
             message: format!(
                 "Secret {secret:?} held a key that stands on record for another SetupKey; it holds a new key now, and the old one admits no peer through this SetupKey"
             ),
+            related: Related::Secret,
         }),
         (None, Some(_)) => Some(Notice {
             severity: Severity::Normal,
             reason: "Issued",
             action: "IssueKey",
             message: format!("The key is in Secret {secret:?}"),
+            related: Related::Secret,
         }),
         (Some(before), Some(after)) if before != after => Some(Notice {
             severity: Severity::Warning,
@@ -107,6 +128,7 @@ fn key_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus, c
             message: format!(
                 "Secret {secret:?} was deleted or its key was altered; it holds a new key with the same id, uses and expiry, and the old key admits no peer"
             ),
+            related: Related::Secret,
         }),
         _ => None,
     }
@@ -129,6 +151,7 @@ fn rotated(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> N
         reason: "Rotated",
         action: "RotateKey",
         message: format!("Secret {secret:?} holds the key of revision {revision}, issued {why}; {replaced}"),
+        related: Related::Secret,
     }
 }
 
@@ -144,6 +167,7 @@ fn ended_notices(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Vec<Notice>
             "The replaced key {} with the id {} admits no more peers; {} joined with it",
             previous.key, previous.id, previous.used_times
         ),
+        related: Related::Secret,
     })
     .collect()
 }
@@ -165,6 +189,7 @@ fn skipped_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatu
         reason: "RotationSkipped",
         action: "RotateKey",
         message: format!("The key was to be replaced at {due}, and is not, because {why}"),
+        related: Related::Secret,
     })
 }
 
@@ -178,6 +203,7 @@ fn unmet_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus,
         reason: "RotationSkipped",
         action: "RotateKey",
         message,
+        related: Related::Secret,
     })
 }
 
@@ -211,7 +237,8 @@ fn state_notice(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus)
         (_, State::Expired) => (Severity::Warning, "Expired", "The key has expired and admits no more peers"),
         (_, State::Overused) => (expected_end, "Overused", "The usage limit is reached; the key admits no more peers"),
     };
-    Some(Notice { severity, reason, action: "UpdateState", message: message.to_owned() })
+    let related = Related::of_reason(reason);
+    Some(Notice { severity, reason, action: "UpdateState", message: message.to_owned(), related })
 }
 
 /// The key is not ready, for another reason than before.
@@ -221,9 +248,10 @@ fn unready_notice(before: &SetupKeyStatus, after: &SetupKeyStatus, now: DateTime
         return None;
     }
     let reason = UNREADY_REASONS.into_iter().find(|reason| ready.reason == *reason)?;
+    let (severity, related) = (Severity::Warning, Related::of_reason(reason));
     if let Some(due) = after.rotate_at.filter(|due| *due <= Timestamp::from(now)) {
         let message = format!("The key was to be replaced at {due}, and is not yet: {}", ready.message);
-        return Some(Notice { severity: Severity::Warning, reason: ROTATION_FAILED, action: "RotateKey", message });
+        return Some(Notice { severity, reason: ROTATION_FAILED, action: "RotateKey", message, related });
     }
-    Some(Notice { severity: Severity::Warning, reason, action: "WriteSecret", message: ready.message.clone() })
+    Some(Notice { severity, reason, action: "WriteSecret", message: ready.message.clone(), related })
 }

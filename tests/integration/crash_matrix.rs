@@ -101,7 +101,7 @@ impl Story {
         if let Story::EndReplaced = self {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let moment = status.issued_at.unwrap().plus_seconds(1);
-            cluster.ask_for_rotation("office", moment).await;
+            cluster.request_rotation("office", moment).await;
             status = cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
         }
         operator.stop().await;
@@ -134,7 +134,7 @@ impl Story {
             Story::Rotate => {
                 let moment = status.issued_at.unwrap().plus_seconds(1);
                 clock = TestClock::reading(moment.moment());
-                cluster.ask_for_rotation("office", moment).await;
+                cluster.request_rotation("office", moment).await;
             }
             Story::RotateBySchedule => clock = TestClock::reading(status.rotate_at.unwrap().moment()),
             Story::EndReplaced => {

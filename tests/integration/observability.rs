@@ -1,12 +1,14 @@
-//! Alerts and the dashboard query metrics that exist, and the alerts fire when they should.
+//! Alerts and the dashboard query metrics that exist, the alerts fire when they should, and events name the objects that
+//! they are about.
 
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use serde_json::{Value, json};
+use setupkey_operator::api::State;
 
 use crate::{
     chart::template_ok,
-    harness::{Cluster, eventually, repository, tool},
+    harness::{Cluster, TestClock, eventually, repository, tool},
 };
 
 /// The alert rules as the chart renders them.
@@ -87,5 +89,72 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
     std::fs::write(&file, rules.to_string()).unwrap();
     let output = Command::new(tool("promtool")).args(["check", "rules"]).arg(&file).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    operator.stop().await;
+}
+
+/// The kind and name of what an event is related to, which must be in this namespace.
+pub async fn related(cluster: &Cluster, name: &str, reason: &str) -> String {
+    let event = cluster.event(name, reason).await;
+    let related = event.related.unwrap_or_else(|| panic!("the event {reason} of {name} has nothing related"));
+    assert_eq!(related.namespace.as_ref(), Some(&cluster.namespace), "{name}: {reason}");
+    let kind = related.kind.unwrap();
+    let version = if kind == "Secret" { "v1" } else { "setupkey.dev/v1alpha1" };
+    assert_eq!(related.api_version.as_deref(), Some(version), "{name}: {reason}");
+    format!("{kind} {}", related.name.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_a_key_name_its_secret() {
+    let cluster = Cluster::for_test("related_secret").await;
+    let clock = TestClock::default();
+    let operator = cluster.start_operator_at(clock.clone()).await;
+    let rotation = "expiresIn: 24h, rotation: {renewBefore: 2h, overlap: 1h}";
+    for name in ["office", "revoked", "frozen"] {
+        cluster.apply(name, &format!("{rotation}, secret: {{name: of-{name}}}"));
+        cluster.ready(name).await;
+    }
+    let issued = cluster.ready("office").await.issued_at.unwrap();
+    cluster.patch_spec("revoked", json!({ "revoked": true })).await;
+    cluster.status_when("revoked", "revoked", |status| status.state == Some(State::Revoked)).await;
+    cluster.patch_secret("of-frozen", json!({ "immutable": true })).await;
+    let shows = async |name: &str, reason: &str| {
+        assert_eq!(related(&cluster, name, reason).await, format!("Secret of-{name}"), "{reason}");
+    };
+    shows("office", "Issued").await;
+    cluster.request_rotation("office", issued.plus_seconds(1)).await;
+    shows("office", "Rotated").await;
+    clock.step(chrono::Duration::hours(2));
+    shows("office", "PreviousKeyEnded").await;
+    clock.step(chrono::Duration::hours(20) + chrono::Duration::seconds(5));
+    shows("revoked", "RotationSkipped").await;
+    shows("frozen", "RotationFailed").await;
+
+    // The events of the other API group, which kubectl shows, say the same.
+    let events = cluster.kubectl_ok(&["events", "--for", "setupkeys.setupkey.dev/office", "--output", "json"], "");
+    let events: Value = serde_json::from_str(&events).unwrap();
+    let items = events["items"].as_array().unwrap();
+    assert!(items.len() >= 3, "{items:#?}");
+    for event in items {
+        let related =
+            json!({ "apiVersion": "v1", "kind": "Secret", "namespace": cluster.namespace, "name": "of-office" });
+        assert_eq!(event["related"], related, "{event}");
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_about_an_authority_name_it_or_its_token() {
+    let cluster = Cluster::for_test("related_authority").await;
+    let operator = cluster.start_operator().await;
+    let authority = json!({
+        "apiVersion": "setupkey.dev/v1alpha1", "kind": "Authority", "metadata": { "name": "netbird" },
+        "spec": { "netbird": { "url": "https://netbird.invalid", "tokenSecretRef": { "name": "token" } } },
+    });
+    cluster.kubectl_ok(&["apply", "-f", "-"], &authority.to_string());
+    cluster.apply("lost", "authorityRef: {name: another}");
+    cluster.apply("office", "authorityRef: {name: netbird}");
+    assert_eq!(related(&cluster, "netbird", "TokenMissing").await, "Secret token");
+    assert_eq!(related(&cluster, "lost", "AuthorityNotFound").await, "Authority another");
+    assert_eq!(related(&cluster, "office", "AuthorityNotReady").await, "Authority netbird");
     operator.stop().await;
 }

@@ -17,14 +17,21 @@ use std::{
 };
 
 use futures::Stream;
-use kube::{Api, Client, ResourceExt, api::Patch, runtime::reflector::Store};
+use kube::{Api, Client, Resource, ResourceExt, api::Patch, runtime::reflector::Store};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Environment, election::Leadership, metrics::Metrics, notify::Notifier, watch::WatchedKey, write};
+use super::{
+    Environment,
+    election::Leadership,
+    metrics::Metrics,
+    notify::{Notifier, secret_reference},
+    watch::WatchedKey,
+    write,
+};
 use crate::{
     api::{Authority, AuthorityKind, AuthorityStatus, ClusterAuthority, SetupKey},
     authority::netbird::Hosts,
@@ -33,7 +40,10 @@ use crate::{
         call::{Attempt, call},
         patch_params,
     },
-    key::remote::{AuthorityView, OutOfReach},
+    key::{
+        remote::{AuthorityView, OutOfReach},
+        transition::Notice,
+    },
 };
 pub use link::Link;
 pub use object::AuthorityName;
@@ -229,6 +239,12 @@ impl Authorities {
         i64::try_from(count).unwrap_or(i64::MAX)
     }
 
+    /// Publishes a notice about an authority, with the Secret of its token.
+    fn notify(&self, written: &impl Resource<DynamicType = ()>, object: &AuthorityObject, notice: Option<Notice>) {
+        let token = secret_reference(object.token_namespace(&self.namespace), &object.netbird.token_secret_ref.name);
+        notice.into_iter().for_each(|notice| self.notifier.notify_about(written, Some(token.clone()), notice));
+    }
+
     /// Writes the status of an authority, if it is not written already.
     async fn report(&self, link: &Link, object: &AuthorityObject, status: AuthorityStatus) {
         if status == object.status {
@@ -246,14 +262,14 @@ impl Authorities {
             AuthorityKind::Authority => {
                 let authorities: Api<Authority> = Api::namespaced(client, namespace);
                 call(attempt, authorities.patch_status(name, &patch_params(), &patch)).await.map(|written| {
-                    notice.into_iter().for_each(|notice| self.notifier.notify(&written, notice));
+                    self.notify(&written, object, notice);
                     AuthorityObject::from(&written)
                 })
             }
             AuthorityKind::ClusterAuthority => {
                 let authorities: Api<ClusterAuthority> = Api::all(client);
                 call(attempt, authorities.patch_status(name, &patch_params(), &patch)).await.map(|written| {
-                    notice.into_iter().for_each(|notice| self.notifier.notify(&written, notice));
+                    self.notify(&written, object, notice);
                     AuthorityObject::from(&written)
                 })
             }

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
     core::{Selector, SelectorExt},
 };
 
@@ -38,6 +41,18 @@ impl AuthorityName {
         };
         key.spec.authority_ref.as_ref().is_some_and(|named| named.kind == self.kind && named.name == self.name)
             && in_reach()
+    }
+}
+
+impl From<AuthorityName> for ObjectReference {
+    fn from(AuthorityName { kind, namespace, name }: AuthorityName) -> Self {
+        Self {
+            api_version: Some(Authority::api_version(&()).into_owned()),
+            kind: Some(format!("{kind:?}")),
+            namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
+            name: Some(name),
+            ..Self::default()
+        }
     }
 }
 
@@ -95,6 +110,11 @@ impl AuthorityObject {
             namespace: self.metadata.namespace.clone().unwrap_or_default(),
             name: self.metadata.name.clone().unwrap_or_default(),
         }
+    }
+
+    /// Where the Secret of the token is: for a `ClusterAuthority`, in the namespace of the operator.
+    pub fn token_namespace<'a>(&'a self, of_operator: &'a str) -> &'a str {
+        self.metadata.namespace.as_deref().unwrap_or(of_operator)
     }
 
     /// Whether this is the same object in the same version of its spec.

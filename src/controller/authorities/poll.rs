@@ -151,7 +151,7 @@ impl Poll {
         object: &AuthorityObject,
     ) -> Result<Option<(ObjectName, String, Zeroizing<Vec<u8>>)>, Connection> {
         let reference = &object.netbird.token_secret_ref;
-        let namespace = object.metadata.namespace.as_deref().unwrap_or(&self.all.namespace);
+        let namespace = object.token_namespace(&self.all.namespace);
         let name = ObjectName::new(namespace, &reference.name);
         let missing = |why| Connection::Down { reason: "TokenMissing", why };
         let secret = match secrets::read(&self.all.client, &name).await {

@@ -7,7 +7,7 @@ use crate::{
     api::{AuthorityStatus, Timestamp},
     key::{
         conditions::{Finding, READY, STALLED, set_condition},
-        transition::{Notice, Severity},
+        transition::{Notice, Related, Severity},
     },
 };
 
@@ -56,7 +56,7 @@ pub fn notice(before: &AuthorityStatus, after: &AuthorityStatus) -> Option<Notic
         return None;
     }
     let (severity, reason) = REASONS.into_iter().find(|(_, reason)| *reason == reason_now)?;
-    Some(Notice { severity, reason, action: "ListKeys", message })
+    Some(Notice { severity, reason, action: "ListKeys", message, related: Related::Secret })
 }
 
 const REASONS: [(Severity, &str); 8] = [

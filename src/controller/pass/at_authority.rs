@@ -16,7 +16,7 @@ use crate::{
         record::{Freshness, Issue, Persistence, Subject, Trouble},
         remote::{AuthorityView, GroupId, NewKey, OutOfReach},
         secret::SecretView,
-        transition::{Notice, Severity},
+        transition::{Notice, Related, Severity},
     },
 };
 
@@ -54,7 +54,7 @@ impl Pass<'_> {
     /// crash there is no object any more to say it of.
     pub(super) async fn release(&mut self, release: Release) -> Result<(), Error> {
         if let Some(notice) = self.left_there(release) {
-            self.context.notifier.notify(&*self.key, notice);
+            self.context.notifier.notify(&self.key, notice);
         }
         self.set_finalizer(false).await
     }
@@ -78,7 +78,7 @@ impl Pass<'_> {
                 ),
             ),
         };
-        Some(Notice { severity, reason, action: "Delete", message })
+        Some(Notice { severity, reason, action: "Delete", message, related: Related::Authority })
     }
 
     pub(super) async fn list_groups(&mut self) {

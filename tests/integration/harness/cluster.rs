@@ -13,8 +13,8 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use serde_json::{Value, json};
-use setupkey_operator::api::{Peer, SetupKey, SetupKeyStatus, Timestamp};
+use serde_json::Value;
+use setupkey_operator::api::{Peer, SetupKey, SetupKeyStatus, Timestamp, metadata::ROTATE_ANNOTATION};
 
 use super::{
     access::{admin_config, control_plane, kubectl, run, unguarded_config, unguarded_kubectl},
@@ -111,6 +111,12 @@ impl Cluster {
         self.keys().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
     }
 
+    /// Asks for a rotation at this moment, as a person does.
+    pub async fn request_rotation(&self, name: &str, moment: Timestamp) {
+        let patch = Patch::Merge(serde_json::json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: moment } } }));
+        self.keys().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
+    }
+
     /// Changes the status by a merge patch, in place of the operator. The guards let it through.
     pub async fn patch_status(&self, name: &str, status: Value) {
         let patch = Patch::Merge(serde_json::json!({ "status": status }));
@@ -120,12 +126,6 @@ impl Cluster {
     /// Removes the whole status.
     pub async fn lose_status(&self, name: &str) {
         self.patch_status(name, Value::Null).await;
-    }
-
-    /// Asks for a rotation of the key, as people do.
-    pub async fn ask_for_rotation(&self, name: &str, moment: Timestamp) {
-        let patch = json!({ "metadata": { "annotations": { "setupkey.dev/rotate-requested-at": moment } } });
-        self.keys().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("an annotated key");
     }
 
     /// Changes the Secret by a merge patch.

@@ -129,7 +129,7 @@ impl Story {
         let later = status.issued_at.unwrap().plus_seconds(1);
         if self == Story::EndReplaced {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            world.cluster.ask_for_rotation("office", later).await;
+            world.cluster.request_rotation("office", later).await;
             status = world.cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
         }
         operator.stop().await;
@@ -150,7 +150,7 @@ impl Story {
             }
             Story::Rotate | Story::RotateWithoutOverlap => {
                 before.clock = TestClock::reading(later.moment());
-                world.cluster.ask_for_rotation("office", later).await;
+                world.cluster.request_rotation("office", later).await;
             }
             Story::EndReplaced => {
                 let end = status.previous[0].admits_until.moment() + chrono::Duration::seconds(1);

@@ -7,9 +7,12 @@ use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::json;
 
 use super::world::{AUTHORITY, SOON, World, ids};
-use crate::harness::{
-    eventually,
-    netbird::{Fault, Which, on},
+use crate::{
+    harness::{
+        eventually,
+        netbird::{Fault, Which, on},
+    },
+    observability::related,
 };
 
 const DELETE: &str = "DELETE /api/setup-keys/{id}";
@@ -41,6 +44,7 @@ async fn netbird_deletion() {
     assert!(world.only("retained").await.valid);
     let told = world.cluster.event("retained", "KeyRetained").await;
     assert!(told.note.unwrap().contains(&world.only("retained").await.id));
+    assert_eq!(related(&world.cluster, "retained", "KeyRetained").await, format!("Authority {AUTHORITY}"));
 
     world.netbird.proxy.down();
     world.authority_says(AUTHORITY, "False Unreachable").await;
@@ -86,6 +90,7 @@ async fn a_key_whose_authority_goes_first_is_still_deleted_there() {
     let left = world.only("waiting").await;
     let told = world.cluster.event("waiting", "KeyLeftBehind").await.note.unwrap();
     assert!(told.contains(&left.id), "{told}");
+    assert_eq!(related(&world.cluster, "waiting", "KeyLeftBehind").await, format!("Authority {AUTHORITY}"));
 
     // With the authority back, other keys go on.
     world.create("late", json!({})).await;

@@ -17,7 +17,7 @@ async fn operator_ahead(world: &World, by: Duration) -> Operator {
 
 /// Asks for a rotation, and waits until the key has this revision.
 async fn rotated(world: &World, before: &SetupKeyStatus, revision: i64) -> SetupKeyStatus {
-    world.cluster.ask_for_rotation("office", before.issued_at.unwrap().plus_seconds(1)).await;
+    world.cluster.request_rotation("office", before.issued_at.unwrap().plus_seconds(1)).await;
     world.cluster.status_when("office", "rotated", |status| status.revision == Some(revision)).await
 }
 
