@@ -29,8 +29,9 @@ use crate::{
         plan::{Observed, Step, Until, plan},
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         remote::AuthorityView,
+        rotation::reason_of,
         secret::{OwnedSecret, SecretView},
-        transition::{Cause, Notice, Related, Severity, notices},
+        transition::{Cause, Notice, Related, Severity, is_rotation, notices},
     },
 };
 
@@ -378,6 +379,9 @@ impl<'a> Pass<'a> {
         self.context.wrote_key(&written);
         self.context.records.wrote(&written);
         let cause = if self.standing == Standing::Altered { Cause::RecordAltered } else { self.cause };
+        if cause != Cause::RecordAltered {
+            self.count_rotation(status);
+        }
         for notice in notices(&self.key, status, cause, self.context.clock.now()) {
             self.context.notifier.notify(&written, notice);
         }
@@ -385,6 +389,14 @@ impl<'a> Pass<'a> {
         (self.standing, self.without_record) = (Standing::Kept, None);
         self.freshness = Freshness::Confirmed;
         Ok(())
+    }
+
+    fn count_rotation(&self, after: &SetupKeyStatus) {
+        if let Some(before) = &self.key.status
+            && is_rotation(before, after)
+        {
+            self.context.metrics.rotated(reason_of(&self.key, before, after));
+        }
     }
 
     /// Whether this pass has put a key into the Secret that is not on record, and may still try to record it. Machines that

@@ -99,7 +99,7 @@ impl Facts {
 }
 
 /// When the current key was issued. Where that is not on record, it follows from the expiry.
-pub(super) fn issued_at(spec: &SetupKeySpec, status: &SetupKeyStatus) -> Option<Timestamp> {
+pub fn issued_at(spec: &SetupKeySpec, status: &SetupKeyStatus) -> Option<Timestamp> {
     let computed = || Some(status.expires?.minus_seconds(spec.expires_in.as_secs()));
     status.issued_at.or_else(computed)
 }

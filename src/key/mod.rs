@@ -27,7 +27,7 @@ pub mod transition;
 mod value;
 
 pub use digest::Digest;
-pub use facts::Facts;
+pub use facts::{Facts, issued_at};
 pub use id::KeyId;
 pub use peer::{PeerName, PublicKey};
 pub use value::{Fingerprint, KeyValue};

@@ -1,7 +1,7 @@
 //! What Prometheus sees.
 
 use serde_json::json;
-use setupkey_operator::api::State;
+use setupkey_operator::api::{State, Timestamp};
 
 use crate::harness::{Cluster, Setup, TestClock, eventually, says};
 
@@ -52,6 +52,58 @@ async fn metrics_tell_what_is_true_of_each_key() {
     cluster.kubectl_ok(&["delete", "sk", "office"], "");
     shows(&format!("setupkey_used_times{{{labels}}}"), None).await;
     assert!(!expose().contains("name=\"office\""));
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_revisions_and_count_rotations() {
+    let cluster = Cluster::for_test("metrics_revisions").await;
+    let clock = TestClock::default();
+    let operator = cluster.start_operator_at(clock.clone()).await;
+    cluster.apply("office", "expiresIn: 24h, rotation: {renewBefore: 2h, overlap: 3h}");
+    cluster.apply("any", "");
+    let first = cluster.ready("office").await;
+    cluster.ready("any").await;
+    let expose = || operator.metrics.expose().unwrap();
+    let of = |metric: &str, name: &str| {
+        value(&expose(), &format!("{metric}{{namespace=\"{}\",name=\"{name}\"}}", cluster.namespace))
+    };
+    let shows = async |metric: &str, wanted: Option<&str>| {
+        let what = format!("{metric} to be {wanted:?}");
+        eventually(&what, || async { (of(metric, "office").as_deref() == wanted).then_some(()) }).await;
+    };
+    let counts = async |schedule: &str, request: &str| {
+        let rotations = |reason: &str| value(&expose(), &format!("setupkey_rotations_total{{reason=\"{reason}\"}}"));
+        let what = format!("{schedule} rotations by schedule and {request} on request");
+        let are = || (rotations("schedule"), rotations("request"));
+        let wanted = (Some(schedule.to_owned()), Some(request.to_owned()));
+        eventually(&what, || async { (are() == wanted).then_some(()) }).await;
+    };
+    let seconds = |moment: Option<Timestamp>| Some(moment.unwrap().moment().timestamp().to_string());
+    shows("setupkey_revision", Some("1")).await;
+    assert_eq!(of("setupkey_issued_timestamp_seconds", "office"), seconds(first.issued_at));
+    assert_eq!(of("setupkey_rotate_at_timestamp_seconds", "office"), seconds(first.rotate_at));
+    assert_eq!(of("setupkey_previous_keys", "office"), None);
+    assert_eq!(of("setupkey_revision", "any").as_deref(), Some("1"));
+    assert_eq!(of("setupkey_rotate_at_timestamp_seconds", "any"), None);
+    counts("0", "0").await;
+
+    cluster.request_rotation("office", first.issued_at.unwrap().plus_seconds(1)).await;
+    shows("setupkey_revision", Some("2")).await;
+    shows("setupkey_previous_keys", Some("1")).await;
+    counts("0", "1").await;
+    let second = cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
+    assert!(second.issued_at > first.issued_at);
+    assert_eq!(of("setupkey_issued_timestamp_seconds", "office"), seconds(second.issued_at));
+    assert_eq!(of("setupkey_rotate_at_timestamp_seconds", "office"), seconds(second.rotate_at));
+
+    // The first key has ended by then, and the second one admits peers a while longer.
+    clock.step(chrono::Duration::hours(22));
+    shows("setupkey_revision", Some("3")).await;
+    shows("setupkey_previous_keys", Some("1")).await;
+    counts("1", "1").await;
+    clock.step(chrono::Duration::hours(4));
+    shows("setupkey_previous_keys", None).await;
     operator.stop().await;
 }
 

@@ -13,12 +13,13 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{SetupKey, SetupKeyStatus, State},
+    api::{SetupKey, SetupKeyStatus, State, Timestamp},
     cluster::Clock,
     controller::watch::WatchedKey,
     key::{
         Facts,
         conditions::{READY, STALLED, is_true},
+        issued_at,
     },
 };
 
@@ -71,6 +72,12 @@ impl Shown<'_> {
     fn state(&self, now: DateTime<Utc>) -> Option<State> {
         Facts::of(self.key).map(|facts| facts.state(now))
     }
+
+    /// How many replaced keys still admit peers. `None` when no replaced key is on record, which saves most keys a series.
+    fn previous(&self, now: DateTime<Utc>) -> Option<i64> {
+        let admit = Facts::previous(self.key).filter(|facts| facts.state(now) == State::Valid).count();
+        (!self.status.previous.is_empty()).then_some(admit as i64)
+    }
 }
 
 impl Collector for Keys {
@@ -90,8 +97,26 @@ impl Collector for Keys {
                 None => Ok(()),
             })
         };
-        let seconds = |moment: Option<crate::api::Timestamp>| moment.map(|moment| moment.moment().timestamp());
+        let seconds = |moment: Option<Timestamp>| moment.map(|moment| moment.moment().timestamp());
         gauge("setupkey_expiration_timestamp_seconds", "When the key expires", &|key| seconds(key.status.expires))?;
+        gauge("setupkey_issued_timestamp_seconds", "When the current key was issued", &|key| {
+            seconds(issued_at(&key.key.spec, key.status))
+        })?;
+        gauge(
+            "setupkey_rotate_at_timestamp_seconds",
+            "When the next key is issued; absent when none is due",
+            &|key| seconds(key.status.rotate_at),
+        )?;
+        gauge(
+            "setupkey_revision",
+            "Which key is the current one: 1 for the first, one more after each rotation",
+            &|key| key.status.id.as_ref().map(|_| key.status.revision.unwrap_or(1)),
+        )?;
+        gauge(
+            "setupkey_previous_keys",
+            "Replaced keys that still admit peers; absent when none is on record",
+            &|key| key.previous(now),
+        )?;
         gauge("setupkey_used_times", "Peers that joined with the key", &|key| Some(key.status.used_times))?;
         gauge("setupkey_usage_limit", "Peers that may join; absent when there is no limit", &|key| {
             key.key.spec.effective_usage_limit().map(i64::from)

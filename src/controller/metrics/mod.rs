@@ -22,7 +22,10 @@ use prometheus_client::{
 };
 
 use super::watch::WatchedKey;
-use crate::cluster::{Clock, CountRequests, Requests, openmetrics::text_of};
+use crate::{
+    cluster::{Clock, CountRequests, Requests, openmetrics::text_of},
+    key::rotation::Reason,
+};
 use authorities::AuthorityMetrics;
 use keys::Keys;
 
@@ -37,6 +40,7 @@ pub struct Metrics {
     peers_removed: Counter,
     rolled_forward: Counter,
     events_dropped: Counter,
+    rotations: Family<RotationLabels, Counter>,
     requests: Requests,
     authorities: AuthorityMetrics,
 }
@@ -57,6 +61,11 @@ pub enum PassResult {
 #[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct PassLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RotationLabels {
+    reason: &'static str,
 }
 
 impl Metrics {
@@ -92,6 +101,16 @@ impl Metrics {
             "Events that were not sent because too many waited, of their namespace or in all",
             events_dropped.clone(),
         );
+        let rotations = Family::<RotationLabels, Counter>::default();
+        registry.register(
+            "setupkey_rotations",
+            "Keys that were replaced by the next revision, by reason: schedule, request",
+            rotations.clone(),
+        );
+        // From 0 on, so that the first rotation is seen as an increase.
+        for reason in [Reason::Schedule, Reason::Request] {
+            drop(rotations.get_or_create(&RotationLabels { reason: reason.label() }));
+        }
         requests.register(&mut registry);
         let authorities = AuthorityMetrics::new(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&keys)));
@@ -104,6 +123,7 @@ impl Metrics {
             peers_removed,
             rolled_forward,
             events_dropped,
+            rotations,
             requests,
             authorities,
         }
@@ -140,6 +160,10 @@ impl Metrics {
 
     pub(super) fn event_dropped(&self) {
         self.events_dropped.inc();
+    }
+
+    pub(super) fn rotated(&self, reason: Reason) {
+        self.rotations.get_or_create(&RotationLabels { reason: reason.label() }).inc();
     }
 
     pub(super) fn leads(&self, leads: bool) {
