@@ -60,8 +60,10 @@ pub fn metrics_in(text: &str) -> BTreeSet<String> {
 async fn every_query_is_about_a_metric_that_is_exposed() {
     let cluster = Cluster::for_test("queries").await;
     let operator = cluster.start_operator().await;
-    cluster.apply("office", "usageLimit: 3");
-    cluster.ready("office").await;
+    cluster.apply("office", "usageLimit: 3, expiresIn: 24h, rotation: {renewBefore: 1h}");
+    let issued = cluster.ready("office").await.issued_at.unwrap();
+    cluster.request_rotation("office", issued.plus_seconds(1)).await;
+    cluster.status_when("office", "rotated", |status| status.previous.len() == 1).await;
     cluster.patch_status("office", json!({ "usedTimes": 1, "lastUsed": "2026-11-24T06:00:00Z" })).await;
     cluster.status_when("office", "used", |status| status.used_times == 1).await;
     let shows_the_use = || operator.metrics.expose().unwrap().contains("setupkey_last_used_timestamp_seconds{");
