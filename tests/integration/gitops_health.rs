@@ -7,9 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
+use chrono::Utc;
 use mlua::{Lua, LuaSerdeExt};
 use serde_json::{Value, json};
-use setupkey_operator::api::State;
+use setupkey_operator::api::{State, Timestamp, metadata::ROTATE_ANNOTATION};
 
 use crate::harness::{Cluster, TestClock, eventually, repository, says, tool};
 
@@ -41,7 +42,7 @@ fn argo_cd_health(object: &Value) -> (String, String) {
 
 #[test]
 fn argo_cd_health_is_as_its_test_file_says() {
-    for (kind, least) in KINDS.into_iter().zip([9, 5, 5]) {
+    for (kind, least) in KINDS.into_iter().zip([11, 5, 5]) {
         let tests = yaml(&customizations(kind).join("health_test.yaml"));
         let tests = tests["tests"].as_array().unwrap();
         assert!(tests.len() >= least, "{kind}");
@@ -74,6 +75,14 @@ fn argo_cd_actions_are_as_their_test_file_says() {
         let expected = yaml(&folder.join(test["expectedOutputPath"].as_str().unwrap()));
         let output = run_script(&format!("actions/{action}/action.lua"), &input);
         assert_eq!(output["spec"], expected["spec"], "{action}");
+        let (mut annotations, expected) =
+            (output["metadata"]["annotations"].clone(), &expected["metadata"]["annotations"]);
+        if action == "rotate" {
+            let requested = std::mem::replace(&mut annotations[ROTATE_ANNOTATION], expected[ROTATE_ANNOTATION].clone());
+            let requested: Timestamp = serde_json::from_value(requested).unwrap();
+            assert!((Utc::now() - requested.moment()).num_seconds().abs() < 60, "{requested} is not now");
+        }
+        assert_eq!(annotations, *expected, "{action}");
     }
 }
 
@@ -88,24 +97,26 @@ fn kstatus(object: &Value) -> String {
     said.split('\t').next().unwrap().to_owned()
 }
 
+/// An object, and the verdicts of Argo CD and Flux on it.
+fn verdicts(cluster: &Cluster, kind: &str, name: &str) -> (Value, String, String) {
+    let json = cluster.kubectl_ok(&["get", kind, name, "-o", "json"], "");
+    let object: Value = serde_json::from_str(&json).unwrap();
+    let (argo_cd, flux) = (argo_cd_health(&object).0, kstatus(&object));
+    (object, argo_cd, flux)
+}
+
+/// Checks the verdicts on a key.
+fn check(cluster: &Cluster, name: &str, argo_cd: &str, flux: &str) {
+    let (object, argo, kstatus) = verdicts(cluster, "sk", name);
+    assert_eq!((argo.as_str(), kstatus.as_str()), (argo_cd, flux), "{name}: {object}");
+}
+
 /// Every state, from a running operator, and the verdict of each tool.
 #[tokio::test(flavor = "multi_thread")]
 async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     let cluster = Cluster::for_test("gitops_health").await;
-    let live = async |name: &str| -> Value {
-        let json = cluster.kubectl_ok(&["get", "sk", name, "-o", "json"], "");
-        serde_json::from_str(&json).unwrap()
-    };
-    let check = async |name: &str, argo_cd: &str, flux: &str| {
-        let object = live(name).await;
-        assert_eq!(
-            (argo_cd_health(&object).0.as_str(), kstatus(&object).as_str()),
-            (argo_cd, flux),
-            "{name}: {object}"
-        );
-    };
     cluster.apply("fresh", "");
-    check("fresh", "Progressing", "InProgress").await;
+    check(&cluster, "fresh", "Progressing", "InProgress");
 
     let operator = cluster.start_operator().await;
     for (name, spec) in [
@@ -125,22 +136,55 @@ async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
     cluster.kubectl_ok(&["create", "secret", "generic", "taken"], "");
     cluster.apply("taken", "");
     cluster.status_when("taken", "stalled", |status| !says(status, "Stalled").is_empty()).await;
-    check("valid", "Healthy", "Current").await;
-    check("revoked", "Suspended", "Current").await;
-    check("overused", "Degraded", "Current").await;
-    check("used-one-off", "Healthy", "Current").await;
-    check("taken", "Degraded", "Failed").await;
+    check(&cluster, "valid", "Healthy", "Current");
+    check(&cluster, "revoked", "Suspended", "Current");
+    check(&cluster, "overused", "Degraded", "Current");
+    check(&cluster, "used-one-off", "Healthy", "Current");
+    check(&cluster, "taken", "Degraded", "Failed");
     operator.stop().await;
 
     // A change that no controller has reconciled yet.
     cluster.patch_spec("valid", json!({ "revoked": true })).await;
-    check("valid", "Progressing", "InProgress").await;
+    check(&cluster, "valid", "Progressing", "InProgress");
 
     let expires = cluster.keys().get("expired").await.unwrap().status.unwrap().expires.unwrap();
     let later = TestClock::reading(expires.moment() + chrono::Duration::seconds(1));
     let operator = cluster.start_operator_at(later).await;
     cluster.status_when("expired", "expired", |status| status.state == Some(State::Expired)).await;
-    check("expired", "Degraded", "Current").await;
+    check(&cluster, "expired", "Degraded", "Current");
+    operator.stop().await;
+}
+
+/// The action of Argo CD begins the next revision. Neither tool sees the key in trouble meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn argo_cd_rotates_a_key_that_stays_healthy() {
+    let cluster = Cluster::for_test("argo_cd_rotates").await;
+    // A request counts if it is later than the issue, in whole seconds.
+    let clock = TestClock::reading(Utc::now() - chrono::Duration::seconds(2));
+    let operator = cluster.start_operator_at(clock.clone()).await;
+    for name in ["office", "frozen"] {
+        cluster.apply(name, "expiresIn: 24h, rotation: {renewBefore: 2h, overlap: 1h}");
+        cluster.ready(name).await;
+    }
+    let (object, ..) = verdicts(&cluster, "sk", "office");
+    let rotated = run_script("actions/rotate/action.lua", &object);
+    cluster.kubectl_ok(&["replace", "-f", "-"], &rotated.to_string());
+    eventually("the second revision", || async {
+        let (object, argo_cd, flux) = verdicts(&cluster, "sk", "office");
+        assert_eq!((argo_cd.as_str(), flux.as_str()), ("Healthy", "Current"), "{object}");
+        (object["status"]["revision"] == 2).then_some(())
+    })
+    .await;
+    let status = cluster.keys().get("office").await.unwrap().status.unwrap();
+    assert_eq!(status.previous.len(), 1);
+    clock.step(chrono::Duration::hours(2));
+    cluster.status_when("office", "without a replaced key", |status| status.previous.is_empty()).await;
+    check(&cluster, "office", "Healthy", "Current");
+
+    cluster.patch_secret("frozen", json!({ "immutable": true })).await;
+    clock.step(chrono::Duration::hours(20) + chrono::Duration::seconds(5));
+    cluster.status_when("frozen", "stalled", |status| says(status, "Stalled") == "True RotationFailed").await;
+    check(&cluster, "frozen", "Degraded", "Failed");
     operator.stop().await;
 }
 
@@ -148,15 +192,9 @@ async fn argo_cd_and_flux_see_each_live_state_as_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn argo_cd_and_flux_see_what_waits_for_netbird_as_in_progress() {
     let cluster = Cluster::for_test("authority_health").await;
-    let verdicts = async |kind: &str, name: &str| -> (Value, String, String) {
-        let json = cluster.kubectl_ok(&["get", kind, name, "-o", "json"], "");
-        let object: Value = serde_json::from_str(&json).unwrap();
-        let (argo_cd, flux) = (argo_cd_health(&object).0, kstatus(&object));
-        (object, argo_cd, flux)
-    };
-    let check = async |kind: &str, name: &str, reason: &str, argo_cd: &str, flux: &str| {
+    let settles = async |kind: &str, name: &str, reason: &str, argo_cd: &str, flux: &str| {
         eventually(&format!("{kind} {name} to be {reason}"), || async {
-            let (object, argo, kstatus) = verdicts(kind, name).await;
+            let (object, argo, kstatus) = verdicts(&cluster, kind, name);
             let conditions = object["status"]["conditions"].as_array()?.clone();
             let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
             let seen = object["status"]["observedGeneration"] == object["metadata"]["generation"];
@@ -174,18 +212,18 @@ async fn argo_cd_and_flux_see_what_waits_for_netbird_as_in_progress() {
         cluster.kubectl_ok(&["apply", "-f", "-"], &object.to_string());
     };
     authority("https://netbird.invalid");
-    let (_, argo, kstatus) = verdicts("ska", "netbird").await;
+    let (_, argo, kstatus) = verdicts(&cluster, "ska", "netbird");
     assert_eq!((argo.as_str(), kstatus.as_str()), ("Progressing", "InProgress"));
 
     let operator = cluster.start_operator().await;
     cluster.apply("lost", "authorityRef: {name: another}");
     cluster.apply("office", "authorityRef: {name: netbird}");
-    check("sk", "lost", "AuthorityNotFound", "Degraded", "Failed").await;
-    check("ska", "netbird", "TokenMissing", "Degraded", "Failed").await;
-    check("sk", "office", "AuthorityNotReady", "Progressing", "InProgress").await;
+    settles("sk", "lost", "AuthorityNotFound", "Degraded", "Failed").await;
+    settles("ska", "netbird", "TokenMissing", "Degraded", "Failed").await;
+    settles("sk", "office", "AuthorityNotReady", "Progressing", "InProgress").await;
     cluster.kubectl_ok(&["create", "secret", "generic", "token", "--from-literal=NB_API_KEY=nbp_any"], "");
-    check("ska", "netbird", "Unreachable", "Progressing", "InProgress").await;
+    settles("ska", "netbird", "Unreachable", "Progressing", "InProgress").await;
     authority("https://127.0.0.1");
-    check("ska", "netbird", "HostRefused", "Degraded", "Failed").await;
+    settles("ska", "netbird", "HostRefused", "Degraded", "Failed").await;
     operator.stop().await;
 }

@@ -1,6 +1,8 @@
--- The manual actions on a SetupKey. Only the one that changes something is enabled.
+-- The manual actions on a SetupKey. Only those that change something are enabled: a key at an authority cannot be rotated
+-- while it is revoked.
 local revoked = obj.spec.revoked == true
 return {
   ["revoke"] = { ["disabled"] = revoked },
   ["unrevoke"] = { ["disabled"] = not revoked },
+  ["rotate"] = { ["disabled"] = revoked and obj.spec.authorityRef ~= nil },
 }
