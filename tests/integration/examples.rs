@@ -9,7 +9,7 @@ use setupkey_operator::{
     api,
     authority::netbird::Hosts,
     controller::AuthoritySettings,
-    key::conditions::{DELETED_AT_AUTHORITY, NOT_ISSUED, REPLACING, REVOKED_AT_AUTHORITY, UNREADY_REASONS},
+    key::conditions::{DELETED_AT_AUTHORITY, NOT_ISSUED, REPLACING, REVOKED_AT_AUTHORITY, UNREADY_REASONS, UNUSED},
 };
 use uuid::Uuid;
 
@@ -154,7 +154,7 @@ async fn the_manifests_of_the_page_about_netbird_are_accepted() {
 #[test]
 fn every_reason_is_explained() {
     let pages = [page("operations.md"), page("netbird.md")].concat();
-    let of_valid = [NOT_ISSUED, REVOKED_AT_AUTHORITY, DELETED_AT_AUTHORITY, REPLACING];
+    let of_valid = [NOT_ISSUED, REVOKED_AT_AUTHORITY, UNUSED, DELETED_AT_AUTHORITY, REPLACING];
     for reason in UNREADY_REASONS.into_iter().chain(of_valid) {
         assert!(pages.contains(&format!("\n| `{reason}`")), "{reason} is in no table");
     }

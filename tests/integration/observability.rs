@@ -56,6 +56,16 @@ pub fn metrics_in(text: &str) -> BTreeSet<String> {
     word.find_iter(text).map(|found| found.as_str().to_owned()).collect()
 }
 
+/// Each metric is in a table of the page for operators.
+fn assert_documented(text: &str) {
+    let page = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        let names = [format!("`{name}`"), format!("`{name}_total`")];
+        let mut rows = page.lines().filter(|line| line.starts_with("| `setupkey_"));
+        assert!(rows.any(|row| names.iter().any(|name| row.contains(name))), "{name} is in no table");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_is_about_a_metric_that_is_exposed() {
     let cluster = Cluster::for_test("queries").await;
@@ -68,7 +78,9 @@ async fn every_query_is_about_a_metric_that_is_exposed() {
     cluster.status_when("office", "used", |status| status.used_times == 1).await;
     let shows_the_use = || operator.metrics.expose().unwrap().contains("setupkey_last_used_timestamp_seconds{");
     eventually("the metrics to show the use", || async { shows_the_use().then_some(()) }).await;
-    let mut exposed = metrics_in(&operator.metrics.expose().unwrap());
+    let text = operator.metrics.expose().unwrap();
+    assert_documented(&text);
+    let mut exposed = metrics_in(&text);
     let service = setupkey_operator::enrollment::Metrics::default();
     service.enrolled("admitted");
     service.admitted_within(Duration::from_millis(9));
