@@ -65,14 +65,15 @@ pub enum Cause {
 pub fn notices(key: &SetupKey, after: &SetupKeyStatus, cause: Cause, now: DateTime<Utc>) -> Vec<Notice> {
     let fresh = SetupKeyStatus::default();
     let before = key.status.as_ref().unwrap_or(&fresh);
-    let single = [
+    let notices = [
         key_notice(key, before, after, cause),
         state_notice(key, before, after),
         skipped_notice(key, before, after),
         unmet_notice(key, before, after, now),
         unready_notice(before, after, now),
+        ended_notice(before, after),
     ];
-    single.into_iter().flatten().chain(ended_notices(before, after)).collect()
+    notices.into_iter().flatten().collect()
 }
 
 /// Whether the next revision begins with this change.
@@ -155,21 +156,25 @@ fn rotated(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus) -> N
     }
 }
 
-/// The replaced keys that have ended.
-fn ended_notices(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Vec<Notice> {
+/// The replaced keys that have ended. One notice tells of all, because events of one reason about one version of an object
+/// count as repetitions of the first.
+fn ended_notice(before: &SetupKeyStatus, after: &SetupKeyStatus) -> Option<Notice> {
     let has_gone = |id: &str| !after.previous.iter().any(|previous| previous.id == id);
     let gone = before.previous.iter().filter(|previous| has_gone(&previous.id));
-    gone.map(|previous| Notice {
+    let told = gone.map(|previous| {
+        format!(
+            "The replaced key {} with the id {} admits no more peers; {} joined with it",
+            previous.key, previous.id, previous.used_times
+        )
+    });
+    let told: Vec<_> = told.collect();
+    (!told.is_empty()).then(|| Notice {
         severity: Severity::Normal,
         reason: "PreviousKeyEnded",
         action: "EndPreviousKey",
-        message: format!(
-            "The replaced key {} with the id {} admits no more peers; {} joined with it",
-            previous.key, previous.id, previous.used_times
-        ),
+        message: told.join(". "),
         related: Related::Secret,
     })
-    .collect()
 }
 
 /// A rotation was due by schedule, and the key is one that is not replaced.
@@ -254,4 +259,32 @@ fn unready_notice(before: &SetupKeyStatus, after: &SetupKeyStatus, now: DateTime
         return Some(Notice { severity, reason: ROTATION_FAILED, action: "RotateKey", message, related });
     }
     Some(Notice { severity, reason, action: "WriteSecret", message: ready.message.clone(), related })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn replaced_keys_that_end_together_are_told_of_together() {
+        let previous = |id: &str| {
+            let moment = "2026-11-24T06:00:00Z";
+            json!({ "id": id, "digest": "d", "key": "6121C****", "expires": moment, "admitsUntil": moment, "usedTimes": 2 })
+        };
+        let status = |previous: serde_json::Value| json!({ "id": "i", "revision": 4, "previous": previous });
+        let key: SetupKey = serde_json::from_value(json!({
+            "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey", "metadata": { "name": "office" }, "spec": {},
+            "status": status(json!([previous("first"), previous("second"), previous("third")])),
+        }))
+        .unwrap();
+        let after: SetupKeyStatus = serde_json::from_value(status(json!([previous("third")]))).unwrap();
+        let told = notices(&key, &after, Cause::SecretChanged, Utc::now());
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((told[0].reason, told[0].related), ("PreviousKeyEnded", Related::Secret));
+        for (id, is_told) in [("first", true), ("second", true), ("third", false)] {
+            assert_eq!(told[0].message.contains(&format!("id {id} admits no more peers; 2 joined")), is_told, "{id}");
+        }
+    }
 }
