@@ -19,6 +19,25 @@ fn alerts() -> Value {
     rule["spec"].clone()
 }
 
+fn text_of(file: &str) -> String {
+    std::fs::read_to_string(repository().join(file)).unwrap()
+}
+
+fn rules() -> Vec<Value> {
+    let groups = alerts()["groups"].as_array().unwrap().clone();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+#[test]
+fn every_alert_is_tested_and_explained() {
+    let (tests, page) = (text_of("tests/alerts/alerts_test.yaml"), text_of("docs/operations.md"));
+    for rule in rules() {
+        let name = rule["alert"].as_str().unwrap();
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} has no test");
+        assert!(page.contains(&format!("\n| {name} | ")), "{name} is in no table");
+    }
+}
+
 #[test]
 fn alerts_fire_when_they_should() {
     let folder = tempfile::tempdir().unwrap();
@@ -35,17 +54,13 @@ pub const ABOUT_AUTHORITIES: &str = "setupkey_authority_";
 
 /// What the dashboard and the alerts ask Prometheus.
 pub fn queries() -> Vec<String> {
-    let dashboard =
-        std::fs::read_to_string(repository().join("charts/setupkey-operator/files/dashboard.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let dashboard: Value = serde_json::from_str(&text_of("charts/setupkey-operator/files/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
     let mut queries: Vec<String> = queries.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
     let of_dashboard = queries.len();
     assert!(of_dashboard > 10);
-    let groups = alerts();
-    let rules = groups["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap());
-    queries.extend(rules.map(|rule| rule["expr"].as_str().unwrap().to_owned()));
+    queries.extend(rules().iter().map(|rule| rule["expr"].as_str().unwrap().to_owned()));
     assert!(queries.len() > of_dashboard, "there are no alerts");
     queries
 }
@@ -58,7 +73,7 @@ pub fn metrics_in(text: &str) -> BTreeSet<String> {
 
 /// Each metric is in a table of the page for operators.
 fn assert_documented(text: &str) {
-    let page = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let page = text_of("docs/operations.md");
     for name in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
         let names = [format!("`{name}`"), format!("`{name}_total`")];
         let mut rows = page.lines().filter(|line| line.starts_with("| `setupkey_"));
