@@ -39,6 +39,9 @@ pub struct Seen {
     /// When it was first seen in this state.
     pub state_since: DateTime<Utc>,
     pub expires: Option<Timestamp>,
+    pub revision: Option<i64>,
+    /// When it was first seen in this revision.
+    pub revision_since: DateTime<Utc>,
 }
 
 impl Observer {
@@ -110,12 +113,18 @@ fn note(keys: &mut HashMap<String, Seen>, key: &SetupKey) {
         state,
         state_since: Utc::now(),
         expires: None,
+        revision: None,
+        revision_since: Utc::now(),
     });
     if seen.ready.is_none() && is_ready(key) {
         seen.ready = Some(Instant::now());
     }
     if seen.state != state {
         (seen.state, seen.state_since) = (state, Utc::now());
+    }
+    let revision = status.and_then(|status| status.revision);
+    if seen.revision != revision {
+        (seen.revision, seen.revision_since) = (revision, Utc::now());
     }
     seen.expires = status.and_then(|status| status.expires);
 }

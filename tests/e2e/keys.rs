@@ -7,7 +7,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use setupkey_operator::api::{SetupKey, SetupKeyStatus, State};
+use setupkey_operator::api::{SetupKey, SetupKeyStatus, State, Timestamp, metadata::ROTATE_ANNOTATION};
 
 use crate::cluster::{Place, eventually};
 
@@ -49,6 +49,12 @@ impl Place<'_> {
 
     pub async fn patch_spec(&self, name: &str, spec: Value) {
         let patch = Patch::Merge(json!({ "spec": spec }));
+        self.api::<SetupKey>().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
+    }
+
+    /// Asks for a rotation at this moment, as a person does.
+    pub async fn request_rotation(&self, name: &str, moment: Timestamp) {
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: moment } } }));
         self.api::<SetupKey>().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
     }
 

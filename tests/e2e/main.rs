@@ -44,6 +44,7 @@ async fn main() -> ExitCode {
         story!(mounting::a_pod_gets_the_key_as_an_environment_variable),
         story!(keys::a_revoked_key_lets_running_pods_go_on_and_new_ones_start),
         story!(keys::a_deleted_secret_comes_back_and_the_mounted_file_follows),
+        story!(keys::a_rotation_reaches_mounted_files_and_no_environment),
         story!(keys::a_deleted_key_takes_its_secret_and_leaves_running_pods_alone),
     ]);
     suite.one_by_one(vec![

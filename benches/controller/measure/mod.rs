@@ -4,6 +4,7 @@ mod creation;
 mod expiry;
 mod fail_over;
 mod restart;
+mod rotation;
 mod settled;
 mod soak;
 
@@ -75,6 +76,7 @@ async fn of_size(
     let (mut operator, mut rows) = creation::measure(bench, curves).await?;
     rows.extend(settled::revocation(bench, &mut operator).await?);
     rows.extend(settled::idle(bench, &mut operator, settings.idle).await?);
+    rows.extend(rotation::measure(bench, &mut operator).await?);
     operator.process.end().await?;
     let (mut operator, start) = restart::measure(bench, &mut rows).await?;
     if largest && settings.foreign > 0 {

@@ -276,6 +276,15 @@ fn a_clock_of_an_authority_that_is_behind_causes_no_second_rotation() {
     assert_eq!(due(&key, at(2 * HOUR)), Some(Reason::Schedule), "one an hour, and no more");
 }
 
+/// As when the clock has stepped back between a rotation at an authority and its record.
+#[test]
+fn no_revision_is_issued_before_the_last_one() {
+    let key = key(json!({ "expiresIn": "720h" }));
+    let mut after = status(&key).clone();
+    begin(&mut after, &key, at(-500));
+    assert_eq!(after.issued_at, Some(at(0).into()));
+}
+
 /// What may happen between two passes. Times are in minutes.
 #[derive(Clone, Debug)]
 enum Happening {

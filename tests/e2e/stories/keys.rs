@@ -49,6 +49,29 @@ pub async fn a_deleted_secret_comes_back_and_the_mounted_file_follows(cluster: A
     assert_eq!((second.id, second.expires), (first.id, first.expires));
 }
 
+pub async fn a_rotation_reaches_mounted_files_and_no_environment(cluster: Arc<Cluster>) {
+    let place = cluster.namespace("rotated").await;
+    place.apply_key("office", "");
+    let first = place.ready("office").await;
+    let print = "printf %s \"$NB_SETUP_KEY\" | sha256sum";
+    let stale = format!("{print}; exec sleep 3600");
+    place.start(Script { name: "mounted", script: FOLLOW, key: Key::Mounted("office") }).await;
+    place.start(Script { name: "variable", script: &stale, key: Key::Variable("office") }).await;
+    for pod in ["mounted", "variable"] {
+        place.log_with(pod, &sha256sum(&first)).await;
+    }
+    let lives = (place.life("mounted").await, place.life("variable").await);
+
+    place.request_rotation("office", first.issued_at.expect("a moment of issue").plus_seconds(1)).await;
+    let second = place.status_when("office", "rotated", |status| status.revision == Some(2)).await;
+    let log = place.log_with("mounted", &sha256sum(&second)).await;
+    assert_eq!(log.lines().count(), 2, "there was a third value: {log}");
+    assert_eq!(place.exec("variable", print), format!("{}  -\n", sha256sum(&first)));
+    assert_eq!((place.life("mounted").await, place.life("variable").await), lives, "a pod was restarted");
+    // The pod with the variable still joins, if it has not joined before.
+    assert_eq!(second.previous.iter().map(|key| &key.digest).collect::<Vec<_>>(), [first.digest.as_ref().unwrap()]);
+}
+
 pub async fn a_deleted_key_takes_its_secret_and_leaves_running_pods_alone(cluster: Arc<Cluster>) {
     let place = cluster.namespace("deleted").await;
     place.apply_key("office", "");
