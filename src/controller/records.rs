@@ -212,7 +212,7 @@ mod tests {
         core::DeserializeGuard,
         runtime::{reflector, watcher::Event},
     };
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -272,6 +272,78 @@ mod tests {
         records.wrote(&office);
         office.status.as_mut().unwrap().used_times = 7;
         assert_eq!(records.standing(&office), Standing::Kept);
+    }
+
+    /// The standing of a rotated key whose status another writer has changed by this merge patch. The first item of its
+    /// `previous` is a patch too.
+    fn standing_after(change: Value) -> Standing {
+        let replaced = json!({
+            "id": "a", "digest": "a", "key": "AAAAA****", "expires": "2026-12-24T06:00:00Z",
+            "admitsUntil": "2026-11-25T06:00:00Z", "usedTimes": 1, "usageLimit": 3,
+        });
+        let mut office = serde_json::to_value(key("office", "2026-11-24T06:00:00Z", "b")).unwrap();
+        let status = json!({
+            "issuedAt": "2026-11-24T06:00:00Z", "unusedSince": "2026-11-23T06:00:00Z", "previous": [replaced],
+        });
+        json_patch::merge(&mut office["status"], &status);
+        let records = Records::default();
+        records.wrote(&serde_json::from_value(office.clone()).unwrap());
+        let first = office["status"]["previous"][0].clone();
+        json_patch::merge(&mut office["status"], &change);
+        if let Some(entry) = office["status"].pointer_mut("/previous/0") {
+            let change = std::mem::replace(entry, first);
+            json_patch::merge(entry, &change);
+        }
+        records.standing(&serde_json::from_value(office).unwrap())
+    }
+
+    #[test]
+    fn what_stands_on_record_of_a_revision_is_altered_by_any_change_but_a_use() {
+        let entry = |change: Value| json!({ "previous": [change] });
+        let added = json!({
+            "id": "c", "digest": "c", "key": "CCCCC****", "expires": "2026-12-24T06:00:00Z",
+            "admitsUntil": "2026-12-24T06:00:00Z", "usedTimes": 0,
+        });
+        for altered in [
+            json!({ "issuedAt": "2026-11-24T07:00:00Z" }),
+            json!({ "issuedAt": null }),
+            json!({ "unusedSince": "2026-11-24T06:00:00Z" }),
+            json!({ "previous": null }),
+            json!({ "previous": [{}, added] }),
+            entry(json!({ "id": "c" })),
+            entry(json!({ "digest": "c" })),
+            entry(json!({ "key": "CCCCC****" })),
+            entry(json!({ "expires": "2027-12-24T06:00:00Z" })),
+            entry(json!({ "admitsUntil": "2026-12-24T06:00:00Z" })),
+            entry(json!({ "usageLimit": null })),
+        ] {
+            assert_eq!(standing_after(altered.clone()), Standing::Altered, "{altered}");
+        }
+        for kept in [json!({}), entry(json!({})), entry(json!({ "usedTimes": 2 })), json!({ "usedTimes": 2 })] {
+            assert_eq!(standing_after(kept.clone()), Standing::Kept, "{kept}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_digest_that_stands_on_record_elsewhere_is_disputed() {
+        let (store, mut writer) = reflector::store();
+        let mut owner = key("b", "2026-11-24T06:00:00Z", "new");
+        let replaced = json!({
+            "id": "a", "digest": "same", "key": "AAAAA****", "expires": "2026-12-24T06:00:00Z",
+            "admitsUntil": "2026-11-25T06:00:00Z",
+        });
+        owner.status.as_mut().unwrap().previous.push(serde_json::from_value(replaced).unwrap());
+        let thief = key("a", "2026-11-24T06:00:01Z", "same");
+        for listed in [&owner, &thief] {
+            writer.apply_watcher_event(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
+        }
+        let records = Records::default();
+        records.watch(store, Filled::from_the_start());
+        records.listed();
+        for disputed in [&owner, &thief] {
+            assert_eq!(records.standing(disputed), Standing::Disputed);
+        }
+        assert_eq!(records.rival(&thief, &Digest::from_base64("same")), Some(ObjectName::of(&owner)));
     }
 
     #[test]

@@ -62,6 +62,22 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_was_replaced_elsewhere_is_not_taken_up_while_it_admits_peers() {
+        let mut owner = key("owner", "2026-11-24T06:00:00Z", Some("new"));
+        let taker = key("taker", "2020-01-01T00:00:00Z", None);
+        assert!(!has_precedence(&owner, &taker, &Digest::of("value")));
+        let replaced = json!({
+            "id": "a", "digest": Digest::of("value").to_string(), "key": "AAAAA****",
+            "expires": "2026-12-24T06:00:00Z", "admitsUntil": "2026-11-25T06:00:00Z",
+        });
+        owner.status.as_mut().unwrap().previous.push(serde_json::from_value(replaced).unwrap());
+        for value in ["value", "new"] {
+            assert!(has_precedence(&owner, &taker, &Digest::of(value)), "{value}");
+        }
+        assert_eq!(digests(&owner).collect::<Vec<_>>(), [Digest::of("new").as_str(), Digest::of("value").as_str()]);
+    }
+
+    #[test]
     fn of_two_that_have_it_on_record_the_older_keeps_it_and_then_the_lower_uid() {
         let older = key("z", "2026-11-24T06:00:00Z", Some("value"));
         let younger = key("a", "2026-11-24T06:00:01Z", Some("value"));

@@ -49,7 +49,10 @@ impl Facts {
     pub fn previous(key: &SetupKey) -> impl Iterator<Item = Self> {
         let spec = &key.spec;
         let overlaps = spec.overlap() > Lifetime::seconds(0);
-        key.previous().iter().filter(move |_| overlaps).filter_map(|previous| {
+        // Otherwise, a use of a replaced key could bring back the current one.
+        let unused_until =
+            Self::of(key).filter(|current| !current.is_used_up()).and_then(|current| current.unused_until);
+        key.previous().iter().filter(move |_| overlaps).filter_map(move |previous| {
             Some(Self {
                 id: KeyId::parse(&previous.id)?,
                 digest: Digest::from_base64(&previous.digest),
@@ -57,7 +60,7 @@ impl Facts {
                 used_times: previous.used_times,
                 usage_limit: previous.usage_limit,
                 revoked: spec.revoked,
-                unused_until: None,
+                unused_until,
             })
         })
     }
@@ -206,6 +209,96 @@ mod tests {
     fn zero_is_no_limit() {
         let facts = Facts::of(&key(json!({ "usageLimit": 0 }), "nothing")).unwrap();
         assert_eq!(Facts { used_times: 1_000_000, ..facts }.state(at(0)), State::Valid);
+    }
+
+    /// The last second of this many hours before the expiry.
+    fn hours_before(hours: i64) -> Timestamp {
+        (expires().moment() - Duration::hours(hours)).into()
+    }
+
+    /// When a key of 720h that may go unused for 48h counts as unused, with this in its status.
+    fn unused_until_with(status: serde_json::Value) -> Option<Timestamp> {
+        let mut key = serde_json::to_value(key(json!({ "revokeUnusedAfter": "48h" }), "nothing")).unwrap();
+        json_patch::merge(&mut key["status"], &status);
+        Facts::of(&serde_json::from_value(key).unwrap()).unwrap().unused_until
+    }
+
+    #[test]
+    fn a_key_is_unused_from_its_last_use_or_its_issue_on() {
+        for (status, since) in [
+            (json!({}), 720),
+            (json!({ "issuedAt": hours_before(700) }), 700),
+            (json!({ "issuedAt": hours_before(700), "unusedSince": hours_before(710) }), 710),
+            (json!({ "issuedAt": hours_before(700), "lastUsed": hours_before(690) }), 690),
+            (json!({ "unusedSince": hours_before(710), "lastUsed": hours_before(705) }), 705),
+            // A use of a revision that was replaced on request.
+            (json!({ "issuedAt": hours_before(700), "lastUsed": hours_before(800) }), 700),
+        ] {
+            assert_eq!(unused_until_with(status.clone()), Some(hours_before(since - 48)), "{status}");
+        }
+        let never = Facts::of(&key(json!({}), "nothing")).unwrap();
+        assert_eq!(never.unused_until, None);
+        let there = json!({ "revokeUnusedAfter": "48h", "authorityRef": { "name": "vpn" } });
+        assert_eq!(Facts::of(&key(there, "nothing")).unwrap().unused_until, None, "it is revoked there instead");
+    }
+
+    #[test]
+    fn an_unused_key_is_revoked_to_the_second_and_can_be_brought_back() {
+        let unused =
+            Facts { unused_until: Some(expires()), expires: expires().plus_seconds(100), ..facts(Some(3), false, 1) };
+        assert_eq!((unused.state(at(0)), unused.is_unused(at(0))), (State::Valid, false));
+        assert_eq!((unused.state(at(1)), unused.is_unused(at(1))), (State::Revoked, true));
+        let raised = Facts { unused_until: Some(expires().plus_seconds(50)), ..unused.clone() };
+        assert_eq!(raised.state(at(1)), State::Valid);
+        let removed = Facts { unused_until: None, ..unused };
+        assert_eq!(removed.state(at(1)), State::Valid);
+    }
+
+    #[test]
+    fn a_key_that_is_used_up_is_overused_and_not_unused_and_an_expired_one_expired() {
+        let used_up = Facts { unused_until: Some(hours_before(1)), ..facts(Some(3), false, 3) };
+        assert_eq!((used_up.state(at(0)), used_up.is_unused(at(0))), (State::Overused, false));
+        let unused = Facts { used_times: 2, ..used_up };
+        assert_eq!(unused.state(at(0)), State::Revoked);
+        assert_eq!(unused.state(at(1)), State::Expired);
+    }
+
+    /// A key of this spec that has replaced another one, which may still admit one peer.
+    fn rotated(spec: serde_json::Value) -> SetupKey {
+        let mut key = key(spec, "nothing");
+        let replaced = json!({
+            "id": KeyId::from_random_bytes([2; 20]).to_string(), "digest": Digest::of("replaced").to_string(),
+            "key": "AAAAA****", "expires": hours_before(2), "admitsUntil": hours_before(3), "usedTimes": 6, "usageLimit": 7,
+        });
+        key.status.as_mut().unwrap().previous.push(serde_json::from_value(replaced).unwrap());
+        key
+    }
+
+    #[test]
+    fn a_replaced_key_has_its_own_end_and_limit_and_the_revocation_of_all() {
+        let hours = |before: i64| hours_before(before).moment();
+        let key = rotated(json!({ "usageLimit": 1 }));
+        let facts = Facts::presented(&key, &Digest::of("replaced")).unwrap();
+        assert_eq!(facts.state(hours(3)), State::Valid);
+        assert_eq!(facts.state(hours(3) + Duration::seconds(1)), State::Expired);
+        assert_eq!(Facts { used_times: 7, ..facts }.state(hours(3)), State::Overused);
+        let current = Facts::presented(&key, &Digest::of("a key"));
+        assert_eq!(
+            (current.as_ref(), current.as_ref().unwrap().state(hours(3))),
+            (Facts::of(&key).as_ref(), State::Overused)
+        );
+        assert_eq!(Facts::presented(&key, &Digest::of("another")), None);
+
+        let revoked = rotated(json!({ "revoked": true }));
+        assert_eq!(Facts::presented(&revoked, &Digest::of("replaced")).unwrap().state(hours(3)), State::Revoked);
+        for (limit, state) in [(2, State::Revoked), (1, State::Valid)] {
+            let unused = rotated(json!({ "revokeUnusedAfter": "24h", "usageLimit": limit }));
+            let facts = Facts::presented(&unused, &Digest::of("replaced")).unwrap();
+            assert_eq!(facts.state(hours(3)), state, "with the limit {limit}, the current key has one use");
+        }
+        let overlap = |overlap: &str| rotated(json!({ "rotation": { "overlap": overlap } }));
+        assert_eq!(Facts::previous(&overlap("0s")).count(), 0);
+        assert_eq!(Facts::previous(&overlap("1s")).count(), 1);
     }
 
     proptest! {

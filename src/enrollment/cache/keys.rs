@@ -58,8 +58,8 @@ impl Keys {
         Self { peers, contents: RwLock::new(Contents { disputed, ..Contents::default() }) }
     }
 
-    /// The key with this digest, its own or that of a key that it replaced. If there are several, it is the oldest, so that all replicas decide alike, whatever they
-    /// saw first.
+    /// The key with this digest, which is that of the current key or of a replaced one. If there are several, it is the
+    /// oldest, so that all replicas decide alike, whatever they saw first.
     pub fn find(&self, digest: &Digest) -> Option<Arc<SetupKey>> {
         let contents = self.contents.read();
         let keys = contents.names.get(digest.as_str())?.iter().filter_map(|name| contents.get(name));
@@ -271,8 +271,52 @@ mod tests {
         key(name, json!({ "digest": digest(value).as_str() }))
     }
 
+    /// A key of this value, which has replaced these.
+    fn rotated(name: &str, value: &str, replaced: &[(&str, i64)]) -> SetupKey {
+        let previous = replaced.iter().map(|(value, used)| {
+            let moment = "2026-11-24T06:00:00Z";
+            json!({
+                "id": value, "digest": digest(value).as_str(), "key": "AAAAA****", "expires": moment,
+                "admitsUntil": moment, "usedTimes": used,
+            })
+        });
+        key(name, json!({ "id": value, "digest": digest(value).as_str(), "previous": previous.collect::<Vec<_>>() }))
+    }
+
     #[test]
-    fn a_key_is_found_by_its_current_digest_only() {
+    fn a_key_is_found_by_its_current_digest_and_by_those_that_it_replaced() {
+        let keys = keys();
+        keys.apply(Ok(rotated("office", "first", &[])));
+        for replaced in [[("first", 0)].as_slice(), &[("first", 0), ("second", 0)]] {
+            keys.apply(Ok(rotated("office", "third", replaced)));
+            for (value, _) in replaced {
+                assert_eq!(found(&keys, value).as_deref(), Some("office"), "{value}");
+            }
+            assert_eq!(found(&keys, "third").as_deref(), Some("office"));
+        }
+        keys.apply(Ok(rotated("office", "third", &[("second", 0)])));
+        assert_eq!((found(&keys, "first"), found(&keys, "second").as_deref()), (None, Some("office")));
+        keys.delete("n", "office");
+        assert!(keys.contents.read().names.is_empty());
+    }
+
+    #[test]
+    fn a_replaced_digest_of_an_older_key_is_disputed_too() {
+        let keys = keys();
+        let born = |mut key: SetupKey, created: &str| {
+            key.metadata.creation_timestamp = serde_json::from_value(json!(created)).unwrap();
+            Ok(key)
+        };
+        keys.apply(born(rotated("younger", "value", &[]), "2026-11-24T06:00:01Z"));
+        keys.apply(born(rotated("older", "new", &[("value", 0)]), "2026-11-24T06:00:00Z"));
+        assert_eq!((found(&keys, "value").as_deref(), keys.contents.read().disputed.get()), (Some("older"), 1));
+        // Its overlap is over.
+        keys.apply(born(rotated("older", "new", &[]), "2026-11-24T06:00:00Z"));
+        assert_eq!((found(&keys, "value").as_deref(), keys.contents.read().disputed.get()), (Some("younger"), 0));
+    }
+
+    #[test]
+    fn a_key_is_found_by_none_of_its_values_that_were_reissued() {
         let keys = keys();
         keys.apply(Ok(key("office", json!({}))));
         assert_eq!(found(&keys, "first"), None);
@@ -373,6 +417,26 @@ mod tests {
         keys.apply(version_with("second", 11, 2));
         keys.apply(version_with("second", 12, 1));
         assert_eq!(latest(&keys, 0), Some((12, false)));
+    }
+
+    #[test]
+    fn a_rotation_misses_nothing_unless_a_replaced_key_counts_less() {
+        let keys = keys();
+        let version_with = |number: u64, replaced: &[(&str, i64)], used| {
+            let mut key = rotated("office", if replaced.is_empty() { "first" } else { "second" }, replaced);
+            key.metadata.resource_version = Some(number.to_string());
+            key.status.as_mut().unwrap().used_times = used;
+            Ok(key)
+        };
+        for (number, replaced, used, followed) in [
+            (9, [].as_slice(), 5, true),
+            (10, &[("first", 5)], 0, true),
+            (11, &[("first", 6)], 2, true),
+            (12, &[("first", 5)], 2, false),
+        ] {
+            keys.apply(version_with(number, replaced, used));
+            assert_eq!(latest(&keys, 0), Some((number, followed)));
+        }
     }
 
     #[tokio::test]

@@ -17,6 +17,29 @@ fn uses(numbers: impl IntoIterator<Item = i64>) -> BTreeSet<Use> {
     numbers.into_iter().map(|number| Use { key_id: ID.to_owned(), number }).collect()
 }
 
+/// The public id of the key that was replaced.
+const OLD: &str = "abcdefghij0123456789";
+
+/// The value "right" has replaced the value "old", which admits peers until 06:00:01 and has two uses left. Changed by a
+/// JSON merge patch.
+fn rotated(change: Value) -> SetupKey {
+    let previous = json!({
+        "id": OLD, "digest": digest("old").as_str(), "key": "OLDKE****", "expires": "2026-12-01T00:00:00Z",
+        "admitsUntil": "2026-11-24T06:00:01Z", "usedTimes": 5, "usageLimit": 7,
+    });
+    let mut rotated = json!({
+        "spec": { "usageLimit": 7 },
+        "status": { "expires": "2027-01-01T00:00:00Z", "usedTimes": 0, "previous": [previous] },
+    });
+    json_patch::merge(&mut rotated, &change);
+    key(rotated)
+}
+
+/// The uses of the current key and of the one that it replaced.
+fn counts(key: &SetupKey) -> (i64, i64) {
+    (key.used_times(), key.previous()[0].used_times)
+}
+
 fn digest(text: &str) -> Digest {
     Digest::of(text)
 }
@@ -72,13 +95,7 @@ fn with_pending(key: &SetupKey, number: u8, token: &str) -> SetupKey {
 
 /// The key as the swap leaves it.
 fn after(key: &SetupKey, swap: Option<Swap>) -> SetupKey {
-    let mut key = key.clone();
-    if let (Some(swap), Some(status)) = (swap, &mut key.status) {
-        status.used_times = swap.used_times;
-        status.last_used = swap.last_used;
-        status.pending = swap.pending;
-    }
-    key
+    swap.map_or_else(|| key.clone(), |swap| swap.onto(key))
 }
 
 /// The verdict on one machine. Nothing is written unless it is admitted.
@@ -257,6 +274,79 @@ fn a_replaced_key_admits_only_by_its_new_value_and_counts_on() {
 }
 
 #[test]
+fn a_use_counts_on_the_key_that_was_presented_up_to_its_own_limit() {
+    let key = rotated(json!({}));
+    let presented = ["right", "old", "old", "old", "right"];
+    let machines: Vec<_> = (1..).zip(presented).map(|(number, key)| machine(number, "t", key)).collect();
+    let batch: Vec<_> = machines.iter().map(|machine| (machine, None)).collect();
+    let (swap, verdicts) = admit(&key, &batch, &BTreeSet::new(), now());
+    let refused = Verdict::Not(Refusal::Refused);
+    assert_eq!(verdicts, [Verdict::Admitted, Verdict::Admitted, Verdict::Admitted, refused, Verdict::Admitted]);
+    let admitted = after(&key, swap);
+    assert_eq!(counts(&admitted), (2, 7));
+    let entries: Vec<_> = admitted.pending().iter().map(|entry| (entry.key_id.as_str(), entry.number)).collect();
+    assert_eq!(entries, [(ID, 1), (OLD, 6), (OLD, 7), (ID, 2)]);
+    // The limit of the one is not that of the other.
+    let spent = rotated(json!({ "status": { "usedTimes": 7 } }));
+    assert_eq!(verdict(&spent, &machine(1, "t", "right"), None), refused);
+    assert_eq!(verdict(&spent, &machine(1, "t", "old"), None), Verdict::Admitted);
+}
+
+#[test]
+fn a_replaced_key_admits_up_to_and_including_its_last_second() {
+    let key = rotated(json!({}));
+    let last: DateTime<Utc> = "2026-11-24T06:00:01Z".parse().unwrap();
+    for (moment, admitted) in [(last, true), (last + chrono::Duration::seconds(1), false)] {
+        assert_eq!(admits(&key, &digest("old"), moment), admitted, "{moment}");
+        assert!(admits(&key, &digest("right"), moment), "{moment}");
+    }
+    let mut expired = key;
+    let status = expired.status.as_mut().unwrap();
+    status.previous[0].expires = "2026-11-24T06:00:00Z".parse().unwrap();
+    assert!(!admits(&expired, &digest("old"), now()), "it outlives its expiry");
+}
+
+#[test]
+fn a_replaced_key_admits_no_more_than_its_successor_may() {
+    for change in [
+        json!({ "spec": { "rotation": { "overlap": "0s" } } }),
+        json!({ "spec": { "revoked": true } }),
+        json!({ "metadata": { "deletionTimestamp": "2026-11-24T05:00:00Z" } }),
+        json!({ "spec": { "authorityRef": { "name": "vpn" } } }),
+        json!({ "status": { "previous": [] } }),
+    ] {
+        let key = rotated(change.clone());
+        assert_eq!(verdict(&key, &machine(1, "t", "old"), None), Verdict::Not(Refusal::Refused), "{change}");
+    }
+    let brief = rotated(json!({ "spec": { "rotation": { "overlap": "1s" } } }));
+    assert_eq!(verdict(&brief, &machine(1, "t", "old"), None), Verdict::Admitted);
+}
+
+#[test]
+fn uses_of_two_keys_with_one_number_are_two_uses() {
+    let mut key = rotated(json!({}));
+    key.status.as_mut().unwrap().previous[0].used_times = 0;
+    let machines = [machine(1, "t", "right"), machine(2, "t", "old")];
+    let (swap, _) = admit(&key, &machines.each_ref().map(|machine| (machine, None)), &BTreeSet::new(), now());
+    let admitted = after(&key, swap);
+    assert_eq!((counts(&admitted), admitted.pending()[0].number, admitted.pending()[1].number), ((1, 1), 1, 1));
+    let of_old = [Use { key_id: OLD.to_owned(), number: 1 }].into();
+    let left = after(&admitted, clear(&admitted, &of_old));
+    assert_eq!((counts(&left), left.pending()), ((1, 1), &admitted.pending()[..1]));
+}
+
+#[test]
+fn a_machine_that_was_admitted_by_the_replaced_key_is_not_counted_again_by_the_new_one() {
+    let key = rotated(json!({}));
+    let (swap, _) = admit(&key, &[(&machine(1, "t", "old"), None)], &BTreeSet::new(), now());
+    let mut ended = after(&key, swap);
+    ended.status.as_mut().unwrap().previous[0].admits_until = "2026-11-24T06:00:00Z".parse().unwrap();
+    for presented in ["old", "right"] {
+        assert_eq!(verdict(&ended, &machine(1, "t", presented), None), Verdict::Pending);
+    }
+}
+
+#[test]
 fn an_entry_of_another_key_id_with_the_same_number_is_not_cleared() {
     let mut two = with_pending(&with_pending(&valid(), 1, "t"), 2, "t");
     two.status.as_mut().unwrap().pending[1].key_id = "another-id-of-a-key-".to_owned();
@@ -291,7 +381,7 @@ fn applicant() -> impl Strategy<Value = (Applicant, Option<Existing>)> {
         3 => Just(None),
         1 => (token(), any::<bool>()).prop_map(|(token, leaving)| Some(Existing { token: digest(token), leaving })),
     ];
-    let presented = prop::sample::select(vec!["right", "right", "right", "wrong"]);
+    let presented = prop::sample::select(vec!["right", "right", "right", "old", "wrong"]);
     (0..6u8, token(), presented, any::<bool>(), found).prop_map(|(number, token, presented, labels, found)| {
         let labels = if labels { vec!["db".to_owned()] } else { Vec::new() };
         (Applicant { extra_dns_labels: labels, ..machine(number, token, presented) }, found)
@@ -303,13 +393,18 @@ proptest! {
     #[test]
     fn uses_never_exceed_the_limit_never_go_down_and_are_one_per_entry(
         batches in prop::collection::vec(
-            (prop::collection::vec(applicant(), 0..6), prop::collection::btree_set(1..9i64, 0..3)), 0..6,
+            (
+                prop::collection::vec(applicant(), 0..6), prop::collection::btree_set(1..9i64, 0..3),
+                prop::collection::btree_set(6..8i64, 0..2),
+            ),
+            0..6,
         ),
         limit in 0..9,
     ) {
-        let mut key = key(json!({ "spec": { "usageLimit": limit }, "status": { "usedTimes": 0 } }));
-        for (batch, clearable) in batches {
-            let clearable = uses(clearable);
+        let mut key = rotated(json!({ "spec": { "usageLimit": limit } }));
+        for (batch, clearable, of_old) in batches {
+            let mut clearable = uses(clearable);
+            clearable.extend(of_old.into_iter().map(|number| Use { key_id: OLD.to_owned(), number }));
             let batch: Vec<_> = batch.iter().map(|(applicant, found)| (applicant, found.clone())).collect();
             let (swap, verdicts) = admit(&key, &batch, &clearable, now());
             prop_assert_eq!(verdicts.len(), batch.len());
@@ -318,8 +413,11 @@ proptest! {
             let status = key.status.clone().unwrap();
             let admitted = verdicts.iter().filter(|verdict| **verdict == Verdict::Admitted).count();
 
-            prop_assert_eq!(status.used_times, before.used_times + i64::try_from(admitted).unwrap());
-            prop_assert!(limit == 0 || status.used_times <= i64::from(limit));
+            let [(current, old), (current_before, old_before)] =
+                [&status, &before].map(|status| (status.used_times, status.previous[0].used_times));
+            prop_assert!(current >= current_before && old >= old_before);
+            prop_assert_eq!(current + old, current_before + old_before + i64::try_from(admitted).unwrap());
+            prop_assert!((limit == 0 || current <= i64::from(limit)) && old <= 7);
             prop_assert_eq!(swap.is_some(), status != before, "it writes what is there already, or not what it decided");
             let stay = before.pending.iter().filter(|entry| !clearable.contains(&Use::of(entry)));
             prop_assert_eq!(status.pending.len(), stay.count() + admitted);
@@ -327,9 +425,10 @@ proptest! {
             names.sort();
             names.dedup();
             prop_assert_eq!(names.len(), status.pending.len(), "a machine is pending twice");
-            let numbers: BTreeSet<_> = status.pending.iter().map(|entry| entry.number).collect();
-            prop_assert_eq!(numbers.len(), status.pending.len(), "two entries have one number");
-            prop_assert!(numbers.last() <= Some(&status.used_times));
+            let uses: BTreeSet<_> = status.pending.iter().map(Use::of).collect();
+            prop_assert_eq!(uses.len(), status.pending.len(), "two entries are one use");
+            let counted = |used: &Use| if used.key_id == ID { current } else { old };
+            prop_assert!(uses.iter().all(|used| used.number <= counted(used)));
             for ((applicant, _), verdict) in batch.iter().zip(&verdicts) {
                 let entered = status.pending.iter().any(|entry| {
                     entry.name == PeerName::of(&applicant.public_key).as_str()
@@ -357,7 +456,7 @@ proptest! {
                     && entry.token_digest == applicant.token.as_str()
             }),
         };
-        let wrong = |applicant: &Applicant| revoked || applicant.key == digest("wrong");
+        let wrong = |applicant: &Applicant| revoked || applicant.key != digest("right");
         let judged: Vec<_> = batch.iter().map(|(applicant, found)| (applicant, found.clone())).collect();
         let (_, verdicts) = admit(&key, &judged, &BTreeSet::new(), now());
         // A machine that was admitted earlier in the same batch is known by then.
