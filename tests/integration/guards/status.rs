@@ -5,6 +5,16 @@ use serde_json::{Value, json};
 use super::{Account::*, Release, Request::*, condition};
 use crate::harness::{digest, entry};
 
+/// A key that was replaced and has five uses, changed by a JSON merge patch.
+fn replaced(change: Value) -> Value {
+    let mut replaced = json!({
+        "id": "c".repeat(20), "digest": digest("a replaced value"), "key": "CCCCC****", "usedTimes": 5, "usageLimit": 9,
+        "expires": "2027-01-01T00:00:00Z", "admitsUntil": "2026-11-25T00:00:00Z",
+    });
+    json_patch::merge(&mut replaced, &change);
+    replaced
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_of_a_setup_key_is_written_by_the_operator_alone() {
     const REFUSAL: &str = "; change the spec instead. Other controllers may only set conditions of types other than";
@@ -20,6 +30,10 @@ async fn the_status_of_a_setup_key_is_written_by_the_operator_alone() {
                 attack(json!({ "pending": [] , "lastUsed": "2026-11-24T06:00:00Z" })),
                 attack(json!({ "expires": "2036-01-01T00:00:00Z" })),
                 attack(json!({ "id": null })),
+                attack(json!({ "previous": [replaced(json!({}))] })),
+                attack(json!({ "revision": 2 })),
+                attack(json!({ "issuedAt": "2026-11-24T06:00:00Z" })),
+                attack(json!({ "unusedSince": "2036-11-24T06:00:00Z" })),
                 attack(json!({ "conditions": [condition("Ready", "False"), theirs] })),
                 attack(json!({ "conditions": [theirs] })),
                 attack(json!({ "conditions": [ready, condition("Valid", "True"), theirs] })),
@@ -43,9 +57,11 @@ async fn the_status_of_a_setup_key_is_written_by_the_operator_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_enrollment_service_writes_only_the_ledger_and_takes_no_use_back() {
-    const LEDGER: &str = "may change only usedTimes, lastUsed and pending in the status of a SetupKey; install";
+    const LEDGER: &str =
+        "may change only lastUsed, pending and the usedTimes of each key in the status of a SetupKey; install";
     let release = Release::install("ledger", false).await;
     release.issued("office").await;
+    release.does(Controller, "SetupKey", "office", PatchStatus(json!({ "previous": [replaced(json!({}))] }))).await;
     let attack = |status: Value| (Enrollment, "SetupKey", "office", ReplaceStatus(status), LEDGER);
     let lowered =
         (Enrollment, "SetupKey", "office", ReplaceStatus(json!({ "usedTimes": 2 })), "usedTimes may go down only");
@@ -65,7 +81,25 @@ async fn the_enrollment_service_writes_only_the_ledger_and_takes_no_use_back() {
         attack(json!({ "conditions": [ready, condition("example.com/Audited", "False")] })),
         attack(json!({ "conditions": [ready] })),
         attack(json!({ "conditions": null })),
+        attack(json!({ "revision": 2 })),
+        attack(json!({ "issuedAt": "2026-11-24T06:00:00Z" })),
+        attack(json!({ "unusedSince": "2026-11-24T06:00:00Z" })),
+        attack(json!({ "previous": null })),
+        attack(json!({ "previous": [replaced(json!({})), replaced(json!({ "id": "d".repeat(20) }))] })),
     ]);
+    for change in [
+        json!({ "id": "d".repeat(20) }),
+        json!({ "digest": digest("a value that I know") }),
+        json!({ "key": "BBBBB****" }),
+        json!({ "expires": "2036-01-01T00:00:00Z" }),
+        json!({ "admitsUntil": "2026-12-31T00:00:00Z" }),
+        json!({ "usageLimit": 10 }),
+        json!({ "usageLimit": null }),
+    ] {
+        attacks.push(attack(json!({ "previous": [replaced(change)] })));
+    }
+    let uncounted = ReplaceStatus(json!({ "previous": [replaced(json!({ "usedTimes": 4 }))] }));
+    attacks.push((Enrollment, "SetupKey", "office", uncounted, "of a key in previous may not go down"));
     release.repels(&attacks, &[&release.scope()]).await;
 
     // An empty list of conditions counts as none.
@@ -82,6 +116,7 @@ async fn the_enrollment_service_writes_only_the_ledger_and_takes_no_use_back() {
     let entry = serde_json::to_value(entry(4)).unwrap();
     let admitted = json!({
         "usedTimes": 4, "lastUsed": "2026-11-24T06:00:00Z", "pending": [entry], "conditions": [ready, respelled],
+        "previous": [replaced(json!({ "usedTimes": 6 }))],
     });
     release.does(Enrollment, "SetupKey", "office", ReplaceStatus(admitted)).await;
     release.does(Enrollment, "SetupKey", "office", ReplaceStatus(json!({ "pending": null }))).await;
@@ -104,4 +139,21 @@ async fn the_controller_counts_from_zero_only_under_another_id() {
     release.repels(&attacks, &[&release.scope()]).await;
     let again = json!({ "usedTimes": 0, "id": "b".repeat(20) });
     release.does(Controller, "SetupKey", "office", PatchStatus(again)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_gives_no_use_of_a_replaced_key_back() {
+    let release = Release::install("replaced", false).await;
+    release.issued("office").await;
+    release.does(Controller, "SetupKey", "office", PatchStatus(json!({ "previous": [replaced(json!({}))] }))).await;
+    // The current key has three uses.
+    let current = |used: i64| replaced(json!({ "id": "a".repeat(20), "digest": digest("a value"), "usedTimes": used }));
+    let rotated = |used: i64| json!({ "revision": 2, "id": "b".repeat(20), "usedTimes": 0, "previous": [replaced(json!({})), current(used)] });
+    let attack =
+        |status: Value| (Controller, "SetupKey", "office", PatchStatus(status), "of a key in previous may not go down");
+    let back = json!({ "id": "c".repeat(20), "usedTimes": 4, "previous": null });
+    let lowered = json!({ "previous": [replaced(json!({ "usedTimes": 4 }))] });
+    release.repels(&[attack(lowered), attack(rotated(2)), attack(back)], &[&release.scope()]).await;
+    release.does(Controller, "SetupKey", "office", PatchStatus(rotated(3))).await;
+    release.does(Controller, "SetupKey", "office", PatchStatus(json!({ "previous": [current(3)] }))).await;
 }
