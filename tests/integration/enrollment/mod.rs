@@ -6,6 +6,7 @@ mod canary;
 mod contract;
 mod machine;
 mod races;
+mod rotation;
 mod schema;
 mod shadow;
 mod stampede;
@@ -250,15 +251,17 @@ async fn send(request: Request<Full<Bytes>>) -> Option<Answer> {
 /// Waits until these replicas know the key. This admits no machine.
 async fn known_to(replicas: &[Replica], value: &str) {
     for replica in replicas {
-        let probe = Machine::new();
-        eventually("the replica to know the key", || async {
-            let mut body = probe.body(value);
-            // Only a request with a valid key gets the answer that the key allows no labels.
-            body["extraDnsLabels"] = json!(["probe"]);
-            (post(replica.address, "/v1/enroll", body.to_string()).await?.status == 422).then_some(())
-        })
-        .await;
+        eventually("the replica to know the key", || async { (probe(replica, value).await? == 422).then_some(()) })
+            .await;
     }
+}
+
+/// The status of the answer to a machine that presents this key and is not admitted.
+async fn probe(replica: &Replica, value: &str) -> Option<u16> {
+    let mut body = Machine::new().body(value);
+    // Only a request with a valid key gets the answer that the key allows no labels.
+    body["extraDnsLabels"] = json!(["probe"]);
+    Some(post(replica.address, "/v1/enroll", body.to_string()).await?.status)
 }
 
 /// A number from the environment, for longer runs than in `make test`.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
+use setupkey_operator::{api::Timestamp, cluster::Clock};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -115,6 +116,51 @@ async fn a_key_reads_expired_from_its_moment_on_by_the_clock_of_the_service() {
     for seen in [client.get(&id).await, client.list().await.remove(0), changed] {
         assert_eq!((&seen["state"], &seen["valid"]), (&json!("expired"), &json!(false)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_is_shown_in_its_current_revision_only() {
+    let cluster = Cluster::for_test("rest_rotated").await;
+    let clock = TestClock::default();
+    let operator = cluster.start_operator_at(clock.clone()).await;
+    let rest = Rest::with_clock(&cluster, clock.clone()).await;
+    let client = Client { rest, token: token_of(&cluster, "user", EVERYTHING) };
+    cluster.apply("office", "expiresIn: 48h");
+    let old = cluster.ready("office").await;
+    cluster.patch_status("office", json!({ "usedTimes": 2, "lastUsed": "2026-11-24T06:00:00Z" })).await;
+    clock.step(chrono::Duration::hours(1));
+    let request = format!("setupkey.dev/rotate-requested-at={}", Timestamp::from(clock.now()));
+    cluster.kubectl_ok(&["annotate", "sk", "office", &request], "");
+    let new = cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
+    assert_eq!(new.previous[0].used_times, 2);
+
+    for (call, body) in [("GET", Value::Null), ("PUT", a_change(true, &[])), ("DELETE", Value::Null)] {
+        client.ask(&format!("{call} {}", path(&json!(old.id))), body).await.refused(404);
+    }
+    let value = cluster.value("office", "setup-key").await;
+    let shown = client.list().await;
+    assert_eq!((shown.len(), &shown[0]), (1, &client.get(&json!(new.id)).await));
+    assert_eq!((&shown[0]["id"], &shown[0]["used_times"]), (&json!(new.id), &json!(0)));
+    assert_eq!(shown[0]["key"], json!(format!("{}****", &value[..5])));
+    let expires: Timestamp = shown[0]["expires"].as_str().unwrap().parse().unwrap();
+    assert_eq!((Some(expires), &shown[0]["state"]), (new.expires, &json!("valid")));
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unused_key_reads_revoked_by_the_clock_of_the_service() {
+    let cluster = Cluster::for_test("rest_unused").await;
+    let id = json!(cluster.issued("revokeUnusedAfter: 24h").await.status.unwrap().id);
+    let clock = TestClock::default();
+    let rest = Rest::with_clock(&cluster, clock.clone()).await;
+    let client = Client { rest, token: token_of(&cluster, "user", EVERYTHING) };
+    assert_eq!(client.get(&id).await["state"], "valid");
+    clock.step(chrono::Duration::hours(25));
+    for seen in [client.get(&id).await, client.list().await.remove(0)] {
+        assert_eq!((&seen["state"], &seen["valid"]), (&json!("revoked"), &json!(false)));
+    }
+    cluster.patch_spec("office", json!({ "revokeUnusedAfter": "48h" })).await;
+    assert_eq!(client.get(&id).await["state"], "valid");
 }
 
 #[tokio::test(flavor = "multi_thread")]
