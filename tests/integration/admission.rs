@@ -22,6 +22,14 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
     let reserved = "may not hold keys of setupkey.dev, nor keys by which Argo CD, Flux, Helm or kubectl track objects";
     let control = "spec.name: Invalid value: .*: name may not contain control characters";
     let helm = "spec.secret.name: Forbidden: secret.name may not begin with sh.helm.release.v1., where Helm keeps";
+    let renewal = "spec.rotation.renewBefore: Invalid value: rotation.renewBefore must be from 1h to one hour less than expiresIn, .*no unit for days";
+    let overlap =
+        "spec.rotation.overlap: Invalid value: rotation.overlap must be from 0s to expiresIn, .*no unit for days";
+    let unused =
+        "spec.revokeUnusedAfter: Invalid value: .*: revokeUnusedAfter must be from 24h to 8760h, .*no unit for days";
+    let primary = "spec.secret.aliases: Invalid value: secret.aliases may not hold secret.key";
+    let url = "spec.secret.managementUrlKey: Invalid value: secret.managementUrlKey must differ from secret.key .*and from each of secret.aliases";
+    let at_authority = |secret: &str| format!("authorityRef: {{name: vpn}}, secret: {secret}");
     let long = |length: usize| "x".repeat(length);
     let labels = (10..42).map(|number| format!("example.com/a{number}{}: {}", long(60), long(63)));
     let labels = labels.collect::<Vec<_>>().join(", ");
@@ -73,6 +81,42 @@ async fn a_bad_manifest_is_refused_with_what_to_do() {
         (&format!("secret: {{labels: {{{labels}}}}}"), &much("labels")),
         ("secret: {key: a/b}", "spec.secret.key: Invalid value: .*: secret.key must be a file name"),
         ("secret: {key: ..}", "secret.key must be a file name"),
+        ("secret: {aliases: [a/b]}", "each of secret.aliases must be a file name"),
+        ("secret: {aliases: [A, ..]}", "each of secret.aliases must be a file name"),
+        ("secret: {aliases: ['']}", "spec.secret.aliases\\[0\\]: Invalid value: .* should be at least 1 chars long"),
+        ("secret: {aliases: [setup-key]}", primary),
+        ("secret: {key: KEY, aliases: [A, KEY]}", primary),
+        ("secret: {aliases: [A, B, A]}", "spec.secret.aliases\\[2\\]: Duplicate value: \"A\""),
+        (
+            "secret: {aliases: [A, B, C, D, E, F, G, H, I]}",
+            "spec.secret.aliases: Too many: 9: must have at most 8 items",
+        ),
+        (
+            "secret: {managementUrlKey: URL}",
+            "spec.secret.managementUrlKey: Invalid value: secret.managementUrlKey needs an authorityRef",
+        ),
+        (&at_authority("{managementUrlKey: a/b}"), "secret.managementUrlKey must be a file name"),
+        (&at_authority("{managementUrlKey: setup-key}"), url),
+        (&at_authority("{key: KEY, managementUrlKey: KEY}"), url),
+        (&at_authority("{aliases: [A, URL], managementUrlKey: URL}"), url),
+        ("rotation: {renewBefore: 59m59s}", renewal),
+        ("rotation: {renewBefore: -2h}", renewal),
+        ("rotation: {renewBefore: 7d}", renewal),
+        ("rotation: {renewBefore: ''}", renewal),
+        ("expiresIn: 48h, rotation: {renewBefore: 48h}", renewal),
+        ("expiresIn: 48h, rotation: {renewBefore: 50h}", renewal),
+        ("expiresIn: 48h, rotation: {renewBefore: 47h1m}", renewal),
+        ("rotation: {renewBefore: 9999h9999h9999h}", renewal),
+        ("rotation: {overlap: -1s}", overlap),
+        ("rotation: {overlap: 2d}", overlap),
+        ("rotation: {overlap: '0'}", overlap),
+        ("expiresIn: 48h, rotation: {overlap: 48h1s}", overlap),
+        ("revokeUnusedAfter: 23h59m59s", unused),
+        ("revokeUnusedAfter: 8760h1s", unused),
+        ("revokeUnusedAfter: 30d", unused),
+        ("revokeUnusedAfter: 0s", unused),
+        ("revokeUnusedAfter: never", unused),
+        ("rotation: {every: 720h}", "unknown field \"spec.rotation.every\""),
         ("expiresAt: now", "unknown field \"spec.expiresAt\""),
         ("secret: {type: Opaque}", "unknown field \"spec.secret.type\""),
     ];
@@ -131,6 +175,8 @@ async fn what_a_key_promised_cannot_be_changed() {
         "name: bare, type: reusable, expiresIn: 720h, usageLimit: 0, secret: {name: bare, key: setup-key}",
     );
     // Fields that may be changed.
+    cluster.apply("bare", "rotation: {renewBefore: 168h}, revokeUnusedAfter: 720h, secret: {aliases: [NB_SETUP_KEY]}");
+    cluster.apply("bare", "rotation: {overlap: 0s}, revokeUnusedAfter: 24h");
     cluster.apply(
         "office",
         &format!("{whole}, revoked: true, autoGroups: [a]").replace("key: KEY", "key: KEY, labels: {a: b}"),
@@ -157,6 +203,16 @@ async fn unusual_but_right_manifests_are_accepted() {
         "secret: {annotations: {argocd.argoproj.io/sync-options: Prune=false, argocd.argoproj.io/compare-options: IgnoreExtraneous, kustomize.toolkit.fluxcd.io/prune: disabled}}",
         "secret: {labels: {app.kubernetes.io/name: x, example.com/team: ''}, name: a.b-c, key: .netbird_KEY}",
         "name: 'Büro, 2. Stock – 事務所'",
+        "rotation: {}",
+        "rotation: {overlap: 0s}",
+        "expiresIn: 48h, rotation: {renewBefore: 47h, overlap: 48h}",
+        "expiresIn: 24h, rotation: {renewBefore: 1h, overlap: 1s}",
+        "revokeUnusedAfter: 24h",
+        "revokeUnusedAfter: 8760h",
+        "secret: {aliases: [A, B, C, D, E, F, G, H]}",
+        "secret: {key: KEY, aliases: [setup-key]}",
+        "authorityRef: {name: vpn}, secret: {aliases: [NB_SETUP_KEY], managementUrlKey: NB_MANAGEMENT_URL}",
+        "authorityRef: {name: vpn}, secret: {key: KEY, managementUrlKey: setup-key}",
         &format!("secret: {{annotations: {{a: {}}}}}", "ä".repeat(4095)),
     ]
     .into_iter()

@@ -15,8 +15,13 @@ async fn kubectl_diff_is_empty_after_reconcile() {
             "full",
             "name: Full, type: one-off, expiresIn: 36h30m, autoGroups: [a, b], usageLimit: 1, ephemeral: true, allowExtraDnsLabels: true, revoked: true, secret: {name: other, key: KEY, labels: {team: a}, annotations: {note: b}}",
         ),
+        manifest(
+            "rotated",
+            "rotation: {renewBefore: 168h0m0s}, revokeUnusedAfter: 720h, secret: {aliases: [NB_SETUP_KEY, setupkey]}",
+        ),
+        manifest("on-request", "rotation: {}"),
     ];
-    for (name, manifest) in ["bare", "full"].into_iter().zip(&manifests) {
+    for (name, manifest) in ["bare", "full", "rotated", "on-request"].into_iter().zip(&manifests) {
         cluster.kubectl_ok(&["apply", "-f", "-"], manifest);
         cluster.ready(name).await;
         let diff = cluster.kubectl(&["diff", "-f", "-"], manifest);

@@ -84,14 +84,32 @@ async fn the_table_tells_a_person_what_is_going_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_reads_like_documentation() {
     let _cluster = Cluster::for_test("explain").await;
-    for field in
-        ["", ".name", ".type", ".expiresIn", ".autoGroups", ".usageLimit", ".ephemeral", ".revoked", ".secret.labels"]
-    {
-        let output = kubectl().args(["explain", &format!("setupkeys.spec{field}")]).output().unwrap();
+    let of_spec = [
+        "",
+        ".name",
+        ".type",
+        ".expiresIn",
+        ".autoGroups",
+        ".usageLimit",
+        ".ephemeral",
+        ".revoked",
+        ".rotation",
+        ".rotation.renewBefore",
+        ".rotation.overlap",
+        ".revokeUnusedAfter",
+        ".secret.labels",
+        ".secret.aliases",
+        ".secret.managementUrlKey",
+    ];
+    let of_status = [".revision", ".issuedAt", ".rotateAt", ".unusedSince", ".previous", ".previous.admitsUntil"];
+    let fields =
+        of_spec.map(|field| format!("spec{field}")).into_iter().chain(of_status.map(|field| format!("status{field}")));
+    for field in fields {
+        let output = kubectl().args(["explain", &format!("setupkeys.{field}")]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let description = text.split("DESCRIPTION:").nth(1).unwrap_or_default();
-        assert!(description.trim().len() > 30, "spec{field}: {text}");
-        assert!(!description.contains("<empty>"), "spec{field}: {text}");
+        assert!(description.trim().len() > 30, "{field}: {text}");
+        assert!(!description.contains("<empty>"), "{field}: {text}");
     }
 }
 
