@@ -17,7 +17,7 @@ use setupkey_operator::{
     key::expected::{self, Expected},
 };
 
-use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, name_of, used};
+use super::model::{Entry, Key, MACHINES, Mutant, NAMESPACE, Peer, UID, Used, name_of};
 
 /// Time does not pass in the model.
 static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -30,7 +30,7 @@ pub struct Following {
     /// Machines with nothing to know are left out.
     machines: BTreeMap<u8, Machine>,
     /// The Peer of each machine at the start of a list of Peers that is not complete yet.
-    listing: Option<BTreeMap<u8, u8>>,
+    listing: Option<BTreeMap<u8, Used>>,
     /// Entries that were written while the key watch is behind. The watch delivers them if it catches up.
     unheard: BTreeSet<Entry>,
 }
@@ -46,26 +46,27 @@ enum Keys {
     Unlisted,
 }
 
-/// What the Peer watch has shown of a machine, and what it has yet to deliver. The numbers are those of the entries.
+/// What the Peer watch has shown of a machine, and what it has yet to deliver. Peers are told apart by the uses that they
+/// stand for.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Machine {
     /// The Peer that is cached.
-    shown: Option<u8>,
+    shown: Option<Used>,
     events: VecDeque<Event>,
 }
 
-/// An event of the Peer with this number.
+/// An event of the Peer of this use.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Event {
     /// It was created or has changed.
-    Applied(u8),
+    Applied(Used),
     /// It was deleted.
-    Deleted(u8),
+    Deleted(Used),
 }
 
-/// Whether the Peer with this number meets an expectation.
-fn meets(number: u8) -> impl Fn(&expected::Entry) -> bool {
-    let used = used(number);
+/// Whether the Peer of this use meets an expectation.
+fn meets(used: Used) -> impl Fn(&expected::Entry) -> bool {
+    let used = used.in_ledger();
     move |entry| entry.is_met_by(NAMESPACE, UID, &used)
 }
 
@@ -134,7 +135,7 @@ impl Following {
         let machines = &self.machines;
         let _ = Arc::make_mut(&mut self.expected).note(key, *NOW, |entry| {
             let machine = machines.iter().find(|(machine, _)| name_of(**machine) == entry.name);
-            machine.and_then(|(_, known)| known.shown).is_some_and(|number| meets(number)(entry))
+            machine.and_then(|(_, known)| known.shown).is_some_and(|used| meets(used)(entry))
         });
     }
 
@@ -179,11 +180,11 @@ impl Following {
     pub fn hear_of(&mut self, machine: u8, mutant: Option<Mutant>) -> Option<()> {
         let known = self.machines.get_mut(&machine)?;
         let event = known.events.pop_front()?;
-        let (Event::Applied(number) | Event::Deleted(number)) = event;
-        known.shown = (event == Event::Applied(number)).then_some(number);
+        let (Event::Applied(used) | Event::Deleted(used)) = event;
+        known.shown = (event == Event::Applied(used)).then_some(used);
         match (event, mutant) {
             (_, Some(Mutant::MetByAnyEvent)) => self.meet(machine, |_| true),
-            (Event::Applied(_), _) => self.meet(machine, meets(number)),
+            (Event::Applied(used), _) => self.meet(machine, meets(used)),
             (Event::Deleted(_), _) => {}
         }
         Some(())
@@ -246,7 +247,7 @@ impl Following {
     /// A list of Peers begins in place of the watch.
     pub fn begin_list(&mut self, peers: &[Option<Peer>]) {
         self.machines.values_mut().for_each(|known| known.events.clear());
-        let shown = (0..).zip(peers).filter_map(|(machine, peer)| Some((machine, (*peer)?.number)));
+        let shown = (0..).zip(peers).filter_map(|(machine, peer)| Some((machine, (*peer)?.used)));
         self.listing = Some(shown.collect());
         self.expected_mut().listing(None);
     }
@@ -258,9 +259,9 @@ impl Following {
         for machine in absent.collect::<Vec<_>>() {
             self.machines.entry(machine).or_default().shown = None;
         }
-        for (machine, number) in listed {
-            self.machines.entry(machine).or_default().shown = Some(number);
-            self.meet(machine, meets(number));
+        for (machine, used) in listed {
+            self.machines.entry(machine).or_default().shown = Some(used);
+            self.meet(machine, meets(used));
         }
         if mutant == Some(Mutant::PendingMetByList) {
             (0..MACHINES).for_each(|machine| self.meet(machine, |_| true));

@@ -7,13 +7,22 @@ mod model;
 use std::collections::BTreeSet;
 
 use model::{
-    ANSWERED_HAS_PEER, Change, Enrollment, GONE_IS_GONE, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER, PENDING_EMPTIES,
-    REVOKED_IS_REVOKED, SIGHTS,
+    ANSWERED_HAS_PEER, Change, ENDED_IS_ENDED, Enrollment, GONE_IS_GONE, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER,
+    PENDING_EMPTIES, REVOKED_IS_REVOKED, SIGHTS, USES_DIFFER,
 };
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
-const PROMISES: [&str; 7] =
-    [LIMIT, ONE_USE_PER_PEER, NEVER_DOWN, REVOKED_IS_REVOKED, GONE_IS_GONE, ANSWERED_HAS_PEER, PENDING_EMPTIES];
+const PROMISES: [&str; 9] = [
+    LIMIT,
+    ONE_USE_PER_PEER,
+    NEVER_DOWN,
+    USES_DIFFER,
+    REVOKED_IS_REVOKED,
+    ENDED_IS_ENDED,
+    GONE_IS_GONE,
+    ANSWERED_HAS_PEER,
+    PENDING_EMPTIES,
+];
 
 /// Two machines, one use, and no faults.
 const CALM: Enrollment = Enrollment {
@@ -27,6 +36,7 @@ const CALM: Enrollment = Enrollment {
     looks_again: true,
     follows: false,
     interruptions: 0,
+    rotates: false,
     mutant: None,
 };
 
@@ -36,6 +46,10 @@ const RETRY: Enrollment = Enrollment { asks: &[2], limit: 2, crashes: 1, losses:
 /// One machine that asks twice, at replicas that follow keys and Peers.
 const FOLLOWED: Enrollment = Enrollment { asks: &[2], limit: 2, follows: true, ..CALM };
 
+/// Two machines, two replicas, and a key that is rotated meanwhile.
+const ROTATED: Enrollment = Enrollment { rotates: true, ..CALM };
+
+const REVOKED: &[Change] = &[Change::Revoke];
 const REVOKED_AND_BACK: &[Change] = &[Change::Revoke, Change::Unrevoke];
 const DELETED: &[Change] = &[Change::Delete];
 const REVOKED_AND_DELETED: &[Change] = &[Change::Revoke, Change::Delete];
@@ -107,7 +121,19 @@ fn every_promise_holds_in_every_world() {
             Enrollment { asks: &[3], limit: 3, removals: 1, interruptions: 1, ..FOLLOWED },
         ),
     ];
-    let worlds = worlds.into_iter().chain(followed);
+    let rotated = [
+        ("rotated: two machines for one use of each key", ROTATED),
+        ("rotated: one machine asks twice, a process dies", Enrollment { asks: &[2], crashes: 1, ..ROTATED }),
+        ("rotated: one machine asks twice, a reply is lost", Enrollment { asks: &[2], losses: 1, ..ROTATED }),
+        ("rotated: one machine is sent away and joins again", Enrollment { asks: &[2], removals: 1, ..ROTATED }),
+        ("rotated: both keys are revoked", Enrollment { changes: REVOKED, ..ROTATED }),
+        ("rotated: revoked, back and lost", Enrollment { asks: &[1], losses: 1, changes: REVOKED_AND_BACK, ..ROTATED }),
+        (
+            "rotated and followed: a watch is interrupted",
+            Enrollment { asks: &[2], interruptions: 1, follows: true, ..ROTATED },
+        ),
+    ];
+    let worlds = worlds.into_iter().chain(followed).chain(rotated);
     let seen: BTreeSet<_> = worlds.flat_map(|(name, world)| explore(name, world)).collect();
     // Without these sights, the promises would hold only because nothing happens.
     assert_eq!(seen, SIGHTS.into());
@@ -116,7 +142,8 @@ fn every_promise_holds_in_every_world() {
 #[test]
 fn every_mutant_breaks_a_promise() {
     let deleted = Enrollment { asks: &[1], changes: DELETED, ..RETRY };
-    let revoked = Enrollment { changes: &[Change::Revoke], ..RETRY };
+    let revoked = Enrollment { changes: REVOKED, ..RETRY };
+    let rotated_and_revoked = Enrollment { changes: REVOKED, ..ROTATED };
     let two_for_one = Enrollment { losses: 1, ..CALM };
     let interrupted = Enrollment { interruptions: 1, ..FOLLOWED };
     let joins_again = Enrollment { asks: &[3], limit: 3, removals: 1, ..FOLLOWED };
@@ -142,6 +169,12 @@ fn every_mutant_breaks_a_promise() {
         (Mutant::ListBegunBefore, interrupted, &[ONE_USE_PER_PEER]),
         (Mutant::PendingMetByList, interrupted, &[ONE_USE_PER_PEER]),
         (Mutant::ViewWithoutFollowing, interrupted, &[ONE_USE_PER_PEER]),
+        (Mutant::NoCompareAndSwap, ROTATED, &[NEVER_DOWN, USES_DIFFER]),
+        (Mutant::NumberWithoutId, ROTATED, &[ONE_USE_PER_PEER]),
+        (Mutant::ReplacedNotCounted, ROTATED, &[ONE_USE_PER_PEER, LIMIT, USES_DIFFER]),
+        (Mutant::ReplacedCountedOnCurrent, ROTATED, &[ONE_USE_PER_PEER, LIMIT]),
+        (Mutant::ReplacedWithoutEnd, ROTATED, &[ENDED_IS_ENDED]),
+        (Mutant::ReplacedOutlivesRevocation, rotated_and_revoked, &[REVOKED_IS_REVOKED]),
     ] {
         for promise in promises {
             breaks(Enrollment { mutant: Some(mutant), ..world }, promise);

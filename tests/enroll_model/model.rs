@@ -2,13 +2,14 @@
 //!
 //! The decisions are the product's own: [`ledger::admit`], [`ledger::clear`] and, in [`follow`](super::follow),
 //! `Expected`, on real objects. The model around them does everything that may go wrong: a request is not answered, a
-//! process dies, the key is revoked or deleted meanwhile, a machine asks again, and any process may be the fastest.
+//! process dies, the key is revoked, rotated or deleted meanwhile, a machine asks again, and any process may be the
+//! fastest.
 
 use std::{cell::LazyCell, collections::BTreeSet, sync::LazyLock};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use setupkey_operator::{
-    api::{PendingPeer, SetupKey},
+    api::{PendingPeer, PreviousKey, SetupKey},
     key::{
         Digest, PeerName, PublicKey,
         ledger::{self, Applicant, Existing, Refusal, Swap, Use, Verdict},
@@ -39,6 +40,9 @@ pub struct Enrollment {
     pub follows: bool,
     /// How often a watch is interrupted, or the key watch falls behind.
     pub interruptions: u8,
+    /// Whether the controller rotates the key once, at any time. The replaced key ends at any time after that, and machines
+    /// present either key.
+    pub rotates: bool,
     pub mutant: Option<Mutant>,
 }
 
@@ -89,6 +93,16 @@ pub enum Mutant {
     PendingMetByList,
     /// The cached Peers are trusted for a key that was read and not followed.
     ViewWithoutFollowing,
+    /// Entries are cleared by their number, whichever key was used.
+    NumberWithoutId,
+    /// The uses of a replaced key are not counted.
+    ReplacedNotCounted,
+    /// The uses of a replaced key are counted on the current one, up to that one's limit.
+    ReplacedCountedOnCurrent,
+    /// A replaced key admits machines for as long as it is in the status.
+    ReplacedWithoutEnd,
+    /// A replaced key is not revoked with the current one.
+    ReplacedOutlivesRevocation,
 }
 
 /// A state of the world. Replicas are sorted, because it does not matter which is which.
@@ -104,6 +118,8 @@ pub struct World {
     removals: u8,
     interruptions: u8,
     changed: usize,
+    /// Whether the time has come at which the replaced key ends.
+    replaced_has_ended: bool,
     history: History,
 }
 
@@ -111,23 +127,42 @@ pub struct World {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Key {
     revoked: bool,
+    /// 0 until the rotation, and 1 after it.
+    revision: u8,
+    /// The uses of the current revision.
     used: u8,
+    /// The uses of the replaced key, while it is in the status.
+    replaced: Option<u8>,
     pub pending: Vec<Entry>,
+}
+
+/// A use of a revision.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Used {
+    revision: u8,
+    number: u8,
+}
+
+/// A machine that asks to join, and the revision of the key that it presents.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Ask {
+    machine: u8,
+    presents: u8,
 }
 
 /// An entry. `commit` tells commits apart for the promises; real entries do not have it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Entry {
     pub machine: u8,
-    pub number: u8,
+    used: Used,
     commit: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Peer {
     commit: u8,
-    /// The number of its entry.
-    pub number: u8,
+    /// The use that it stands for.
+    pub used: Used,
     finalizer: bool,
     leaving: bool,
 }
@@ -135,7 +170,7 @@ pub struct Peer {
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Replica {
     /// Machines that wait to be judged.
-    waiting: BTreeSet<u8>,
+    waiting: BTreeSet<Ask>,
     judging: Option<Judging>,
     /// Entries that the replica has committed itself.
     owned: Vec<Owned>,
@@ -145,7 +180,7 @@ struct Replica {
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Judging {
-    batch: Vec<u8>,
+    batch: Vec<Ask>,
     version: Option<Version>,
     /// For each machine of the batch: no Peer, or a Peer and whether it is leaving.
     found: Option<Vec<Option<bool>>>,
@@ -186,6 +221,8 @@ enum Leader {
     Orphan(Entry, Version),
     /// Created its Peer.
     Created(Entry, Version),
+    /// Read the key, to rotate it or to take the replaced key, which has ended, out of the status.
+    Rotating(Version),
     /// Found that this Peer is no longer pending.
     Releasing {
         machine: u8,
@@ -196,22 +233,42 @@ enum Leader {
 /// The history that the promises are about. No process keeps it.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 struct History {
-    most_used: u8,
-    /// How often the Peer of each commit was created.
-    created: Vec<u8>,
+    /// The most uses that were seen of each revision.
+    most_used: [u8; 2],
+    commits: Vec<Commit>,
     /// Whether each machine has ever had a Peer.
     has_had: Vec<bool>,
     admitted_too_late: bool,
+    admitted_after_its_end: bool,
     answered_too_early: bool,
     refused: bool,
     rolled_forward: bool,
 }
 
+impl History {
+    /// The admissions by the key of this revision, each with its number.
+    fn of(&self, revision: u8) -> impl Iterator<Item = (usize, &Commit)> {
+        self.commits.iter().enumerate().filter(move |(_, commit)| commit.presented == revision)
+    }
+}
+
+/// The admission of a machine.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Commit {
+    /// The revision of the key that the machine presented.
+    presented: u8,
+    /// The use as it was entered.
+    used: Used,
+    /// How often its Peer was created.
+    created: u8,
+}
+
 /// A step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
-    Asks { machine: u8, replica: usize },
+    Asks { machine: u8, presents: u8, replica: usize },
     Changes,
+    ReplacedKeyEnds,
     PeerIsDeleted { machine: u8 },
     Crashes { replica: usize },
     LeaderCrashes,
@@ -228,6 +285,8 @@ pub enum Step {
     LeaderClears { reply: Reply },
     LeaderFindsReleasable { machine: u8 },
     LeaderReleases,
+    LeaderReadsKeyToRotate,
+    LeaderRotates { reply: Reply },
     HearsOfPeer { replica: usize, machine: u8 },
     FallsBehind { replica: usize },
     CatchesUp { replica: usize },
@@ -251,39 +310,49 @@ fn moment() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_500_000, 0).expect("a moment")
 }
 
-/// Each machine as it asks to join.
-static APPLICANTS: LazyLock<Vec<Applicant>> = LazyLock::new(|| {
-    let applicant = |machine: u8| Applicant {
-        key: Digest::of("key"),
+/// The value of the key in each revision.
+const VALUES: [&str; 2] = ["first", "second"];
+
+/// Each machine as it asks to join, with the key of each revision.
+static APPLICANTS: LazyLock<[Vec<Applicant>; 2]> = LazyLock::new(|| {
+    let applicant = |machine: u8, value: &str| Applicant {
+        key: Digest::of(value),
         public_key: public_key(machine),
         hostname: "h".to_owned(),
         extra_dns_labels: Vec::new(),
         token: Digest::of(["a", "b", "c", "d"][usize::from(machine)]),
     };
-    (0..MACHINES).map(applicant).collect()
+    VALUES.map(|value| (0..MACHINES).map(|machine| applicant(machine, value)).collect())
 });
 
-/// The public id, the namespace and the UID of the key.
-const ID: &str = "0123456789abcdefghij";
+/// The public id of the key in each revision, its namespace and its UID.
+const IDS: [&str; 2] = ["0123456789abcdefghij", "abcdefghij0123456789"];
 pub const NAMESPACE: &str = "n";
 pub const UID: &str = "u";
 
 /// Machines in a world, at most.
 pub const MACHINES: u8 = 4;
 
-/// The use of the key with this number.
-pub fn used(number: u8) -> Use {
-    Use { key_id: ID.to_owned(), number: number.into() }
+impl Used {
+    fn of(entry: &PendingPeer) -> Self {
+        let revision = (0..).zip(IDS).find(|(_, id)| *id == entry.key_id).expect("a known id").0;
+        Self { revision, number: u8::try_from(entry.number).expect("few uses") }
+    }
+
+    /// The use as the product writes it.
+    pub fn in_ledger(self) -> Use {
+        Use { key_id: IDS[usize::from(self.revision)].to_owned(), number: self.number.into() }
+    }
 }
 
 fn token(machine: u8) -> Digest {
-    APPLICANTS[usize::from(machine)].token.clone()
+    APPLICANTS[0][usize::from(machine)].token.clone()
 }
 
-/// The entry of each machine, with number 0.
+/// The entry of each machine, without a use.
 static ENTRIES: LazyLock<Vec<PendingPeer>> = LazyLock::new(|| {
     let entry = |machine| PendingPeer {
-        key_id: ID.to_owned(),
+        key_id: String::new(),
         number: 0,
         name: PeerName::of(&public_key(machine)).to_string(),
         public_key: public_key(machine).to_string(),
@@ -306,16 +375,36 @@ static UNUSED: LazyLock<SetupKey> = LazyLock::new(|| {
     key.metadata.namespace = Some(NAMESPACE.to_owned());
     key.metadata.uid = Some(UID.to_owned());
     let status = key.status.get_or_insert_default();
-    status.id = Some(ID.to_owned());
-    status.digest = Some(Digest::of("key").to_string());
-    status.expires = Some(moment().into());
+    status.expires = Some((moment() + TimeDelta::days(1)).into());
     key
 });
+
+/// The replaced key with no uses.
+static REPLACED: LazyLock<PreviousKey> = LazyLock::new(|| PreviousKey {
+    id: IDS[0].to_owned(),
+    digest: Digest::of(VALUES[0]).to_string(),
+    key: "AAAAA****".to_owned(),
+    expires: (moment() + TimeDelta::days(1)).into(),
+    admits_until: moment().into(),
+    used_times: 0,
+    usage_limit: None,
+});
+
+/// The digest of the key in each revision.
+static DIGESTS: LazyLock<[String; 2]> = LazyLock::new(|| VALUES.map(|value| Digest::of(value).to_string()));
 
 impl Key {
     /// A version with these entries. Nothing else of it matters.
     pub fn with_pending(pending: Vec<Entry>) -> Self {
-        Self { revoked: false, used: 0, pending }
+        Self { revoked: false, revision: 0, used: 0, replaced: None, pending }
+    }
+
+    /// The uses of each revision that is in the status.
+    fn uses(&self) -> [Option<u8>; 2] {
+        match self.revision {
+            0 => [Some(self.used), None],
+            _ => [self.replaced, Some(self.used)],
+        }
     }
 
     /// The object as the API server would return it.
@@ -324,9 +413,19 @@ impl Key {
         key.spec.usage_limit = limit.into();
         key.spec.revoked = self.revoked;
         let status = key.status.get_or_insert_default();
+        status.id = Some(IDS[usize::from(self.revision)].to_owned());
+        status.digest = Some(DIGESTS[usize::from(self.revision)].clone());
         status.used_times = self.used.into();
-        let entry =
-            |entry: &Entry| PendingPeer { number: entry.number.into(), ..ENTRIES[usize::from(entry.machine)].clone() };
+        let replaced = |used: u8| PreviousKey {
+            used_times: used.into(),
+            usage_limit: (limit > 0).then_some(limit.into()),
+            ..REPLACED.clone()
+        };
+        status.previous = self.replaced.into_iter().map(replaced).collect();
+        let entry = |entry: &Entry| {
+            let Use { key_id, number } = entry.used.in_ledger();
+            PendingPeer { key_id, number, ..ENTRIES[usize::from(entry.machine)].clone() }
+        };
         status.pending = self.pending.iter().map(entry).collect();
         key
     }
@@ -345,7 +444,8 @@ impl Replica {
 
     /// Whether a machine waits here, or is being judged.
     fn has(&self, machine: u8) -> bool {
-        self.waiting.contains(&machine) || self.judging.as_ref().is_some_and(|judging| judging.batch.contains(&machine))
+        let judged = self.judging.iter().flat_map(|judging| &judging.batch);
+        self.waiting.iter().chain(judged).any(|ask| ask.machine == machine)
     }
 }
 
@@ -358,53 +458,68 @@ impl World {
     fn key_changed(&mut self) {
         let judged = self.replicas.iter_mut().filter_map(|replica| replica.judging.as_mut()?.version.as_mut());
         judged.for_each(|version| version.fresh = false);
-        if let Leader::Orphan(_, version) | Leader::Created(_, version) = &mut self.leader {
+        if let Leader::Orphan(_, version) | Leader::Created(_, version) | Leader::Rotating(version) = &mut self.leader {
             version.fresh = false;
         }
         if let Some(key) = &self.key {
-            self.history.most_used = self.history.most_used.max(key.used);
+            for (most, used) in self.history.most_used.iter_mut().zip(key.uses()) {
+                *most = used.unwrap_or_default().max(*most);
+            }
         }
     }
 
-    /// Writes a swap that was computed from `version`.
-    fn write(&mut self, version: &Key, swap: &Swap) {
+    /// Writes a swap that was computed from `version` and admits these machines.
+    fn write(&mut self, version: &Key, swap: &Swap, admitted: &[Ask]) {
         let machines = 0..u8::try_from(self.peers.len()).expect("few machines");
         let machine_of = |name: &str| machines.clone().find(|machine| name_of(*machine) == name).expect("a machine");
         let (mut pending, mut new) = (Vec::new(), Vec::new());
         for written in &swap.pending {
             let machine = machine_of(&written.name);
-            let known = version.entry_of(machine).filter(|known| i64::from(known.number) == written.number);
+            let used = Used::of(written);
+            let known = version.entry_of(machine).filter(|known| known.used == used);
             pending.push(known.unwrap_or_else(|| {
-                self.history.created.push(0);
-                let commit = u8::try_from(self.history.created.len() - 1).expect("few commits");
-                let entry = Entry { machine, number: u8::try_from(written.number).expect("few uses"), commit };
+                let ask = admitted.iter().find(|ask| ask.machine == machine).expect("an admission");
+                self.history.commits.push(Commit { presented: ask.presents, used, created: 0 });
+                let commit = u8::try_from(self.history.commits.len() - 1).expect("few commits");
+                let entry = Entry { machine, used, commit };
                 new.push(entry);
                 entry
             }));
         }
+        let uses = |used: i64| u8::try_from(used).expect("few uses");
+        let written = Key {
+            used: uses(swap.used_times),
+            replaced: swap.previous.first().map(|replaced| uses(replaced.used_times)),
+            pending,
+            ..version.clone()
+        };
+        self.write_status(written, &new);
+    }
+
+    /// Writes a status with these new entries.
+    fn write_status(&mut self, written: Key, new: &[Entry]) {
         let key = self.key.as_mut().expect("a key to write");
-        key.used = u8::try_from(swap.used_times).expect("few uses");
-        key.pending = pending;
+        *key = Key { revoked: key.revoked, ..written };
         let object = LazyCell::new(|| key.object(0));
         let replicas = self.replicas.iter_mut().flat_map(|replica| &mut replica.following);
-        replicas.for_each(|known| known.key_written(&object, &new));
+        replicas.for_each(|known| known.key_written(&object, new));
         self.key_changed();
     }
 
     fn create_peer(&mut self, entry: Entry, finalizer: bool) {
         let peer = &mut self.peers[usize::from(entry.machine)];
         if peer.is_none() {
-            *peer = Some(Peer { commit: entry.commit, number: entry.number, finalizer, leaving: false });
-            self.history.created[usize::from(entry.commit)] += 1;
+            *peer = Some(Peer { commit: entry.commit, used: entry.used, finalizer, leaving: false });
+            self.history.commits[usize::from(entry.commit)].created += 1;
             self.history.has_had[usize::from(entry.machine)] = true;
-            self.peer_changed(entry.machine, Event::Applied(entry.number));
+            self.peer_changed(entry.machine, Event::Applied(entry.used));
         }
     }
 
     fn delete_peer(&mut self, machine: u8) -> Option<()> {
         let place = &mut self.peers[usize::from(machine)];
         let peer = place.as_mut()?;
-        let event = if peer.finalizer { Event::Applied(peer.number) } else { Event::Deleted(peer.number) };
+        let event = if peer.finalizer { Event::Applied(peer.used) } else { Event::Deleted(peer.used) };
         peer.leaving = true;
         if !peer.finalizer {
             *place = None;
@@ -432,7 +547,7 @@ impl World {
         if !peer.finalizer || (peer.commit != commit && mutant != Some(Mutant::ReleaseByName)) {
             return;
         }
-        let event = if peer.leaving { Event::Deleted(peer.number) } else { Event::Applied(peer.number) };
+        let event = if peer.leaving { Event::Deleted(peer.used) } else { Event::Applied(peer.used) };
         peer.finalizer = false;
         if peer.leaving {
             *place = None;
@@ -444,8 +559,9 @@ impl World {
     fn looked_for(&self) -> impl Iterator<Item = (u8, &Following)> {
         self.replicas.iter().flat_map(|replica| match (&replica.judging, &replica.following) {
             (Some(Judging { batch, version: Some(version), found: None }), Some(known)) if version.fresh => {
-                let machines = batch.iter().filter(|machine| version.key.entry_of(**machine).is_none());
-                machines.map(|machine| (*machine, known)).collect()
+                let machines = batch.iter().map(|ask| ask.machine);
+                let not_pending = machines.filter(|machine| version.key.entry_of(*machine).is_none());
+                not_pending.map(|machine| (machine, known)).collect()
             }
             _ => Vec::new(),
         })
@@ -491,31 +607,64 @@ impl Enrollment {
         0..u8::try_from(self.asks.len()).expect("few machines")
     }
 
+    /// The revisions that a machine may present.
+    fn presented(&self) -> std::ops::Range<u8> {
+        0..1 + u8::from(self.rotates)
+    }
+
+    /// The key that a machine presents, as a replica takes it.
+    fn applicant(&self, ask: &Ask, key: &Key, has_ended: bool) -> &'static Applicant {
+        let admits = ask.presents < key.revision && key.replaced.is_some() && !has_ended;
+        let is_mistaken = admits && self.mutant == Some(Mutant::ReplacedCountedOnCurrent);
+        let revision = if is_mistaken { key.revision } else { ask.presents };
+        &APPLICANTS[usize::from(revision)][usize::from(ask.machine)]
+    }
+
+    /// The object that a replica judges by.
+    fn object(&self, key: &Key) -> SetupKey {
+        let limit = if self.mutant == Some(Mutant::OwnerWithoutLimit) { 0 } else { self.limit };
+        let mut object = key.object(limit);
+        if key.revoked && self.mutant == Some(Mutant::ReplacedOutlivesRevocation) {
+            // Only the current key admits no machine.
+            object.spec.revoked = false;
+            object.status.get_or_insert_default().digest = None;
+        }
+        object
+    }
+
     /// A replica's swap, computed by the product from what the replica knows.
-    fn judge(&self, replica: &Replica) -> Option<(Option<Swap>, Vec<Verdict>, Vec<Entry>)> {
+    fn judge(&self, world: &World, replica: &Replica) -> Option<(Option<Swap>, Vec<Verdict>, Vec<Entry>)> {
         let Judging { batch, version: Some(version), found: Some(found) } = replica.judging.as_ref()? else {
             return None;
         };
-        let applicants: Vec<_> = batch.iter().map(|machine| &APPLICANTS[usize::from(*machine)]).collect();
+        let key = &version.key;
+        let applicants = batch.iter().map(|ask| self.applicant(ask, key, world.replaced_has_ended));
         let found = batch
             .iter()
             .zip(found)
-            .map(|(machine, leaving)| leaving.map(|leaving| Existing { token: token(*machine), leaving }));
-        let judged: Vec<_> = applicants.into_iter().zip(found).collect();
+            .map(|(ask, leaving)| leaving.map(|leaving| Existing { token: token(ask.machine), leaving }));
+        let judged: Vec<_> = applicants.zip(found).collect();
         let clearable = replica.owned.iter().filter(|owned| owned.stage == Stage::Clear).map(|owned| owned.entry);
         let clearable: Vec<_> = clearable.collect();
-        let number = |entry: &Entry| match self.mutant {
-            Some(Mutant::ClearByName) => version.key.entry_of(entry.machine).map_or(0, |entry| entry.number),
-            _ => entry.number,
-        };
-        let numbers = clearable.iter().map(|entry| used(number(entry))).collect();
-        let limit = if self.mutant == Some(Mutant::OwnerWithoutLimit) { 0 } else { self.limit };
-        let (swap, verdicts) = ledger::admit(&version.key.object(limit), &judged, &numbers, moment());
+        let uses = clearable.iter().flat_map(|entry| match self.mutant {
+            Some(Mutant::ClearByName) => key.entry_of(entry.machine).map(|entry| entry.used).into_iter().collect(),
+            Some(Mutant::NumberWithoutId) => {
+                vec![Used { revision: 0, ..entry.used }, Used { revision: 1, ..entry.used }]
+            }
+            _ => vec![entry.used],
+        });
+        let uses = uses.map(Used::in_ledger).collect();
+        let is_late = world.replaced_has_ended && self.mutant != Some(Mutant::ReplacedWithoutEnd);
+        let now = if is_late { moment() + TimeDelta::seconds(1) } else { moment() };
+        let (mut swap, verdicts) = ledger::admit(&self.object(key), &judged, &uses, now);
+        if let (Some(swap), Some(Mutant::ReplacedNotCounted)) = (&mut swap, self.mutant) {
+            swap.previous = key.object(self.limit).previous().to_vec();
+        }
         Some((swap, verdicts, clearable))
     }
 
     fn swap(&self, world: &mut World, at: usize, reply: Reply) -> Option<()> {
-        let (swap, verdicts, clearable) = self.judge(&world.replicas[at])?;
+        let (swap, verdicts, clearable) = self.judge(world, &world.replicas[at])?;
         let Judging { batch, version, .. } = world.replicas[at].judging.take()?;
         let version = version?;
         if swap.is_none() && reply == Reply::Lost {
@@ -532,8 +681,12 @@ impl Enrollment {
                 return (reply == Reply::Heard).then_some(());
             }
             world.spend(reply);
-            world.history.admitted_too_late |= current.revoked && verdicts.contains(&Verdict::Admitted);
-            world.write(&version.key, &swap);
+            let admitted = batch.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Admitted);
+            let admitted: Vec<_> = admitted.map(|(ask, _)| *ask).collect();
+            world.history.admitted_too_late |= current.revoked && !admitted.is_empty();
+            let by_replaced = admitted.iter().any(|ask| ask.presents < current.revision);
+            world.history.admitted_after_its_end |= world.replaced_has_ended && by_replaced;
+            world.write(&version.key, &swap, &admitted);
             if reply == Reply::Lost {
                 world.replicas[at].waiting.extend(batch);
                 return Some(());
@@ -543,12 +696,11 @@ impl Enrollment {
             for owned in replica.owned.iter_mut().filter(|owned| clearable.contains(&owned.entry)) {
                 owned.stage = Stage::Release;
             }
-            let admitted = batch.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Admitted);
-            let entries = admitted.filter_map(|(machine, _)| written.entry_of(*machine));
+            let entries = admitted.iter().filter_map(|ask| written.entry_of(ask.machine));
             replica.owned.extend(entries.map(|entry| Owned { entry, stage: Stage::Post }));
             replica.owned.sort();
         }
-        for (machine, verdict) in batch.iter().zip(&verdicts) {
+        for (Ask { machine, .. }, verdict) in batch.iter().zip(&verdicts) {
             match verdict {
                 Verdict::Known => world.answer(*machine),
                 Verdict::Admitted if self.mutant == Some(Mutant::AnswerWithTheSwap) => world.answer(*machine),
@@ -580,12 +732,33 @@ impl Enrollment {
         if !applies {
             return (reply == Reply::Heard).then_some(());
         }
-        let mut swap = ledger::clear(&version.key.object(self.limit), &[used(entry.number)].into())?;
+        let mut swap = ledger::clear(&version.key.object(self.limit), &[entry.used.in_ledger()].into())?;
         if self.mutant == Some(Mutant::Refund) {
             swap.used_times -= 1;
         }
         world.spend(reply);
-        world.write(&version.key, &swap);
+        world.write(&version.key, &swap, &[]);
+        Some(())
+    }
+
+    /// What the controller has to write about the revisions of the key.
+    fn rotated(&self, world: &World, key: &Key) -> Option<Key> {
+        match (key.revision, key.replaced) {
+            (0, _) if self.rotates => Some(Key { revision: 1, used: 0, replaced: Some(key.used), ..key.clone() }),
+            (_, Some(_)) if world.replaced_has_ended => Some(Key { replaced: None, ..key.clone() }),
+            _ => None,
+        }
+    }
+
+    fn leader_rotates(&self, world: &mut World, reply: Reply) -> Option<()> {
+        let Leader::Rotating(version) = std::mem::replace(&mut world.leader, Leader::Idle) else { return None };
+        let applies = world.key.is_some() && (version.fresh || self.mutant == Some(Mutant::NoCompareAndSwap));
+        if !applies {
+            return (reply == Reply::Heard).then_some(());
+        }
+        let written = self.rotated(world, &version.key)?;
+        world.spend(reply);
+        world.write_status(written, &[]);
         Some(())
     }
 
@@ -606,7 +779,7 @@ impl Enrollment {
                     steps.push(Step::LooksForPeers { replica });
                     let known = state.following.as_ref();
                     let knows_no_peer =
-                        |machine: &u8| known.is_some_and(|known| known.knows_no_peer(*machine, self.mutant));
+                        |ask: &Ask| known.is_some_and(|known| known.knows_no_peer(ask.machine, self.mutant));
                     if batch.iter().any(knows_no_peer) {
                         steps.push(Step::LooksAtView { replica });
                     }
@@ -645,6 +818,7 @@ impl Enrollment {
             Leader::Orphan(..) => steps.extend(replies.iter().map(|reply| Step::LeaderCreatesPeer { reply: *reply })),
             Leader::Created(..) => steps.extend(replies.iter().map(|reply| Step::LeaderClears { reply: *reply })),
             Leader::Releasing { .. } => steps.push(Step::LeaderReleases),
+            Leader::Rotating(_) => steps.extend(replies.iter().map(|reply| Step::LeaderRotates { reply: *reply })),
         }
     }
 
@@ -677,8 +851,10 @@ impl Enrollment {
     fn fate(&self, world: &World, steps: &mut Vec<Step>) {
         for machine in self.machines() {
             if world.asks[usize::from(machine)] > 0 {
-                let free = (0..self.replicas).filter(|replica| !world.replicas[*replica].waiting.contains(&machine));
-                steps.extend(free.map(|replica| Step::Asks { machine, replica }));
+                let waits = |replica: &usize| world.replicas[*replica].waiting.iter().any(|ask| ask.machine == machine);
+                for replica in (0..self.replicas).filter(|replica| !waits(replica)) {
+                    steps.extend(self.presented().map(|presents| Step::Asks { machine, presents, replica }));
+                }
             }
             if world.removals > 0 && world.peers[usize::from(machine)].is_some_and(|peer| !peer.leaving) {
                 steps.push(Step::PeerIsDeleted { machine });
@@ -686,6 +862,14 @@ impl Enrollment {
         }
         if world.changed < self.changes.len() {
             steps.push(Step::Changes);
+        }
+        if let Some(key) = &world.key {
+            if world.leader == Leader::Idle && self.rotated(world, key).is_some() {
+                steps.push(Step::LeaderReadsKeyToRotate);
+            }
+            if key.replaced.is_some() && !world.replaced_has_ended {
+                steps.push(Step::ReplacedKeyEnds);
+            }
         }
         if world.crashes > 0 {
             let started = [Replica::started(self.follows), self.replica()];
@@ -699,10 +883,11 @@ impl Enrollment {
 
     fn take(&self, world: &mut World, step: Step) -> Option<()> {
         match step {
-            Step::Asks { machine, replica } => {
+            Step::Asks { machine, presents, replica } => {
                 world.asks[usize::from(machine)] -= 1;
-                world.replicas[replica].waiting.insert(machine);
+                world.replicas[replica].waiting.insert(Ask { machine, presents });
             }
+            Step::ReplacedKeyEnds => world.replaced_has_ended = true,
             Step::Changes => {
                 match (self.changes[world.changed], &mut world.key) {
                     (Change::Revoke, Some(key)) => key.revoked = true,
@@ -756,7 +941,7 @@ impl Enrollment {
                     found: None,
                 });
                 let view = state.following.as_ref().filter(|_| step == Step::LooksAtView { replica });
-                let found = judging.batch.iter().map(|machine| {
+                let found = judging.batch.iter().map(|Ask { machine, .. }| {
                     let asked = view.is_none_or(|view| !view.knows_no_peer(*machine, self.mutant));
                     world.peers[usize::from(*machine)].filter(|_| asked).map(|peer| peer.leaving)
                 });
@@ -807,6 +992,10 @@ impl Enrollment {
                 let Leader::Releasing { machine, commit } = leader else { return None };
                 world.release(machine, commit, self.mutant);
             }
+            Step::LeaderReadsKeyToRotate => {
+                world.leader = Leader::Rotating(Version { key: world.key.clone()?, fresh: true });
+            }
+            Step::LeaderRotates { reply } => self.leader_rotates(world, reply)?,
             Step::HearsOfPeer { replica, machine } => {
                 world.replicas[replica].following.as_mut()?.hear_of(machine, self.mutant)?;
             }
@@ -831,21 +1020,24 @@ impl Enrollment {
     }
 }
 
-pub const LIMIT: &str = "never more uses than the limit";
+pub const LIMIT: &str = "never more uses of a key than its limit";
 pub const ONE_USE_PER_PEER: &str = "one use for each peer ever admitted";
 pub const NEVER_DOWN: &str = "uses never go down";
 pub const REVOKED_IS_REVOKED: &str = "no machine is admitted once a revocation has returned";
+pub const ENDED_IS_ENDED: &str = "no machine is admitted by a replaced key that has ended";
+pub const USES_DIFFER: &str = "no two machines are the same use of a key";
 pub const GONE_IS_GONE: &str = "a peer that was deleted is not created again";
 pub const ANSWERED_HAS_PEER: &str = "a machine that is answered has had a Peer";
 pub const PENDING_EMPTIES: &str = "when all is done, nothing is pending and no Peer is held";
 
 /// What must happen somewhere in every set of worlds that is worth exploring.
-pub const SIGHTS: [&str; 5] = [
+pub const SIGHTS: [&str; 6] = [
     "a machine is refused",
     "an entry is rolled forward",
     "a peer is held back from leaving",
     "a machine is let through unasked",
     "a machine is looked up because its Peer is expected",
+    "uses of two keys are pending, with one number",
 ];
 
 impl Model for Enrollment {
@@ -854,7 +1046,7 @@ impl Model for Enrollment {
 
     fn init_states(&self) -> Vec<World> {
         vec![World {
-            key: Some(Key { revoked: false, used: 0, pending: Vec::new() }),
+            key: Some(Key::with_pending(Vec::new())),
             peers: vec![None; self.asks.len()],
             replicas: vec![self.replica(); self.replicas],
             leader: Leader::Idle,
@@ -864,6 +1056,7 @@ impl Model for Enrollment {
             removals: self.removals,
             interruptions: self.interruptions,
             changed: 0,
+            replaced_has_ended: false,
             history: History { has_had: vec![false; self.asks.len()], ..History::default() },
         }]
     }
@@ -885,20 +1078,31 @@ impl Model for Enrollment {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(LIMIT, |model: &Self, world: &World| {
-                world.key.as_ref().is_none_or(|key| key.used <= model.limit)
+                let counted = world.key.iter().flat_map(Key::uses).flatten().all(|used| used <= model.limit);
+                counted && (0..2).all(|revision| world.history.of(revision).count() <= model.limit.into())
             }),
             Property::always(ONE_USE_PER_PEER, |_, world: &World| {
                 let Some(key) = &world.key else { return true };
-                let created = &world.history.created;
                 let pending = |commit: usize| key.pending.iter().any(|entry| usize::from(entry.commit) == commit);
-                let peers = (0..created.len()).filter(|commit| created[*commit] > 0 || pending(*commit));
-                usize::from(key.used) == peers.count()
+                (0..).zip(key.uses()).all(|(revision, used)| {
+                    let commits = world.history.of(revision);
+                    let peers = commits.filter(|(number, commit)| commit.created > 0 || pending(*number));
+                    used.is_none_or(|used| usize::from(used) == peers.count())
+                })
             }),
             Property::always(NEVER_DOWN, |_, world: &World| {
-                world.key.as_ref().is_none_or(|key| key.used >= world.history.most_used)
+                let uses = world.key.iter().flat_map(|key| key.uses().into_iter().zip(world.history.most_used));
+                uses.into_iter().all(|(used, most)| used.is_none_or(|used| used >= most))
             }),
+            Property::always(USES_DIFFER, |_, world: &World| {
+                let uses: BTreeSet<_> = world.history.commits.iter().map(|commit| commit.used).collect();
+                uses.len() == world.history.commits.len()
+            }),
+            Property::always(ENDED_IS_ENDED, |_, world: &World| !world.history.admitted_after_its_end),
             Property::always(REVOKED_IS_REVOKED, |_, world: &World| !world.history.admitted_too_late),
-            Property::always(GONE_IS_GONE, |_, world: &World| world.history.created.iter().all(|times| *times <= 1)),
+            Property::always(GONE_IS_GONE, |_, world: &World| {
+                world.history.commits.iter().all(|commit| commit.created <= 1)
+            }),
             Property::always(ANSWERED_HAS_PEER, |_, world: &World| !world.history.answered_too_early),
             Property::always(PENDING_EMPTIES, |model: &Self, world: &World| {
                 let held = world.key.as_ref().is_some_and(|key| !key.pending.is_empty())
@@ -920,6 +1124,11 @@ impl Model for Enrollment {
                     let overlooked = !known.shows(machine) && world.peers[usize::from(machine)].is_some();
                     known.trusts_view(None) && known.expects(machine) && overlooked
                 })
+            }),
+            Property::sometimes(SIGHTS[5], |_, world: &World| {
+                let pending = world.key.iter().flat_map(|key| &key.pending);
+                let numbers: BTreeSet<_> = pending.clone().map(|entry| entry.used.number).collect();
+                numbers.len() < pending.count()
             }),
         ]
     }
