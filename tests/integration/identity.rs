@@ -7,8 +7,8 @@ use setupkey_operator::api::SetupKeyStatus;
 use crate::harness::{Cluster, QUIET, Setup, at_rest_for, eventually, no_write_for, says};
 
 /// The part of a status by which a key is recognised.
-fn record(status: &SetupKeyStatus) -> (Option<String>, Option<String>, Option<String>) {
-    (status.id.clone(), status.digest.clone(), status.expires.map(|expires| expires.to_string()))
+fn record(status: &SetupKeyStatus) -> Value {
+    json!([status.id, status.digest, status.expires, status.issued_at, status.previous])
 }
 
 impl Cluster {
@@ -109,6 +109,11 @@ async fn a_record_that_another_writer_changes_is_restored_from_the_secret() {
         json!({ "expires": "2099-01-01T00:00:00Z" }),
         json!({ "id": "00000000000000000000" }),
         json!({ "id": null, "digest": null, "expires": null }),
+        json!({ "issuedAt": "2036-01-01T00:00:00Z" }),
+        json!({ "previous": [{
+            "id": "00000000000000000000", "digest": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "key": "AAAAA****",
+            "expires": "2099-01-01T00:00:00Z", "admitsUntil": "2099-01-01T00:00:00Z",
+        }] }),
     ] {
         restored_after(&cluster, change).await;
         cluster.kubectl_ok(&["delete", "setupkey", "office"], "");
