@@ -28,7 +28,7 @@ use crate::harness::{Cluster, digest, eventually, setup_key_crd};
 
 /// At most 26: each sequence names its key by a letter.
 const SEQUENCES: u64 = 20;
-const STEPS: usize = 30;
+const STEPS: usize = 40;
 /// The random specs that each sequence tries to create. It continues with the last accepted one.
 const CREATIONS: usize = 6;
 
@@ -62,7 +62,7 @@ async fn every_change_is_taken_up_or_refused_as_the_readme_says() {
 // The model.
 
 /// The README's table: each field, its default in YAML, where NAME is `metadata.name`, and whether it may change.
-const TABLE: [(&str, &str, bool); 14] = [
+const TABLE: [(&str, &str, bool); 19] = [
     ("name", "NAME", false),
     ("type", "reusable", false),
     ("expiresIn", "720h", false),
@@ -71,8 +71,13 @@ const TABLE: [(&str, &str, bool); 14] = [
     ("ephemeral", "false", false),
     ("allowExtraDnsLabels", "false", false),
     ("revoked", "false", true),
+    ("rotation.renewBefore", "null", true),
+    ("rotation.overlap", "24h", true),
+    ("revokeUnusedAfter", "null", true),
     ("secret.name", "NAME", false),
     ("secret.key", "setup-key", false),
+    ("secret.aliases", "[]", true),
+    (URL_KEY, "null", true),
     ("secret.labels", "{}", true),
     ("secret.annotations", "{}", true),
     (AUTHORITY, "null", false),
@@ -81,6 +86,12 @@ const TABLE: [(&str, &str, bool); 14] = [
 
 /// The keys of this test are those of the cluster itself, so no change may give them an authority.
 const AUTHORITY: &str = "authorityRef";
+
+/// The fields that hold a duration.
+const DURATIONS: [&str; 4] = ["expiresIn", "rotation.renewBefore", "rotation.overlap", "revokeUnusedAfter"];
+
+/// Without an authority, every value of it is refused.
+const URL_KEY: &str = "secret.managementUrlKey";
 
 /// The value of a field in the spec, or its default.
 fn said(spec: &Value, path: &str, name: &str) -> Value {
@@ -102,6 +113,21 @@ fn objections(before: Option<&Value>, after: &Value, name: &str) -> Vec<String> 
     if said(after, "deletionPolicy", name) == "Retain" && said(after, AUTHORITY, name).is_null() {
         objections.push("deletionPolicy".to_owned());
     }
+    let lifetime = said(after, "expiresIn", name);
+    let exceeds = |path, more: f64| {
+        said(after, path, name)
+            .as_str()
+            .is_some_and(|text| seconds(text) + more > seconds(lifetime.as_str().expect("text")))
+    };
+    objections.extend(exceeds("rotation.renewBefore", 3600.0).then(|| "rotation.renewBefore".to_owned()));
+    objections.extend(exceeds("rotation.overlap", 0.0).then(|| "rotation.overlap".to_owned()));
+    let aliases = said(after, "secret.aliases", name);
+    if aliases.as_array().is_some_and(|aliases| aliases.contains(&said(after, "secret.key", name))) {
+        objections.push("secret.aliases".to_owned());
+    }
+    if !said(after, URL_KEY, name).is_null() && said(after, AUTHORITY, name).is_null() {
+        objections.push(URL_KEY.to_owned());
+    }
     objections
 }
 
@@ -114,6 +140,9 @@ fn promised(spec: &Value, name: &str) -> Value {
         limit if limit == 0 => Value::Null,
         limit => limit,
     };
+    let mut data = vec![said("secret.key")];
+    data.extend(said("secret.aliases").as_array().into_iter().flatten().cloned());
+    data.sort_by_key(Value::to_string);
     let mut labels = said("secret.labels");
     labels["app.kubernetes.io/managed-by"] = "setupkey-operator".into();
     labels["setupkey.dev/key"] = name.into();
@@ -127,19 +156,23 @@ fn promised(spec: &Value, name: &str) -> Value {
         "recorded": [said("secret.name"), said("secret.key")],
         "labels": labels,
         "annotations": said("secret.annotations"),
-        "data": [said("secret.key")],
+        "data": data,
     })
 }
 
-/// The seconds from issue to expiry. Every sample that is not listed is another way to write the default.
-fn lifetime(spec: &Value) -> i64 {
-    match spec["expiresIn"].as_str() {
-        Some("24h" | "86400s") => 86_400,
-        Some("24.5h") => 88_200,
-        Some("36h30m") => 131_400,
-        Some("8760h") => 31_536_000,
-        _ => 2_592_000,
-    }
+/// The seconds of a duration in hours, minutes and seconds.
+fn seconds(duration: &str) -> f64 {
+    let parts = duration.split_inclusive(['h', 'm', 's']).map(|part| {
+        let (number, unit) = part.split_at(part.len() - 1);
+        let number: f64 = number.parse().expect("a number");
+        number
+            * match unit {
+                "h" => 3600.0,
+                "m" => 60.0,
+                _ => 1.0,
+            }
+    });
+    parts.sum()
 }
 
 // The generator.
@@ -151,10 +184,21 @@ static SAMPLES: LazyLock<BTreeMap<String, [Vec<String>; 2]>> = LazyLock::new(|| 
 expiresIn:
 - [24h, 8760h, 720h, 720h0m0s, 36h30m, 24.5h, 86400s]
 - [23h59m59s, 8760h1s, 30d, -48h, '', '720', 9999h9999h9999h]
+rotation.renewBefore:
+- [1h, 23h, 35h30m, 168h, 3600s]
+- [59m59s, 7d, -2h, '', '720', 9999h9999h9999h]
+rotation.overlap:
+- [0s, 1s, 24h, 36h30m, 720h]
+- [-1s, 2d, '', '0', 8760h1s]
+revokeUnusedAfter:
+- [24h, 720h, 36h30m, 8760h]
+- [23h59m59s, 8760h1s, 30d, -48h, '', '720']
 name: [['"東京"', Büro], ["a\nb", "a\tb", "\e[31m"]]
 autoGroups[]: [[office, A.b_c-1, '0'], [no spaces, -a, a-, a/b, ü]]
 secret.name: [[NAME-0, NAME.b-c], [Not_DNS, -a, a., a..b, a/b]]
-secret.key: [[setup-key, .netbird_KEY, a..b], [a/b, .., ., ..a, a b, ü]]
+secret.key: &data-keys [[setup-key, .netbird_KEY, a..b], [a/b, .., ., ..a, a b, ü]]
+secret.aliases[]: *data-keys
+secret.managementUrlKey: *data-keys
 secret.labels[]: [['', a, A.b_c-1], [x y, -a, a-, ü]]
 secret.labels keys: &keys
 - [team, A.b_c-1, example.com/team, app.kubernetes.io/name, argocd.argoproj.io/sync-options]
@@ -225,7 +269,7 @@ fn field(path: &str, schema: &Value, name: &str, rng: &mut SmallRng) -> Field {
             // The limit counts characters, not bytes. Where a rule requires ASCII, the key's own letter serves.
             let letter = if samples.is_some() { name } else { "ü" };
             let of_length = |length: i64| match usize::try_from(length).expect("a length") {
-                length if path == "expiresIn" => "0h".repeat(length.div_ceil(2) - 2) + "720h",
+                length if DURATIONS.contains(&path) => "0h".repeat(length.div_ceil(2) - 2) + "720h",
                 length => letter.repeat(length),
             };
             let [right, wrong] = samples.unwrap_or([vec!["\"東京\"".to_owned()], vec![]]);
@@ -449,8 +493,9 @@ impl<'a> Sequence<'a> {
         assert_eq!((&status.digest, &status.key), (&Some(digest(&value)), &Some(format!("{}****", &value[..5]))));
         let created = Timestamp::from(key.metadata.creation_timestamp.as_ref().expect("a moment"));
         let expires = status.expires.expect("an expiry");
-        let late = (expires.moment() - created.moment()).num_seconds() - lifetime(spec);
-        assert!((0..60).contains(&late), "the key expires {late} s after the moment that was promised");
+        let lifetime = seconds(said(spec, "expiresIn", &self.name).as_str().expect("text"));
+        let late = (expires.moment() - created.moment()).as_seconds_f64() - lifetime;
+        assert!((0.0..60.0).contains(&late), "the key expires {late} s after the moment that was promised");
         let mut annotations = secret.annotations().clone();
         assert_eq!(annotations.remove("setupkey.dev/id"), status.id);
         assert_eq!(annotations.remove("setupkey.dev/expires"), Some(expires.to_string()));
@@ -484,7 +529,7 @@ impl<'a> Sequence<'a> {
     /// A spec, perhaps with one spoilt field, and the fields that the API server must object to.
     fn draw_spec(&mut self) -> (Value, Vec<String>) {
         let mut spec = json!({});
-        for field in self.fields.iter().filter(|field| field.path != AUTHORITY) {
+        for field in self.fields.iter().filter(|field| ![AUTHORITY, URL_KEY].contains(&field.path.as_str())) {
             if self.rng.random_bool(0.6) {
                 spec = with(&spec, &field.path, field.valid.choose(&mut self.rng).cloned());
             }
@@ -504,11 +549,11 @@ impl<'a> Sequence<'a> {
     fn draw_change(&mut self, spec: &Value) -> (Value, Vec<String>) {
         // The API server refuses most changes of an immutable field, so these are tried less often.
         let may_change = |field: &Field| TABLE.iter().any(|(path, _, may)| *may && *path == field.path);
-        let weight = |field: &Field| if may_change(field) { 3 } else { 1 };
+        let weight = |field: &Field| if may_change(field) { 2 } else { 1 };
         let field = self.fields.choose_weighted(&mut self.rng, weight).expect("a field");
         let (how, values) = match self.rng.random_range(0..10) {
             0..=1 => ("unset", None),
-            2..=3 => ("spoil", Some(&field.invalid)),
+            2..=4 => ("spoil", Some(&field.invalid)),
             _ => ("set", Some(&field.valid)),
         };
         let value = values.and_then(|values| values.choose(&mut self.rng)).cloned();
