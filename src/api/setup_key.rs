@@ -112,8 +112,9 @@ pub struct SetupKeySpec {
 
     /// A key that no peer has used for so long is revoked, 24h to 8760h, as a Go duration such as 720h. The time is counted
     /// from the last use, or from the moment the key was issued; a rotation by schedule does not begin it again. Such a key
-    /// has the state revoked, and the condition Valid has the reason Unused. Raising or removing this value lets the key
-    /// admit peers again. A key whose limit is reached is overused, not unused. May be changed at any time.
+    /// has the state revoked, and the condition Valid has the reason Unused. The keys that it has replaced admit no peers
+    /// either. Raising or removing this value lets the key admit peers again. A key whose limit is reached is overused, not
+    /// unused. May be changed at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rules::unused())]
     pub revoke_unused_after: Option<Lifetime>,
