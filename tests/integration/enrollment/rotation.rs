@@ -9,7 +9,7 @@ use setupkey_operator::{
     cluster::Clock,
 };
 
-use super::{Machine, Replica, Setup, known_to, probe};
+use super::{Machine, Replica, Setup, known_to, probe, some_time};
 use crate::harness::{Cluster, Operator, TestClock, eventually, says};
 
 /// What causes a rotation.
@@ -127,6 +127,37 @@ async fn both_then_one(cause: Cause) {
     let of = |id: Option<String>, uses| (1..=uses).map(move |number| (id.clone().unwrap(), number));
     let wanted: BTreeSet<_> = of(first.id, 9).chain(of(second.id, 9)).collect();
     assert_eq!(uses(cluster).await, wanted, "{cause:?}");
+    operator.stop().await;
+    world.stop().await;
+}
+
+/// How long the machines take to come, which is longer than a rotation takes.
+const SPREAD: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_cuts_off_no_machine_that_joins_meanwhile() {
+    const MACHINES: usize = 90;
+    let (world, operator) = World::start("overlap_race").await;
+    let cluster = &world.cluster;
+    cluster.apply("office", "");
+    cluster.ready("office").await;
+    let old = cluster.value("office", "setup-key").await;
+    known_to(&world.replicas, &old).await;
+    let joins = (0..MACHINES).map(async |number| {
+        some_time(SPREAD).await;
+        Machine::new().insist(|| world.replicas[number % 3].address, &old).await.status
+    });
+    let (answers, (second, _)) = tokio::join!(join_all(joins), async {
+        tokio::time::sleep(SPREAD / 4).await;
+        world.rotate(Cause::Request).await
+    });
+    assert_eq!(answers, [200; MACHINES]);
+    let status = cluster.settled("office").await.status.unwrap();
+    assert_eq!((status.used_times, status.previous[0].used_times), (0, 90));
+    let before = second.previous[0].used_times;
+    assert!((1..90).contains(&before), "{before} machines had joined when the key was rotated");
+    let of_old = (1..=90).map(|number| (second.previous[0].id.clone(), number));
+    assert_eq!(uses(cluster).await, of_old.collect());
     operator.stop().await;
     world.stop().await;
 }
