@@ -232,12 +232,10 @@ async fn unused_keys_are_revoked() {
     let issued = cluster.ready("office").await;
     let key = cluster.value("office", "setup-key").await;
     known_to(&world.replicas, &key).await;
-    let state = |state: &str| {
-        format!("setupkey_state{{namespace=\"{}\",name=\"office\",state=\"{state}\"}} 1", cluster.namespace)
-    };
-    let shows = async |state_: &str| {
-        eventually(&format!("the metrics to say {state_}"), || async {
-            operator.metrics.expose().unwrap().contains(&state(state_)).then_some(())
+    let shows = async |state: &str| {
+        let labels = format!("namespace=\"{}\",name=\"office\",state=\"{state}\"", cluster.namespace);
+        eventually(&format!("the metrics to say {state}"), || async {
+            operator.metrics.expose().unwrap().contains(&format!("setupkey_state{{{labels}}} 1")).then_some(())
         })
         .await;
     };
