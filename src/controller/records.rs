@@ -124,7 +124,7 @@ impl Records {
     /// Whether this process knows of this replaced key from an earlier record, and it admits peers no longer than it did by
     /// that. So a record that was altered does not end a key that another leader has replaced.
     pub fn vouch_for(&self, key: &SetupKey, replaced: &PreviousKey) -> bool {
-        let hash = self.hash_of(key, &replaced.id, &replaced.digest);
+        let hash = self.hash_of(key, &replaced.id, &replaced.digest, replaced.usage_limit);
         let known = self.known.lock();
         let Some(known) = known.get(&ObjectName::of(key)) else { return false };
         std::iter::once(&known.last).chain(&known.sent).any(|record| record.had(hash, replaced.admits_until))
@@ -180,19 +180,23 @@ impl Records {
             status.and_then(|status| Some(&status.secret.as_ref()?.resource_version)),
         ));
         let current = status.and_then(|status| Some((status.id.as_deref()?, status.digest.as_deref()?)));
+        let limit = key.spec.effective_usage_limit();
         let replaced = status.iter().flat_map(|status| &status.previous);
         Record {
             hash,
-            current: current.map_or(0, |(id, digest)| self.hash_of(key, id, digest)),
+            current: current.map_or(0, |(id, digest)| self.hash_of(key, id, digest, limit)),
             expires: status.and_then(|status| status.expires),
             replaced: replaced
-                .map(|replaced| (self.hash_of(key, &replaced.id, &replaced.digest), replaced.admits_until))
+                .map(|replaced| {
+                    let PreviousKey { id, digest, usage_limit, admits_until, .. } = replaced;
+                    (self.hash_of(key, id, digest, *usage_limit), *admits_until)
+                })
                 .collect(),
         }
     }
 
-    fn hash_of(&self, key: &SetupKey, id: &str, digest: &str) -> u64 {
-        self.hasher.hash_one((&key.metadata.uid, id, digest))
+    fn hash_of(&self, key: &SetupKey, id: &str, digest: &str, limit: Option<i32>) -> u64 {
+        self.hasher.hash_one((&key.metadata.uid, id, digest, limit))
     }
 }
 
@@ -305,9 +309,6 @@ mod tests {
             "admitsUntil": "2026-12-24T06:00:00Z", "usedTimes": 0,
         });
         for altered in [
-            json!({ "issuedAt": "2026-11-24T07:00:00Z" }),
-            json!({ "issuedAt": null }),
-            json!({ "unusedSince": "2026-11-24T06:00:00Z" }),
             json!({ "previous": null }),
             json!({ "previous": [{}, added] }),
             entry(json!({ "id": "c" })),
@@ -321,6 +322,38 @@ mod tests {
         }
         for kept in [json!({}), entry(json!({})), entry(json!({ "usedTimes": 2 })), json!({ "usedTimes": 2 })] {
             assert_eq!(standing_after(kept.clone()), Standing::Kept, "{kept}");
+        }
+    }
+
+    #[test]
+    fn replaced_keys_are_known_from_an_earlier_record_only() {
+        let records = Records::default();
+        let mut office = key("office", "2026-11-24T06:00:00Z", "b");
+        let status = office.status.as_mut().unwrap();
+        (status.id, status.expires) = (Some("b".to_owned()), "2026-12-24T06:00:00Z".parse().ok());
+        let replaced = |id: &str, until: &str, limit: Option<i32>| PreviousKey {
+            id: id.to_owned(),
+            digest: id.to_owned(),
+            key: String::new(),
+            expires: "2027-12-24T06:00:00Z".parse().unwrap(),
+            admits_until: until.parse().unwrap(),
+            used_times: 0,
+            usage_limit: limit,
+        };
+        status.previous.push(replaced("a", "2026-11-25T06:00:00Z", Some(3)));
+        assert!(!records.vouch_for(&office, &office.previous()[0]), "nothing is known yet");
+        records.wrote(&office);
+        for (id, until, limit, known) in [
+            ("a", "2026-11-25T06:00:00Z", Some(3), true),
+            ("a", "2026-11-25T05:00:00Z", Some(3), true),
+            ("a", "2026-11-25T06:00:01Z", Some(3), false),
+            ("a", "2026-11-25T06:00:00Z", None, false),
+            ("c", "2026-11-25T06:00:00Z", Some(3), false),
+            // The current key, which another leader may have replaced.
+            ("b", "2026-12-24T06:00:00Z", None, true),
+            ("b", "2026-12-24T06:00:01Z", None, false),
+        ] {
+            assert_eq!(records.vouch_for(&office, &replaced(id, until, limit)), known, "{id} {until} {limit:?}");
         }
     }
 

@@ -169,6 +169,10 @@ pub fn reason_of(key: &SetupKey, before: &SetupKeyStatus, after: &SetupKeyStatus
 pub(super) fn begin(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) {
     let reason = Rotations::of(key, status, now).and_then(|rotations| rotations.due(now));
     let unused_since = status.unused_since.or_else(|| issued_at(&key.spec, status));
+    if let Some(id) = &status.id {
+        // Entries that do not name their key are of the key that is replaced.
+        status.pending.iter_mut().filter(|entry| entry.key_id.is_empty()).for_each(|entry| entry.key_id.clone_from(id));
+    }
     let replaced = replaced(status, key, now);
     status.previous.extend(replaced);
     let surplus = status.previous.len().saturating_sub(MOST_PREVIOUS);
@@ -204,10 +208,11 @@ pub(super) fn has_ended(previous: &PreviousKey, spec: &SetupKeySpec, now: DateTi
     spec.overlap() == Lifetime::seconds(0) || now > previous.admits_until.min(previous.expires).moment()
 }
 
-/// The replaced keys at an authority that must go there: those that have ended, and all once the key is revoked, because
-/// NetBird never takes a revocation back.
+/// The replaced keys at an authority that must go there: those that have ended, and all once the key is revoked or unused,
+/// because NetBird never takes a revocation back.
 pub(super) fn ended_there<'a>(key: &'a SetupKey, now: DateTime<Utc>) -> impl Iterator<Item = KeyId> + 'a {
-    let is_over = move |previous: &&PreviousKey| key.spec.revoked || has_ended(previous, &key.spec, now);
+    let is_revoked = key.status.as_ref().is_some_and(|status| asks_for_revocation(&key.spec, status, now));
+    let is_over = move |previous: &&PreviousKey| is_revoked || has_ended(previous, &key.spec, now);
     key.previous().iter().filter(is_over).filter_map(|previous| KeyId::parse(&previous.id))
 }
 

@@ -276,6 +276,18 @@ fn a_clock_of_an_authority_that_is_behind_causes_no_second_rotation() {
     assert_eq!(due(&key, at(2 * HOUR)), Some(Reason::Schedule), "one an hour, and no more");
 }
 
+#[test]
+fn an_entry_that_names_no_key_is_of_the_replaced_one() {
+    let key = key(json!({ "expiresIn": "720h" }));
+    let mut after = status(&key).clone();
+    let entry = json!({
+        "number": 1, "name": "peer-a", "publicKey": "", "hostname": "h", "tokenDigest": "", "since": Timestamp::from(at(0)),
+    });
+    after.pending.push(serde_json::from_value(entry).unwrap());
+    begin(&mut after, &key, at(10));
+    assert_eq!(Some(&after.pending[0].key_id), status(&key).id.as_ref());
+}
+
 /// As when the clock has stepped back between a rotation at an authority and its record.
 #[test]
 fn no_revision_is_issued_before_the_last_one() {

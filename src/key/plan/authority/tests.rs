@@ -452,6 +452,18 @@ fn an_unused_key_is_revoked_there_and_another_is_issued_when_it_may_go_unused_fo
 }
 
 #[test]
+fn an_unused_key_takes_the_replaced_ones_with_it() {
+    let mut world =
+        issued(json!({ "expiresIn": "72h", "rotation": { "renewBefore": "26h" }, "revokeUnusedAfter": "48h" }));
+    world.clock += chrono::Duration::hours(47);
+    world.pass();
+    assert_eq!((world.there.len(), world.key.previous().len(), world.valid()), (2, 1, "Valid"));
+    world.clock += chrono::Duration::hours(2);
+    world.pass();
+    assert_eq!((world.there.len(), world.key.previous().len(), world.valid()), (1, 0, "Unused"));
+}
+
+#[test]
 fn a_key_that_was_used_lately_is_not_unused() {
     let mut world = issued(json!({ "expiresIn": "720h", "revokeUnusedAfter": "48h" }));
     world.there[0].0.used_times = 1;
