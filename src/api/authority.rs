@@ -207,6 +207,13 @@ pub struct AuthorityStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl NetBird {
+    /// The URL that NetBird's agents are told to join at.
+    pub fn agent_url(&self) -> &str {
+        self.agent_url.as_deref().unwrap_or(&self.url)
+    }
+}
+
 fn default_interval() -> Lifetime {
     Lifetime::seconds(60)
 }

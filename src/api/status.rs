@@ -144,7 +144,7 @@ pub struct SecretReference {
     pub key: String,
     /// The version of the Secret whose data was last compared with the digest.
     pub resource_version: String,
-    /// The further keys in its data that hold the setup key too.
+    /// The further keys in its data that the operator keeps equal to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub aliases: Vec<String>,

@@ -19,13 +19,20 @@ use crate::{
     key::{
         KeyId, KeyValue,
         conditions::is_ready,
+        data_keys::{Held, WantedData, looked_at},
+        remote::AuthorityView,
         rotation,
         secret::{Metadata, OwnedSecret, SecretView, Written, WrittenByUs, is_owned_by},
     },
 };
 
 /// What the caches alone tell about the Secret, or `None` when the API server must be asked.
-pub fn in_cache(key: &SetupKey, cached: Option<&Arc<SecretMetadata>>, now: DateTime<Utc>) -> Option<SecretView> {
+pub fn in_cache(
+    key: &SetupKey,
+    authority: &AuthorityView,
+    cached: Option<&Arc<SecretMetadata>>,
+    now: DateTime<Utc>,
+) -> Option<SecretView> {
     if key.metadata.deletion_timestamp.is_some() {
         // The planner leaves the Secret alone, so there is nothing to find out.
         return Some(SecretView::Unread);
@@ -36,20 +43,21 @@ pub fn in_cache(key: &SetupKey, cached: Option<&Arc<SecretMetadata>>, now: DateT
         // A key that no pass has seen yet: its Secret can be created outright, because creation fails if there is one.
         None if !seen_before => Some(SecretView::Absent),
         None => None,
-        Some(secret) => is_unchanged(key, secret, now).then_some(SecretView::Unchanged),
+        Some(secret) => is_unchanged(key, authority, secret, now).then_some(SecretView::Unchanged),
     }
 }
 
 /// Whether the Secret is ours and still the version that was compared with this generation of the spec and found equal.
 ///
 /// A version on record is not enough: it is also written when the Secret was read and could not be put right. And it must be
-/// good enough for what is due: a rotation writes the Secret.
-fn is_unchanged(key: &SetupKey, secret: &SecretMetadata, now: DateTime<Utc>) -> bool {
+/// good enough for what is due: a rotation writes the Secret, and so does another URL of the authority.
+fn is_unchanged(key: &SetupKey, authority: &AuthorityView, secret: &SecretMetadata, now: DateTime<Utc>) -> bool {
     let Some(status) = &key.status else { return false };
     let recorded = status.secret.as_ref().is_some_and(|recorded| {
         recorded.name == key.secret_name()
             && recorded.key == key.secret_key()
             && Some(&recorded.resource_version) == secret.metadata.resource_version.as_ref()
+            && WantedData::of(key, authority).has_recorded_url(recorded)
     });
     recorded
         && status.observed_generation == key.metadata.generation
@@ -86,15 +94,19 @@ pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMet
 pub fn owned(mut secret: SecretData, key: &SetupKey, written: Written) -> OwnedSecret {
     let holds = secret.get(key.secret_key()).and_then(KeyValue::parse).map(|value| value.fingerprint());
     let metadata = std::mem::take(&mut secret.metadata);
+    let written_by_us = WrittenByUs::from_managed_fields(metadata.managed_fields.as_deref().unwrap_or_default());
+    let names = looked_at(key, &written_by_us.data);
+    let data = names.into_iter().filter_map(|name| Some((name.to_owned(), Held::of(secret.get(name)?)))).collect();
     OwnedSecret {
         resource_version: metadata.resource_version.unwrap_or_default(),
-        written_by_us: WrittenByUs::from_managed_fields(metadata.managed_fields.as_deref().unwrap_or_default()),
+        written_by_us,
         metadata: Metadata {
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
         },
         immutable: secret.immutable,
         holds,
+        data,
         belongs_to_another: false,
         written,
     }

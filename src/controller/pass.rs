@@ -24,6 +24,7 @@ use crate::{
     },
     key::{
         KeyId,
+        data_keys::{DataPatch, WantedData},
         ledger::{Swap, Use},
         mirror::groups,
         plan::{Observed, Step, Until, plan},
@@ -150,6 +151,16 @@ impl<'a> Pass<'a> {
         self.without_record.as_ref().unwrap_or(&self.key)
     }
 
+    /// The data keys that are written together with another setup key.
+    fn data_with_new_key(&self) -> DataPatch {
+        let key = self.trusted();
+        let wanted = WantedData::of(key, &self.authority);
+        match &self.secret {
+            SecretView::Owned(secret) => secret.data_with_new_key(key, wanted),
+            _ => wanted.in_new_secret(),
+        }
+    }
+
     /// The versions that this pass has seen last.
     pub fn seen(&self) -> Versions {
         (self.key.metadata.resource_version.clone(), self.secret_version.clone())
@@ -179,23 +190,26 @@ impl<'a> Pass<'a> {
                     Err(error) => self.failed(Subject::Peers, error),
                 },
                 Step::CreateSecret(issue) => {
-                    let end = write::create_secret(client, &self.key, &in_cluster::mint(&issue)?).await;
+                    let minted = in_cluster::mint(&issue)?;
+                    let end = write::create_secret(client, &self.key, &minted, &self.data_with_new_key()).await;
                     self.secret_written(end).await?;
                 }
                 Step::RehearseReplacement(issue) => {
                     let SecretView::Owned(secret) = &self.secret else { continue };
                     let minted = in_cluster::mint(&issue)?;
-                    let end = write::rehearse_replacement(client, &self.key, secret, &minted).await;
+                    let data = self.data_with_new_key();
+                    let end = write::rehearse_replacement(client, &self.key, secret, &minted, &data).await;
                     self.rehearsed(end).await?;
                 }
                 Step::ReplaceKey(issue) => {
                     let SecretView::Owned(secret) = &self.secret else { continue };
-                    let end = write::replace_key(client, &self.key, secret, &in_cluster::mint(&issue)?).await;
+                    let (minted, data) = (in_cluster::mint(&issue)?, self.data_with_new_key());
+                    let end = write::replace_key(client, &self.key, secret, &minted, &data).await;
                     self.secret_written(end).await?;
                 }
-                Step::RestoreMetadata(patch) => {
+                Step::Restore(changes) => {
                     let SecretView::Owned(secret) = &self.secret else { continue };
-                    let end = write::restore_metadata(client, &self.key, secret, &patch).await;
+                    let end = write::restore(client, &self.key, secret, &changes).await;
                     self.secret_written(end).await?;
                 }
                 Step::WriteStatus(status) => self.write_status(&status).await?,
@@ -220,7 +234,8 @@ impl<'a> Pass<'a> {
 
     /// Looks at the Secret: in the cache, and at the API server if that is not enough.
     async fn look(&mut self) {
-        match observe::in_cache(self.trusted(), self.cached_secret.as_ref(), self.context.clock.now()) {
+        match observe::in_cache(self.trusted(), &self.authority, self.cached_secret.as_ref(), self.context.clock.now())
+        {
             Some(SecretView::Unchanged) if self.standing == Standing::Disputed => self.read_secret().await,
             Some(secret) => self.secret = secret,
             None => self.read_secret().await,

@@ -177,7 +177,9 @@ impl Records {
             &key.metadata.uid,
             status.map(|status| (&status.id, &status.digest)),
             status.map(|status| status.previous.iter().map(fixed).collect::<Vec<_>>()),
-            status.and_then(|status| Some(&status.secret.as_ref()?.resource_version)),
+            status.and_then(|status| status.secret.as_ref()).map(|secret| {
+                (&secret.resource_version, &secret.aliases, &secret.management_url_key, &secret.management_url)
+            }),
         ));
         let current = status.and_then(|status| Some((status.id.as_deref()?, status.digest.as_deref()?)));
         let limit = key.spec.effective_usage_limit();

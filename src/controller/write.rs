@@ -1,5 +1,7 @@
 //! The writes of the controller, one function each. None of them decides anything.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -22,8 +24,10 @@ use crate::{
         secrets::{self, SecretData},
     },
     key::{
+        KeyValue,
+        data_keys::{DataChange, DataPatch},
         ledger::Swap,
-        secret::{MetadataPatch, OwnedSecret, SentKey, Written},
+        secret::{MetadataPatch, OwnedSecret, Restoration, SentKey, Written},
     },
 };
 
@@ -40,24 +44,41 @@ pub enum SecretWrite {
     Outdated(Error),
 }
 
-/// Creates the Secret with this key. Creation, never apply: two writers cannot both succeed.
-pub async fn create_secret(client: &Client, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
-    send_creation(client, key, minted, &post_params()).await
+/// Creates the Secret with this key and these further data keys. Creation, never apply: two writers cannot both succeed.
+pub async fn create_secret(
+    client: &Client,
+    key: &SetupKey,
+    minted: &Minted,
+    data: &DataPatch,
+) -> Result<SecretWrite, Error> {
+    send_creation(client, key, minted, data, &post_params()).await
 }
 
 /// What [`create_secret`] would store, found out by a dry run.
-pub async fn rehearse_creation(client: &Client, key: &SetupKey, minted: &Minted) -> Result<SecretWrite, Error> {
-    send_creation(client, key, minted, &PostParams { dry_run: true, ..post_params() }).await
+pub async fn rehearse_creation(
+    client: &Client,
+    key: &SetupKey,
+    minted: &Minted,
+    data: &DataPatch,
+) -> Result<SecretWrite, Error> {
+    send_creation(client, key, minted, data, &PostParams { dry_run: true, ..post_params() }).await
 }
 
 async fn send_creation(
     client: &Client,
     key: &SetupKey,
     minted: &Minted,
+    data: &DataPatch,
     params: &PostParams,
 ) -> Result<SecretWrite, Error> {
     let namespace = key.namespace().unwrap_or_default();
     let metadata = minted.metadata(key);
+    let contents = data.iter().filter_map(|(name, change)| match change {
+        DataChange::SetupKey => Some((name.as_str(), minted.value.expose())),
+        DataChange::Url(url) => Some((name.as_str(), url.as_str())),
+        DataChange::Removal => None,
+    });
+    let contents = contents.chain([(key.secret_key(), minted.value.expose())]);
     let mut secret = Secret {
         metadata: ObjectMeta {
             name: Some(key.secret_name().to_owned()),
@@ -67,7 +88,7 @@ async fn send_creation(
             annotations: Some(metadata.annotations),
             ..ObjectMeta::default()
         },
-        data: Some([(key.secret_key().to_owned(), ByteString(minted.value.expose().into()))].into()),
+        data: Some(contents.map(|(name, content)| (name.to_owned(), ByteString(content.into()))).collect()),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     };
@@ -77,14 +98,15 @@ async fn send_creation(
     with_key(created, key, minted)
 }
 
-/// Puts this key into our Secret, and the labels and annotations that go with it. All else in it stays.
+/// Puts this key into our Secret, and the labels, annotations and further data keys that go with it. All else in it stays.
 pub async fn replace_key(
     client: &Client,
     key: &SetupKey,
     secret: &OwnedSecret,
     minted: &Minted,
+    data: &DataPatch,
 ) -> Result<SecretWrite, Error> {
-    let replaced = send_replacement(client, key, secret, minted, &patch_params()).await;
+    let replaced = send_replacement(client, key, secret, minted, data, &patch_params()).await;
     with_key(replaced, key, minted)
 }
 
@@ -94,9 +116,10 @@ pub async fn rehearse_replacement(
     key: &SetupKey,
     secret: &OwnedSecret,
     minted: &Minted,
+    data: &DataPatch,
 ) -> Result<SecretWrite, Error> {
     let dry_run = PatchParams { dry_run: true, ..patch_params() };
-    let replaced = send_replacement(client, key, secret, minted, &dry_run).await;
+    let replaced = send_replacement(client, key, secret, minted, data, &dry_run).await;
     with_key(replaced, key, minted)
 }
 
@@ -105,47 +128,70 @@ async fn send_replacement(
     key: &SetupKey,
     secret: &OwnedSecret,
     minted: &Minted,
+    data: &DataPatch,
     params: &PatchParams,
 ) -> Result<SecretData, Error> {
     let name = secret_name(key);
     let metadata = secret.drift_from(&minted.metadata(key));
-    let encoded = Zeroizing::new(BASE64_STANDARD.encode(minted.value.expose()));
-    let patch = SecretPatch {
-        metadata: json!({
-            "resourceVersion": secret.resource_version,
-            "labels": metadata.labels,
-            "annotations": metadata.annotations,
-        }),
-        data: [(key.secret_key(), encoded.as_str())].into(),
-    };
+    let encoded = encoded(&minted.value);
+    let mut patch = SecretPatch::new(secret, &metadata, data, Some(&encoded));
+    patch.data.insert(key.secret_key(), Some(Cow::Borrowed(&encoded)));
     let attempt = Attempt::on("replace the key in Secret", &name.namespace, &name.name);
     secrets::patch(client, attempt, &name, &patch, params).await
 }
 
-/// A merge patch of a Secret, which borrows the key instead of copying it.
+/// A merge patch of a version of a Secret. It borrows the key instead of copying it.
 #[derive(Serialize)]
 struct SecretPatch<'a> {
     metadata: Value,
-    data: std::collections::BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    data: BTreeMap<&'a str, Option<Cow<'a, str>>>,
 }
 
-/// Restores the labels and annotations of our Secret.
-pub async fn restore_metadata(
+impl<'a> SecretPatch<'a> {
+    /// These changes, where `encoded` is the key in base64. Without it, no data key gets it.
+    fn new(secret: &OwnedSecret, metadata: &MetadataPatch, data: &'a DataPatch, encoded: Option<&'a str>) -> Self {
+        let value = |change: &DataChange| match change {
+            DataChange::SetupKey => encoded.map(|encoded| Some(Cow::Borrowed(encoded))),
+            DataChange::Url(url) => Some(Some(Cow::Owned(BASE64_STANDARD.encode(url)))),
+            DataChange::Removal => Some(None),
+        };
+        Self {
+            metadata: json!({
+                "resourceVersion": secret.resource_version,
+                "labels": metadata.labels,
+                "annotations": metadata.annotations,
+            }),
+            data: data.iter().filter_map(|(name, change)| Some((name.as_str(), value(change)?))).collect(),
+        }
+    }
+}
+
+fn encoded(value: &KeyValue) -> Zeroizing<String> {
+    Zeroizing::new(BASE64_STANDARD.encode(value.expose()))
+}
+
+/// Restores the labels, annotations and further data keys of our Secret. The aliases are copied from the key in it.
+///
+/// The patch is refused unless the Secret is still the version that was decided on, so that is the version that is read here.
+pub async fn restore(
     client: &Client,
     key: &SetupKey,
     secret: &OwnedSecret,
-    patch: &MetadataPatch,
+    changes: &Restoration,
 ) -> Result<SecretWrite, Error> {
     let name = secret_name(key);
-    let patch = json!({ "metadata": {
-        "resourceVersion": secret.resource_version,
-        "labels": patch.labels,
-        "annotations": patch.annotations,
-    }});
-    let attempt = Attempt::on("restore the labels and annotations of Secret", &name.namespace, &name.name);
+    let copies = changes.data.values().any(|change| *change == DataChange::SetupKey);
+    let read = if copies { secrets::read(client, &name).await? } else { None };
+    let value = read.as_ref().and_then(|read| KeyValue::parse(read.get(key.secret_key())?));
+    let encoded = value.as_ref().map(encoded);
+    let encoded = encoded.as_ref().map(|encoded| encoded.as_str());
+    let patch = SecretPatch::new(secret, &changes.metadata, &changes.data, encoded);
+    let attempt = Attempt::on("restore the metadata and data keys of Secret", &name.namespace, &name.name);
+    let redact = |text: &str| value.as_ref().map_or_else(|| text.to_owned(), |value| value.redact(text));
     match secrets::patch(client, attempt, &name, &patch, &patch_params()).await {
-        Ok(stored) => Ok(SecretWrite::Stored(Box::new(owned(stored, key, Written::Metadata)))),
-        Err(error) => not_written(error, str::to_owned),
+        Ok(stored) => Ok(SecretWrite::Stored(Box::new(owned(stored, key, Written::Restoration)))),
+        Err(error) => not_written(error.redacted(redact), redact),
     }
 }
 

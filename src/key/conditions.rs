@@ -22,8 +22,10 @@ pub const SECRET_REFUSED: &str = "SecretRefused";
 pub const SECRET_FAILED: &str = "SecretFailed";
 /// Reason of `Ready` and `Stalled`: the API server stores another value than the key that it is sent.
 pub const SECRET_ALTERED: &str = "SecretAltered";
-/// Reason of `Ready` and `Stalled`: the API server does not store the labels or annotations that the spec asks for.
+/// Reason of `Ready` and `Stalled`: the API server does not store the labels, annotations or data keys that the spec asks for.
 pub const METADATA_NOT_KEPT: &str = "MetadataNotKept";
+/// Reason of `Ready` and `Stalled`: the Secret has a data key that the spec asks for, and others have put something else there.
+pub const DATA_KEY_CONFLICT: &str = "DataKeyConflict";
 /// Reason of `Ready` and `Stalled`: the status was lost, and its uses cannot be counted.
 pub const USES_UNKNOWN: &str = "UsesUnknown";
 /// Reason of `Ready` and `Stalled`: there is no authority of this kind and name.
@@ -59,12 +61,13 @@ pub const DELETED_AT_AUTHORITY: &str = "DeletedAtAuthority";
 pub const REPLACING: &str = "Replacing";
 
 /// The reasons of `Ready` when it is false. A change to one of them causes an event.
-pub const UNREADY_REASONS: [&str; 16] = [
+pub const UNREADY_REASONS: [&str; 17] = [
     SECRET_CONFLICT,
     SECRET_REFUSED,
     SECRET_FAILED,
     SECRET_ALTERED,
     METADATA_NOT_KEPT,
+    DATA_KEY_CONFLICT,
     USES_UNKNOWN,
     AUTHORITY_NOT_FOUND,
     AUTHORITY_NOT_ALLOWED,

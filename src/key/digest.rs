@@ -9,8 +9,8 @@ use sha2::Sha256;
 pub struct Digest(String);
 
 impl Digest {
-    /// The digest of a key's characters.
-    pub fn of(key: &str) -> Self {
+    /// The digest of a key's characters, or of whatever else a data key holds.
+    pub fn of(key: impl AsRef<[u8]>) -> Self {
         use sha2::Digest as _;
         Self(BASE64_STANDARD.encode(Sha256::digest(key)))
     }
@@ -18,7 +18,7 @@ impl Digest {
     /// The digest of a key as a machine presents it. Keys are upper-case, and people type them in any case. NetBird:
     /// peer.go, AddPeer.
     pub fn of_presented(key: &str) -> Self {
-        Self::of(&Zeroizing::new(key.to_uppercase()))
+        Self::of(Zeroizing::new(key.to_uppercase()).as_str())
     }
 
     /// A digest that was computed before, as it stands in an object.

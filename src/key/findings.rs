@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 
 use super::{
     conditions::{
-        Finding, METADATA_NOT_KEPT, NOT_ISSUED, ROTATION_FAILED, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED,
-        SECRET_REFUSED, UNUSED, USES_UNKNOWN,
+        DATA_KEY_CONFLICT, Finding, METADATA_NOT_KEPT, NOT_ISSUED, ROTATION_FAILED, SECRET_ALTERED, SECRET_CONFLICT,
+        SECRET_FAILED, SECRET_REFUSED, UNUSED, USES_UNKNOWN,
     },
-    record::{Observed, Persistence, Subject, Trouble, drift, holds_the_key, is_reported_altered},
+    data_keys::WantedData,
+    record::{Observed, Persistence, Subject, Trouble, data_drift, drift, holds_the_key, is_reported_altered},
     rotation,
     secret::{OwnedSecret, SecretView},
 };
@@ -91,7 +92,7 @@ fn in_trouble(trouble: &Trouble, key: &SetupKey) -> Finding {
     }
 }
 
-/// The Secret holds the key. Its labels and annotations may still differ: what this pass has written was not stored.
+/// The Secret holds the key. The rest of it may still differ: what this pass has written was not stored, or cannot be written.
 fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Finding {
     let (key, name) = (observed.key, observed.key.secret_name());
     let mut holds = format!("Secret {name:?} holds the key under {:?}.", key.secret_key());
@@ -106,6 +107,27 @@ fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Fin
     if let Some(unmet) = key.status.as_ref().and_then(|status| rotation::unmet_request(key, status, now)) {
         holds = format!("{holds} {unmet}");
     }
+    let quoted = |names: Vec<&str>| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let conflicts = secret.data_conflicts(key, WantedData::of(key, observed.authority));
+    if !conflicts.is_empty() {
+        return Finding::not_ready(
+            DATA_KEY_CONFLICT,
+            format!(
+                "{holds} It has data keys that the operator did not write and that hold something else, so they are left alone: {}. Delete them from the Secret, or take them out of secret.aliases and secret.managementUrlKey.",
+                quoted(conflicts)
+            ),
+        );
+    }
+    let data = data_drift(observed, secret);
+    if secret.immutable && !data.is_empty() {
+        return Finding::not_ready(
+            SECRET_REFUSED,
+            format!(
+                "{holds} It is immutable, so these data keys of it cannot be put right: {}. Delete the Secret; the operator then creates it with a new key.",
+                quoted(data.keys().map(String::as_str).collect())
+            ),
+        );
+    }
     let Some(drift) = drift(observed, secret, now) else { return Finding::ready(holds) };
     let names = drift.names().join(", ");
     if drift.is_cosmetic() {
@@ -114,7 +136,7 @@ fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Fin
     Finding::not_ready(
         METADATA_NOT_KEPT,
         format!(
-            "{holds} The API server does not store these as they are sent, so an admission policy or webhook changes them: {names}. Change the policy, or secret.labels and secret.annotations."
+            "{holds} The API server does not store these as they are sent, so an admission policy or webhook changes them: {names}. Change the policy, or what the spec asks for under secret."
         ),
     )
 }

@@ -4,6 +4,7 @@
 
 pub mod claim;
 pub mod conditions;
+pub mod data_keys;
 mod digest;
 pub mod expected;
 mod facts;

@@ -18,7 +18,7 @@ use super::{
     remote::{GroupId, NewKey},
     report::{partial_report, report},
     rotation,
-    secret::{MetadataPatch, OwnedSecret, SecretView, Written},
+    secret::{OwnedSecret, Restoration, SecretView, Written},
 };
 use crate::api::{SetupKey, SetupKeyStatus};
 use authority::Release;
@@ -31,7 +31,7 @@ pub(crate) const LONGEST_SLEEP: Duration = Duration::hours(1);
 /// A key is expired once its last moment has passed, so that is when to wake.
 pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
-/// How long to leave a Secret alone whose labels the API server does not store as they are sent.
+/// How long to leave a Secret alone of which the API server stores something else than is sent.
 const METADATA_PAUSE: Duration = Duration::minutes(5);
 
 /// What to do next.
@@ -48,8 +48,8 @@ pub enum Step {
     RehearseReplacement(Issue),
     /// Put a new value into our Secret, because it does not hold the key on record.
     ReplaceKey(Issue),
-    /// Change the labels and annotations of our Secret, leaving its data alone.
-    RestoreMetadata(MetadataPatch),
+    /// Change labels, annotations and data keys of our Secret. The key in it stays, and its aliases are copied from it.
+    Restore(Restoration),
     /// Write the status.
     WriteStatus(Box<SetupKeyStatus>),
     /// Create the Peers of the abandoned entries.
@@ -102,7 +102,7 @@ pub enum Until {
 type Check = fn(Observed<'_>, DateTime<Utc>) -> Option<Step>;
 
 /// The checks, in their order: the first that finds something decides.
-const CHECKS: [Check; 6] = [being_deleted, lost_uses, secret_value, secret_metadata, status, abandoned_entries];
+const CHECKS: [Check; 6] = [being_deleted, lost_uses, secret_value, rest_of_secret, status, abandoned_entries];
 
 /// Decides the next step.
 pub fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
@@ -161,20 +161,21 @@ fn to_be_written(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc
     (!holds_the_key(observed, secret)).then(|| Issue::of(observed, secret, now))
 }
 
-/// The Secret must carry the wanted labels and annotations. What a write of this pass did not change is not tried again.
-fn secret_metadata(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
+/// The Secret must carry the wanted labels, annotations and further data keys. What a write of this pass did not change is not
+/// tried again.
+fn rest_of_secret(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let SecretView::Owned(secret) = observed.secret else { return None };
     if observed.trouble.is_some() || secret.written != Written::Nothing || !holds_the_key(observed, secret) {
         return None;
     }
-    let patch = drift(observed, secret, now)?;
+    let changes = drift(observed, secret, now)?;
     // A change of state is not kept waiting behind labels.
     let urgent = partial_report(observed, now);
     match &observed.key.status {
         Some(status) if status.state.is_some() && status.state != urgent.state => {
             Some(Step::WriteStatus(Box::new(urgent)))
         }
-        _ => Some(Step::RestoreMetadata(patch)),
+        _ => Some(Step::Restore(changes)),
     }
 }
 
@@ -234,5 +235,7 @@ fn wait(observed: Observed<'_>, now: DateTime<Utc>) -> Until {
     Until::RetryAfter(expected.min(METADATA_PAUSE))
 }
 
+#[cfg(test)]
+mod data_keys_tests;
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,9 @@ pub(super) use super::observed::id_in_status;
 use super::{
     KeyId,
     conditions::{READY, SECRET_ALTERED, reason_of},
+    data_keys::{DataPatch, WantedData},
     mirror,
-    secret::{Metadata, MetadataPatch, OwnedSecret, SecretView, Written, wanted_metadata},
+    secret::{Metadata, OwnedSecret, Restoration, SecretView, Written, wanted_metadata},
 };
 pub use super::{
     freshness::Freshness,
@@ -97,10 +98,17 @@ pub(super) fn is_reported_altered(key: &SetupKey) -> bool {
     key.status.as_ref().is_some_and(|status| reason_of(status, READY) == Some(SECRET_ALTERED))
 }
 
-/// The difference between the labels and annotations of our Secret and the wanted ones, if there is one.
-pub(super) fn drift(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<MetadataPatch> {
+/// The difference between our Secret and the wanted one, the key in it aside, if there is one and it can be put right. The
+/// data of an immutable Secret cannot.
+pub(super) fn drift(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Option<Restoration> {
     let wanted = Issue::of(observed, secret, now).wanted_metadata(observed.key)?;
-    Some(secret.drift_from(&wanted)).filter(|patch| !patch.is_empty())
+    let data = if secret.immutable { DataPatch::new() } else { data_drift(observed, secret) };
+    Some(Restoration { metadata: secret.drift_from(&wanted), data }).filter(|changes| !changes.is_empty())
+}
+
+/// The changes that put the data keys beside the primary right.
+pub(super) fn data_drift(observed: Observed<'_>, secret: &OwnedSecret) -> DataPatch {
+    secret.data_drift(observed.key, WantedData::of(observed.key, observed.authority))
 }
 
 /// The id of a key that was issued, and that the status knows nothing about.

@@ -94,6 +94,8 @@ pub struct Reached {
     pub allowed_groups: Option<Arc<[String]>>,
     /// Whether a group that is missing is created.
     pub creates_groups: bool,
+    /// The URL that agents join at, if it is known.
+    pub agent_url: Option<Arc<str>>,
 }
 
 impl AuthorityView {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Facts,
     conditions::{Finding, READY, STALLED, VALID, set_condition},
+    data_keys::WantedData,
     facts::issued_at,
     findings::{ready, valid},
     mirror::mirror,
@@ -13,7 +14,7 @@ use super::{
     rotation,
     secret::{OwnedSecret, SecretView},
 };
-use crate::api::{SecretReference, SetupKey, SetupKeyStatus, State};
+use crate::api::{KeyStanding, SecretReference, SetupKey, SetupKeyStatus, State};
 
 /// The status after a pass that has seen all there is to see: the spec of this generation is fulfilled, or the conditions say
 /// why not.
@@ -103,7 +104,7 @@ fn copy_secret(status: &mut SetupKeyStatus, observed: Observed<'_>, now: DateTim
         status.expires = Some(issue.expires);
         status.digest = holds.map(|found| found.digest.to_string());
         status.key = holds.map(|found| found.mask.clone());
-        status.secret = holds.map(|_| reference(key, secret));
+        status.secret = holds.map(|_| reference(observed, secret));
     } else if matches!(secret, SecretView::Absent | SecretView::Foreign | SecretView::Orphaned) {
         status.digest = None;
         status.key = None;
@@ -123,23 +124,29 @@ fn copy_remote_key(status: &mut SetupKeyStatus, observed: Observed<'_>) {
 
 /// The Secret that holds a key at an authority.
 fn refer_to_secret(status: &mut SetupKeyStatus, observed: Observed<'_>) {
-    let Observed { key, secret, .. } = observed;
-    match secret {
-        SecretView::Owned(secret) => {
-            status.secret = holds_the_key(observed, secret).then(|| reference(key, secret));
+    let is_replacing = status.authority.as_ref().is_some_and(|there| there.standing == KeyStanding::Replacing);
+    match observed.secret {
+        SecretView::Owned(secret) if holds_the_key(observed, secret) => {
+            status.secret = Some(reference(observed, secret));
         }
+        // Which data keys are ours must be known when the next key is written.
+        SecretView::Owned(_) if is_replacing => {}
+        SecretView::Owned(_) => status.secret = None,
         SecretView::Absent | SecretView::Foreign | SecretView::Orphaned => status.secret = None,
         SecretView::Unread | SecretView::Unchanged => {}
     }
 }
 
-fn reference(key: &SetupKey, secret: &OwnedSecret) -> SecretReference {
+fn reference(observed: Observed<'_>, secret: &OwnedSecret) -> SecretReference {
+    let key = observed.key;
+    let wanted = WantedData::of(key, observed.authority);
+    let (management_url_key, management_url) = secret.our_url(key, wanted).unzip();
     SecretReference {
         name: key.secret_name().to_owned(),
         key: key.secret_key().to_owned(),
         resource_version: secret.resource_version.clone(),
-        aliases: Vec::new(),
-        management_url_key: None,
-        management_url: None,
+        aliases: secret.our_aliases(key, wanted),
+        management_url_key,
+        management_url: management_url.flatten(),
     }
 }

@@ -1,10 +1,14 @@
-//! The Secret of a key: what is known of it, and which labels and annotations it should carry.
+//! The Secret of a key: what is known of it, and which labels and annotations it should carry. Its data keys are in
+//! [`data_keys`](super::data_keys).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
-use super::{Digest, Fingerprint, KeyId};
+use super::{
+    Digest, Fingerprint, KeyId,
+    data_keys::{DataPatch, Held},
+};
 use crate::api::{
     SetupKey, Timestamp,
     metadata::{EXPIRES_ANNOTATION, ID_ANNOTATION, KEY_LABEL, MANAGED_BY_LABEL, MANAGER, allowed_on_secret},
@@ -35,12 +39,14 @@ pub struct OwnedSecret {
     pub resource_version: String,
     /// Its labels and annotations.
     pub metadata: Metadata,
-    /// The labels and annotations that this operator put there.
+    /// The labels, annotations and data keys that this operator put there.
     pub written_by_us: WrittenByUs,
     /// Whether its data can never change again.
     pub immutable: bool,
     /// The key in it, or `None` when the data key is missing or holds something else.
     pub holds: Option<Fingerprint>,
+    /// What the other data keys hold, as far as they matter ([`looked_at`](super::data_keys::looked_at)).
+    pub data: BTreeMap<String, Held>,
     /// Whether another `SetupKey` has precedence for the key in it ([`has_precedence`](super::claim::has_precedence)).
     pub belongs_to_another: bool,
     /// What this pass has written to it.
@@ -53,9 +59,9 @@ pub struct OwnedSecret {
 pub enum Written {
     /// Nothing: it was read.
     Nothing,
-    /// The wanted labels and annotations.
-    Metadata,
-    /// The wanted labels and annotations, and this new key.
+    /// The wanted labels, annotations and further data keys.
+    Restoration,
+    /// The same, and this new key.
     Key(SentKey),
 }
 
@@ -79,11 +85,24 @@ pub struct Metadata {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The keys of labels and annotations that the API server recorded as this operator's.
+/// The keys of labels, annotations and data that the API server recorded as this operator's.
 #[derive(Clone, Debug, Default)]
 pub struct WrittenByUs {
-    labels: BTreeSet<String>,
-    annotations: BTreeSet<String>,
+    /// Keys of labels.
+    pub labels: BTreeSet<String>,
+    /// Keys of annotations.
+    pub annotations: BTreeSet<String>,
+    /// Data keys, the primary among them.
+    pub data: BTreeSet<String>,
+}
+
+/// What puts our Secret right, while the key in it stays.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Restoration {
+    /// Changes of labels and annotations.
+    pub metadata: MetadataPatch,
+    /// Changes of data keys.
+    pub data: DataPatch,
 }
 
 /// A change of labels and annotations: each key with its value, or `None` to remove it.
@@ -149,7 +168,7 @@ impl OwnedSecret {
     pub fn was_altered(&self) -> bool {
         match &self.written {
             Written::Key(_) => self.sent_and_stored().is_none(),
-            Written::Nothing | Written::Metadata => false,
+            Written::Nothing | Written::Restoration => false,
         }
     }
 
@@ -180,18 +199,31 @@ fn drift(
     missing.chain(unwanted.map(|key| (key.clone(), None))).collect()
 }
 
+impl Restoration {
+    /// Whether there is nothing to change.
+    pub fn is_empty(&self) -> bool {
+        self.metadata.is_empty() && self.data.is_empty()
+    }
+
+    /// What it changes, for people: `label team`, `annotation example.com/owner`, `data key NB_SETUP_KEY`.
+    pub fn names(&self) -> Vec<String> {
+        fn named<T>(what: &str, changes: &BTreeMap<String, T>) -> Vec<String> {
+            changes.keys().map(|key| format!("{what} {key}")).collect()
+        }
+        let MetadataPatch { labels, annotations } = &self.metadata;
+        [named("label", labels), named("annotation", annotations), named("data key", &self.data)].concat()
+    }
+
+    /// Whether it changes nothing that a part of the product, or a consumer of the key, reads.
+    pub fn is_cosmetic(&self) -> bool {
+        self.metadata.is_cosmetic() && self.data.is_empty()
+    }
+}
+
 impl MetadataPatch {
     /// Whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.annotations.is_empty()
-    }
-
-    /// What it changes, for people: `label team`, `annotation example.com/owner`.
-    pub fn names(&self) -> Vec<String> {
-        let named = |what: &'static str, keys: &BTreeMap<String, Option<String>>| -> Vec<String> {
-            keys.keys().map(|key| format!("{what} {key}")).collect()
-        };
-        [named("label", &self.labels), named("annotation", &self.annotations)].concat()
     }
 
     /// Whether it changes nothing but the label that tells tools who manages the Secret. No part of the product reads it.
@@ -207,12 +239,13 @@ impl WrittenByUs {
         let ours = entries.iter().filter(|entry| entry.manager.as_deref() == Some(MANAGER));
         let mut written = Self::default();
         for fields in ours.filter_map(|entry| entry.fields_v1.as_ref()) {
-            let keys = |of: &str| {
-                let keys = fields.0["f:metadata"][of].as_object().into_iter().flatten();
+            let keys = |of: &serde_json::Value| {
+                let keys = of.as_object().into_iter().flatten();
                 keys.filter_map(|(key, _)| key.strip_prefix("f:")).map(str::to_owned).collect::<Vec<_>>()
             };
-            written.labels.extend(keys("f:labels"));
-            written.annotations.extend(keys("f:annotations"));
+            written.labels.extend(keys(&fields.0["f:metadata"]["f:labels"]));
+            written.annotations.extend(keys(&fields.0["f:metadata"]["f:annotations"]));
+            written.data.extend(keys(&fields.0["f:data"]));
         }
         written
     }
@@ -234,6 +267,7 @@ mod tests {
             written_by_us: WrittenByUs { labels: ["team", "old"].map(str::to_owned).into(), ..Default::default() },
             immutable: false,
             holds: None,
+            data: BTreeMap::new(),
             belongs_to_another: false,
             written: Written::Nothing,
         };
@@ -270,12 +304,22 @@ mod tests {
     #[test]
     fn managed_fields_tell_what_we_wrote() {
         let entries: Vec<ManagedFieldsEntry> = serde_json::from_value(serde_json::json!([
-            { "manager": "setupkey-operator", "fieldsV1": { "f:metadata": { "f:labels": { ".": {}, "f:team": {} } } } },
-            { "manager": "kubectl-label", "fieldsV1": { "f:metadata": { "f:labels": { "f:theirs": {} } } } },
+            {
+                "manager": "setupkey-operator",
+                "fieldsV1": {
+                    "f:metadata": { "f:labels": { ".": {}, "f:team": {} } },
+                    "f:data": { ".": {}, "f:setup-key": {} },
+                },
+            },
+            {
+                "manager": "kubectl-patch",
+                "fieldsV1": { "f:metadata": { "f:labels": { "f:theirs": {} } }, "f:data": { "f:theirs": {} } },
+            },
         ]))
         .unwrap();
         let written = WrittenByUs::from_managed_fields(&entries);
         assert_eq!(written.labels, ["team".to_owned()].into());
         assert!(written.annotations.is_empty());
+        assert_eq!(written.data, ["setup-key".to_owned()].into());
     }
 }

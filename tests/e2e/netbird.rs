@@ -110,8 +110,10 @@ impl NetBird {
             }
             container["image"] = image().into();
             let env = list(container, "env");
-            env.retain(|variable| variable["name"] != "NB_MANAGEMENT_URL");
-            env.push(json!({ "name": "NB_MANAGEMENT_URL", "value": self.management.url() }));
+            // Where an example sets none, the agent has it from the Secret.
+            for variable in env.iter_mut().filter(|variable| variable["name"] == "NB_MANAGEMENT_URL") {
+                variable["value"] = self.management.url().into();
+            }
             env.push(json!({ "name": "SSL_CERT_FILE", "value": "/etc/authority/ca.crt" }));
             list(container, "volumeMounts").push(json!({ "name": "authority", "mountPath": "/etc/authority" }));
         }

@@ -22,7 +22,7 @@ async fn canary_leak() {
     let mut operator = Process::start(&cluster, folder.path(), "operator", &flags);
 
     let mut values = Vec::new();
-    cluster.apply("office", "usageLimit: 1");
+    cluster.apply("office", "usageLimit: 1, secret: {aliases: [NB_SETUP_KEY]}");
     let issued = cluster.ready("office").await;
     values.push(cluster.value("office", "setup-key").await);
 
@@ -35,6 +35,11 @@ async fn canary_leak() {
     cluster.status_when("office", "issued again", |status| status.digest != again.digest).await;
     values.push(cluster.value("office", "setup-key").await);
     values.push(planted.to_owned());
+    // An alias is copied from the key.
+    let before = cluster.ready("office").await;
+    cluster.patch_secret("office", json!({ "stringData": { "NB_SETUP_KEY": "altered" } })).await;
+    cluster.status_when("office", "put right", |status| status.secret != before.secret).await;
+    assert!(values.contains(&cluster.value("office", "NB_SETUP_KEY").await), "the alias is not put back");
     // The API server refuses a write that carries a key.
     cluster.kubectl_ok(&["create", "quota", "none", "--hard=secrets=0"], "");
     eventually("the quota to be enforced", || async {

@@ -82,7 +82,7 @@ impl Story {
     /// Brings a key to the beginning of the story, and makes the story happen.
     async fn happen(self, cluster: &Cluster) -> Before {
         if let Story::Create = self {
-            cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
+            cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}, aliases: [alias]}");
             return Before { status: None, clock: TestClock::default() };
         }
         let operator = cluster.start_operator().await;
@@ -91,8 +91,8 @@ impl Story {
         cluster.apply(
             "office",
             &format!(
-                "usageLimit: 3, expiresIn: 24h, revoked: {revoked}, secret: {{labels: {{team: a}}}}, \
-                 rotation: {{{renew}overlap: 2h}}"
+                "usageLimit: 3, expiresIn: 24h, revoked: {revoked}, \
+                 secret: {{labels: {{team: a}}, aliases: [alias]}}, rotation: {{{renew}overlap: 2h}}"
             ),
         );
         cluster.ready("office").await;
@@ -117,11 +117,14 @@ impl Story {
             Story::DeleteSecret => cluster.delete_secret("office").await,
             Story::TamperWithSecret => {
                 let planted = "563A1F41-DB48-43E6-B871-0EF6B9304390";
-                cluster.patch_secret("office", json!({ "stringData": { "setup-key": planted } })).await;
+                cluster
+                    .patch_secret("office", json!({ "stringData": { "setup-key": planted, "alias": "altered" } }))
+                    .await;
             }
             Story::DriftMetadata => {
                 let labels = json!({ "team": "b", "setupkey.dev/key": null });
-                cluster.patch_secret("office", json!({ "metadata": { "labels": labels } })).await;
+                let data = json!({ "alias": "altered" });
+                cluster.patch_secret("office", json!({ "metadata": { "labels": labels }, "stringData": data })).await;
             }
             Story::ChangeGroups => cluster.patch_spec("office", json!({ "autoGroups": ["a"] })).await,
             Story::LoseStatus => cluster.lose_status("office").await,
@@ -129,7 +132,7 @@ impl Story {
                 // A foreign finalizer keeps the old Secret until the new key has run into it.
                 cluster.patch_secret("office", json!({ "metadata": { "finalizers": ["example.com/hold"] } })).await;
                 cluster.keys().delete("office", &DeleteParams::default()).await.expect("a deleted key");
-                cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}}");
+                cluster.apply("office", "usageLimit: 3, expiresIn: 24h, secret: {labels: {team: a}, aliases: [alias]}");
             }
             Story::Rotate => {
                 let moment = status.issued_at.unwrap().plus_seconds(1);
@@ -266,6 +269,8 @@ impl Story {
         let secret = cluster.secrets().get("office").await.unwrap();
         let live = crate::harness::digest(&cluster.value("office", "setup-key").await);
         assert_eq!(status.digest.as_deref(), Some(live.as_str()), "{self:?}: two values, or none");
+        let alias = crate::harness::digest(&cluster.value("office", "alias").await);
+        assert_eq!(alias, live, "{self:?}: the alias holds another value");
         assert_eq!(secret.owner_references()[0].uid, key.uid().unwrap());
         let same = |field: fn(&SetupKeyStatus) -> Option<String>| {
             before.status.as_ref().map(|before| field(before) == field(&status))

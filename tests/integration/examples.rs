@@ -62,7 +62,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     let folder = repository().join("examples");
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    assert!(files.len() >= 11, "{files:?}");
+    assert!(files.len() >= 12, "{files:?}");
     for file in &files {
         for document in for_this_test(&cluster, &netbird, file) {
             cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-f", "-"], &document);
@@ -74,7 +74,8 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     let names = cluster.kubectl_ok(&["get", "sk", "-o", "jsonpath={.items[*].metadata.name}"], "");
     let names: Vec<_> = names.split_whitespace().collect();
     let in_cluster = ["agents", "batch", "gateways-production", "laptop-ada", "nodes", "office", "workers"];
-    let at_netbird = ["netbird-job", "netbird-laptops", "netbird-nodes", "netbird-sidecars", "netbird-web"];
+    let at_netbird =
+        ["netbird-charts", "netbird-job", "netbird-laptops", "netbird-nodes", "netbird-sidecars", "netbird-web"];
     let mut expected = [in_cluster.as_slice(), &at_netbird].concat();
     expected.sort_unstable();
     assert_eq!(names, expected);
@@ -89,6 +90,10 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     for (secret, key) in [("netbird-web", "setup-key"), ("netbird-nodes", "setup-key"), ("netbird-job", "NB_SETUP_KEY")]
     {
         assert_is_uuid(&cluster.value(secret, key).await);
+    }
+    assert_eq!(cluster.value("netbird-job", "NB_MANAGEMENT_URL").await, netbird.base_url);
+    for key in ["NB_SETUP_KEY", "key", "SETUP_KEY", "setupKey", "setupkey"] {
+        assert_is_uuid(&cluster.value("netbird-setup-key", key).await);
     }
     // NetBird's operator takes no other value.
     let reference = "jsonpath={.spec.secretKeyRef.name} {.spec.secretKeyRef.key}";
@@ -144,7 +149,7 @@ async fn the_manifests_of_the_page_about_netbird_are_accepted() {
     let cluster = Cluster::for_test("netbird_page").await;
     let page = page("netbird.md");
     let manifests: Vec<_> = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
-    assert_eq!(manifests.len(), 2);
+    assert_eq!(manifests.len(), 3);
     for manifest in manifests {
         cluster.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], manifest);
     }

@@ -7,6 +7,7 @@ mod api_faults;
 mod canary;
 mod chart;
 mod crash_matrix;
+mod data_keys;
 mod deletion;
 mod enrollment;
 mod examples;

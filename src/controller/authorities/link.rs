@@ -49,6 +49,8 @@ pub(super) struct State {
     /// The object, or `None` once it is deleted.
     pub object: Option<AuthorityObject>,
     pub client: Option<Client>,
+    /// What agents are told, by the version of the object that the client was made from.
+    pub agent_url: Option<Arc<str>>,
     pub connection: Connection,
     pub rows: Rows,
     pub groups: Option<(Arc<Groups>, Instant)>,
@@ -81,6 +83,7 @@ impl Link {
         let state = State {
             object: Some(object),
             client: None,
+            agent_url: None,
             connection: Connection::New,
             rows: Rows::default(),
             groups: None,
@@ -128,6 +131,7 @@ impl Link {
             groups_are_fresh: false,
             allowed_groups: object.and_then(|object| object.allowed_groups.clone()),
             creates_groups: object.is_some_and(|object| object.netbird.create_groups),
+            agent_url: state.agent_url.clone(),
         })
     }
 

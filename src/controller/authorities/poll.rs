@@ -140,7 +140,13 @@ impl Poll {
             state.connection = Connection::New;
         }
         (state.client, state.groups, state.is_role_known) = (Some(client), None, false);
+        let agent_url = object.netbird.agent_url();
+        let is_moved = state.agent_url.as_deref() != Some(agent_url);
+        state.agent_url = Some(agent_url.into());
         drop(state);
+        if is_moved {
+            self.all.wake_all(&self.link.name);
+        }
         self.made_from = Some((object.clone(), version));
         Ok(true)
     }

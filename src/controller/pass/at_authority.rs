@@ -128,14 +128,14 @@ impl Pass<'_> {
     pub(super) async fn rehearse_secret(&mut self) -> Result<(), Error> {
         let expires = self.context.clock.now().into();
         let minted = in_cluster::mint(&Issue { id: None, expires })?;
-        let client = &self.context.client;
+        let (client, data) = (&self.context.client, self.data_with_new_key());
         let end = match &self.secret {
-            SecretView::Owned(secret) => write::rehearse_replacement(client, &self.key, secret, &minted).await,
+            SecretView::Owned(secret) => write::rehearse_replacement(client, &self.key, secret, &minted, &data).await,
             SecretView::Unchanged => {
                 self.read_secret().await;
                 return Ok(());
             }
-            _ => write::rehearse_creation(client, &self.key, &minted).await,
+            _ => write::rehearse_creation(client, &self.key, &minted, &data).await,
         };
         self.rehearsed(end).await
     }
@@ -160,10 +160,10 @@ impl Pass<'_> {
         let expires = there.expires.unwrap_or_else(|| self.context.clock.now().into());
         let minted = Minted { id: there.id.clone(), value, expires };
         self.look_at_authority();
-        let client = &self.context.client;
+        let (client, data) = (&self.context.client, self.data_with_new_key());
         let end = match &self.secret {
-            SecretView::Owned(secret) => write::replace_key(client, &self.key, secret, &minted).await,
-            _ => write::create_secret(client, &self.key, &minted).await,
+            SecretView::Owned(secret) => write::replace_key(client, &self.key, secret, &minted, &data).await,
+            _ => write::create_secret(client, &self.key, &minted, &data).await,
         };
         let unused = match &end {
             Ok(SecretWrite::Stored(stored)) => stored.was_altered(),

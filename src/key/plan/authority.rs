@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
-use super::{Check, METADATA_PAUSE, Step, Until, is_due_at_once, next_moment, secret_metadata, status};
+use super::{Check, METADATA_PAUSE, Step, Until, is_due_at_once, next_moment, rest_of_secret, status};
 use crate::{
     api::{DeletionPolicy, KeyStanding, KeyType, SetupKey, metadata::AUTHORITY_FINALIZER},
     key::{
@@ -37,7 +37,7 @@ pub enum Release {
 
 /// The checks, in their order: the first that finds something decides.
 const CHECKS: [Check; 10] =
-    [deletion, revocation, reach, replaced, finalizer, surplus, value, secret_metadata, changed_groups, status];
+    [deletion, revocation, reach, replaced, finalizer, surplus, value, rest_of_secret, changed_groups, status];
 
 /// Decides the next step.
 pub(super) fn plan(observed: Observed<'_>, now: DateTime<Utc>) -> Step {
@@ -194,6 +194,10 @@ fn value(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     }
     if want == Want::Lost {
         let mut intent = report(observed, now);
+        if let SecretView::Owned(_) = observed.secret {
+            // Which data keys are ours must be known when the next key is written.
+            intent.secret = observed.key.status.as_ref().and_then(|status| status.secret.clone());
+        }
         if let Some(authority) = &mut intent.authority
             && authority.standing != KeyStanding::Replacing
         {

@@ -14,7 +14,7 @@ use crate::{
         ledger::Use,
         record::{Persistence, Subject, Trouble, without_record},
         remote::AuthorityView,
-        secret::{Metadata, SecretView, SentKey, Written, is_owned_by, wanted_metadata},
+        secret::{Metadata, MetadataPatch, SecretView, SentKey, Written, is_owned_by, wanted_metadata},
         transition::{Cause, notices},
     },
 };
@@ -259,9 +259,9 @@ impl World {
                 assert!(!secret.immutable, "the data of an immutable Secret is written");
                 self.send(seen, |world| world.store(issue, Some(secret)));
             }
-            Step::RestoreMetadata(patch) => {
+            Step::Restore(changes) => {
                 self.writes.push("metadata");
-                self.send(seen, |world| world.restore(patch));
+                self.send(seen, |world| world.restore(changes.metadata));
             }
             Step::WriteStatus(status) => {
                 self.writes.push("status");
@@ -337,7 +337,7 @@ impl World {
         if before != (secret.metadata.clone(), secret.holds.clone()) {
             secret.version = self.version;
         }
-        self.secret.insert(secret).view(Written::Metadata)
+        self.secret.insert(secret).view(Written::Restoration)
     }
 
     fn relabel(&self, metadata: &mut Metadata) {
@@ -404,6 +404,7 @@ impl Stored {
             written_by_us: Default::default(),
             immutable: self.immutable,
             holds: self.holds.clone(),
+            data: Default::default(),
             belongs_to_another: self.belongs_to_another,
             written,
         }

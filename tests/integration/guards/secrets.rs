@@ -32,8 +32,11 @@ pub fn secret(uid: &str, change: Value) -> Request {
 
 const TYPE: &str = "only Secrets of type Opaque; delete this Secret";
 const OWNED: &str = "only Secrets that a SetupKey owns, and may not change who owns them; rename";
-const ONE_KEY: &str = "one key of the data of a Secret, and must leave the others";
-const VALUE: &str = "only setup keys into a Secret; if a webhook";
+const SIZE: &str = "at most ten keys of the data of a Secret, and must write a setup key into a new one; install";
+const REMOVAL: &str =
+    "remove only setup keys and URLs from the data of a Secret, and must leave the rest as it is; install";
+const VALUE: &str = "only setup keys and http:// or https:// URLs into a Secret; if a webhook";
+const ONE_KEY: &str = "one setup key at a time, under as many names as it has aliases; if a webhook";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_controller_cannot_make_itself_a_token_of_another_account() {
@@ -84,7 +87,12 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
     let theirs =
         json!({ "metadata": { "ownerReferences": null }, "stringData": { "setup-key": "a", "password": "b" } });
     release.does(Administrator, "Secret", "theirs", secret(uid, theirs)).await;
-    let ours = json!({ "stringData": { "password": "of the team" } });
+    let before = any_key();
+    let url = "https://netbird.example.com:8443";
+    let ours = json!({ "stringData": {
+        "setup-key": before, "NB_SETUP_KEY": before, "NB_MANAGEMENT_URL": url, "password": "of the team",
+        "plain": "http://netbird",
+    } });
     release.does(Administrator, "Secret", "ours", secret(uid, ours)).await;
     let basic = json!({ "type": "kubernetes.io/basic-auth", "stringData": { "username": "u", "password": "p" } });
     release.does(Administrator, "Secret", "basic", secret(uid, basic)).await;
@@ -96,6 +104,15 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
     };
     let ours = owners(json!({}));
     let value = |name: &str, value: &str| json!({ "stringData": { name: value } });
+    let key = any_key();
+    let named = |count: usize| -> Value {
+        let names: serde_json::Map<_, _> = (0..count).map(|number| (format!("key-{number}"), json!(key))).collect();
+        json!({ "stringData": names })
+    };
+    let with_primary = |mut change: Value| {
+        change["stringData"]["setup-key"] = json!(key);
+        change
+    };
 
     release
         .repels(
@@ -106,7 +123,10 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
                 (Controller, "Secret", "new", secret(uid, owners(json!({ "apiVersion": "example.com/v1" }))), OWNED),
                 (Controller, "Secret", "new", secret(uid, owners(json!({ "controller": false }))), OWNED),
                 (Controller, "Secret", "new", secret(uid, value("second", &any_key())), ONE_KEY),
-                (Controller, "Secret", "new", secret(uid, json!({ "stringData": null })), ONE_KEY),
+                (Controller, "Secret", "new", secret(uid, json!({ "stringData": null })), SIZE),
+                (Controller, "Secret", "new", secret(uid, value("setup-key", url)), SIZE),
+                (Controller, "Secret", "new", secret(uid, with_primary(named(10))), SIZE),
+                (Controller, "Secret", "ours", Change(named(11)), SIZE),
                 (Controller, "Secret", "new", secret(uid, value("setup-key", "/tmp/evil.so")), VALUE),
                 (
                     Controller,
@@ -120,7 +140,14 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
                 (Controller, "Secret", "basic", Change(value("setup-key", &any_key())), TYPE),
                 (Controller, "Secret", "ours", Change(json!({ "metadata": { "ownerReferences": null } })), OWNED),
                 (Controller, "Secret", "ours", Change(owners(json!({ "uid": "another" }))), OWNED),
-                (Controller, "Secret", "ours", Change(json!({ "data": { "password": null } })), ONE_KEY),
+                (Controller, "Secret", "ours", Change(json!({ "data": { "password": null } })), REMOVAL),
+                (
+                    Controller,
+                    "Secret",
+                    "ours",
+                    Change(json!({ "data": { "password": null }, "stringData": { "setup-key": any_key() } })),
+                    REMOVAL,
+                ),
                 (
                     Controller,
                     "Secret",
@@ -129,6 +156,9 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
                     ONE_KEY,
                 ),
                 (Controller, "Secret", "ours", Change(value("LD_PRELOAD", "/tmp/evil.so")), VALUE),
+                (Controller, "Secret", "ours", Change(value("URL", "httpd://netbird.example.com")), VALUE),
+                (Controller, "Secret", "ours", Change(value("URL", "ftp://netbird.example.com")), VALUE),
+                (Controller, "Secret", "ours", Change(value("URL", &format!("{url}/{}", "a".repeat(300)))), VALUE),
                 (Controller, "Secret", "ours", Change(json!({ "immutable": true })), "may not make a Secret immutable"),
             ],
             &[&release.scope()],
@@ -138,6 +168,14 @@ async fn the_controller_writes_only_setup_keys_and_only_into_secrets_of_setup_ke
     // What the controller does, and what others do.
     release.does(Controller, "Secret", "issued", secret(uid, json!({}))).await;
     release.does(Controller, "Secret", "issued", Change(value("setup-key", &any_key()))).await;
+    let mut whole = with_primary(named(8));
+    for address in ["http://n", "https://n", "http://zz-9.example", url, &format!("https://{}", "n".repeat(292))] {
+        whole["stringData"]["NB_MANAGEMENT_URL"] = json!(address);
+        release.does(Controller, "Secret", "issued", Change(whole.clone())).await;
+    }
+    release.does(Controller, "Secret", "whole", secret(uid, whole)).await;
+    let rest = json!({ "data": { "plain": null, "NB_MANAGEMENT_URL": null, "NB_SETUP_KEY": null }, "stringData": { "key": before } });
+    release.does(Controller, "Secret", "ours", Change(rest)).await;
     release.does(Controller, "Secret", "ours", Change(json!({ "metadata": { "labels": { "team": "a" } } }))).await;
     release.does(Administrator, "Secret", "theirs", Change(value("password", "new"))).await;
 }

@@ -7,6 +7,7 @@ mod crash_matrix;
 mod deletion;
 mod keys;
 mod leaks;
+mod management_url;
 mod metrics;
 mod outage;
 mod proxy;

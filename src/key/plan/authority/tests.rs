@@ -88,6 +88,7 @@ impl World {
             written_by_us: Default::default(),
             immutable: false,
             holds: Some(holds),
+            data: Default::default(),
             belongs_to_another: false,
             written,
         }
@@ -106,6 +107,7 @@ impl World {
             groups_are_fresh: true,
             allowed_groups: None,
             creates_groups: false,
+            agent_url: None,
         })
     }
 
@@ -219,14 +221,14 @@ impl World {
                 self.key.status = Some(*status);
                 seen.freshness = Freshness::Confirmed;
             }
-            Step::RestoreMetadata(patch) => {
+            Step::Restore(changes) => {
                 self.writes.push("metadata");
                 let (metadata, holds) = self.secret.as_mut().expect("a Secret to restore");
-                for (key, value) in patch.annotations {
+                for (key, value) in changes.metadata.annotations {
                     metadata.annotations.insert(key, value.expect("nothing of ours is unwanted"));
                 }
                 let (metadata, holds) = (metadata.clone(), holds.clone());
-                seen.secret = SecretView::Owned(self.owned(metadata, holds, Written::Metadata));
+                seen.secret = SecretView::Owned(self.owned(metadata, holds, Written::Restoration));
             }
             other => unreachable!("{other:?}"),
         }
