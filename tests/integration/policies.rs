@@ -257,6 +257,34 @@ async fn a_key_that_a_policy_replaces_is_never_called_valid() {
     operator.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_that_a_policy_replaces_is_named_and_not_fought_over() {
+    let cluster = Cluster::for_test("replaced_alias").await;
+    let encoded = "NTYzQTFGNDEtREI0OC00M0U2LUI4NzEtMEVGNkI5MzA0Mzkw";
+    let patch = format!(
+        r#"has(object.data) && "alias" in object.data ? [JSONPatch{{op: "replace", path: "/data/alias", value: "{encoded}"}}] : []"#
+    );
+    let policy = Policy::changes(&cluster, &patch);
+    let policy = policy.in_force("data: {alias: YQ==}", |_, text| text.contains(encoded)).await;
+    let operator = cluster.start_operator().await;
+    cluster.apply("office", "");
+    cluster.ready("office").await;
+    operator.requests.clear();
+    cluster.patch_spec("office", json!({ "secret": { "aliases": ["alias"] } })).await;
+    let not_kept = stalled(&cluster, "office", "MetadataNotKept").await;
+    assert!(message(&not_kept).contains("data key alias"), "{}", message(&not_kept));
+    assert_eq!((not_kept.valid, not_kept.state), (Some(true), Some(State::Valid)), "its key is what the Secret holds");
+    stays(&cluster, "office", "MetadataNotKept").await;
+    assert!(operator.requests.writes().len() <= 4, "{:?}", operator.requests);
+    policy.lift();
+    let secret = "{apiVersion: v1, kind: Secret, metadata: {name: probe}, data: {alias: YQ==}}";
+    probe(&cluster, secret, |_, text| !text.contains(encoded)).await;
+    cluster.patch_spec("office", json!({ "autoGroups": ["a"] })).await;
+    cluster.ready("office").await;
+    assert_eq!(cluster.value("office", "alias").await, cluster.value("office", "setup-key").await);
+    operator.stop().await;
+}
+
 /// A webhook for Secrets without a server behind it. The API server reports this as an error of its own.
 fn dead_webhook(cluster: &Cluster) {
     let name = &cluster.namespace;

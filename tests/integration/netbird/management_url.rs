@@ -9,7 +9,11 @@ const URL_KEY: &str = "NB_MANAGEMENT_URL";
 
 impl World {
     async fn set_agent_url(&self, url: Option<&str>) {
-        let patch = kube::api::Patch::Merge(json!({ "spec": { "netbird": { "agentUrl": url } } }));
+        self.change_authority(json!({ "netbird": { "agentUrl": url } })).await;
+    }
+
+    async fn change_authority(&self, spec: serde_json::Value) {
+        let patch = kube::api::Patch::Merge(json!({ "spec": spec }));
         self.authorities().patch(AUTHORITY, &Default::default(), &patch).await.expect("a patched Authority");
     }
 
@@ -82,11 +86,17 @@ async fn the_url_stays_while_the_authority_is_out_of_reach() {
     let operator = world.cluster.start_operator().await;
     world.issue("office", json!({ "secret": { "managementUrlKey": URL_KEY } })).await;
     let version = world.cluster.secret_version("office").await;
-    // The server there answers to no call.
-    let patch = kube::api::Patch::Merge(json!({ "spec": { "netbird": { "url": "http://127.0.0.1:9" } } }));
-    world.authorities().patch(AUTHORITY, &Default::default(), &patch).await.expect("a patched Authority");
-    world.authority_says(AUTHORITY, "False Unreachable").await;
+    // Nothing answers there.
+    let moved = |url: &str| json!({ "netbird": { "url": url, "agentUrl": "https://netbird.example.com" } });
+    world.change_authority(moved("http://127.0.0.1:9")).await;
+    eventually("the Authority not to be ready", || async {
+        let status = world.authorities().get(AUTHORITY).await.ok()?.status?;
+        status.conditions.iter().any(|ready| ready.type_ == "Ready" && ready.status == "False").then_some(())
+    })
+    .await;
     tokio::time::sleep(SOON).await;
     assert_eq!(world.cluster.secret_version("office").await, version, "the Secret was written");
+    world.change_authority(moved(&world.netbird.base_url)).await;
+    world.holds_url("office", "https://netbird.example.com").await;
     operator.stop().await;
 }
