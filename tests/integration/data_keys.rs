@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use setupkey_operator::api::SetupKeyStatus;
 
-use crate::harness::{Cluster, QUIET, condition, eventually, exactly, no_write_for, says};
+use crate::harness::{Cluster, QUIET, condition, exactly, no_write_for, says};
 
 impl Cluster {
     /// The names of the data keys that hold the same value as `setup-key`, and the other data.
@@ -181,8 +181,8 @@ async fn a_tool_that_replaces_the_whole_secret_costs_one_write() {
     let data = json!([{ "op": "replace", "path": "/data", "value": { "setup-key": key, "theirs": "dA==" } }]);
     let patch = kube::api::Patch::<()>::Json(serde_json::from_value(data).unwrap());
     cluster.secrets().patch("office", &Default::default(), &patch).await.expect("a patched Secret");
-    eventually("the aliases", || async { (cluster.data("office").await.0.len() == 3).then_some(()) }).await;
+    let after = cluster.status_when("office", "put right", |now| now.secret != before.secret).await;
     exactly(2, QUIET, || operator.requests.writes()).await;
-    assert_eq!(cluster.ready("office").await.digest, before.digest);
+    assert_eq!((cluster.data("office").await.0.len(), after.digest), (3, before.digest));
     operator.stop().await;
 }
