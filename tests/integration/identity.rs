@@ -109,7 +109,6 @@ async fn a_record_that_another_writer_changes_is_restored_from_the_secret() {
         json!({ "expires": "2099-01-01T00:00:00Z" }),
         json!({ "id": "00000000000000000000" }),
         json!({ "id": null, "digest": null, "expires": null }),
-        json!({ "issuedAt": "2036-01-01T00:00:00Z" }),
         json!({ "previous": [{
             "id": "00000000000000000000", "digest": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "key": "AAAAA****",
             "expires": "2099-01-01T00:00:00Z", "admitsUntil": "2099-01-01T00:00:00Z",
