@@ -16,6 +16,7 @@ use crate::api::{
 
 /// What is known of the Secret of a key.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a pass has one, and no collection holds any")]
 pub enum SecretView {
     /// It could not be read.
     Unread,
