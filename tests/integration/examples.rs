@@ -13,7 +13,7 @@ use setupkey_operator::{
 };
 use uuid::Uuid;
 
-use crate::harness::{Cluster, Setup, crds, netbird::NetBird, repository};
+use crate::harness::{Cluster, Setup, crds, netbird::NetBird, page, repository};
 
 /// What NetBird's operator reads of an NBSetupKey, as in its own CRD.
 const NB_SETUP_KEY_CRD: &str = r#"{
@@ -138,10 +138,6 @@ fn for_this_test(cluster: &Cluster, netbird: &NetBird, file: &Path) -> Vec<Strin
 /// Does not print it.
 fn assert_is_uuid(key: &str) {
     assert!(Uuid::try_parse(key).is_ok(), "the key is no UUID");
-}
-
-fn page(name: &str) -> String {
-    std::fs::read_to_string(repository().join("docs").join(name)).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,11 @@
 //! Velero creates each object again without UID, owner references and status. It creates Secrets before custom
 //! resources, and skips objects that exist (velero: pkg/restore/restore.go).
 
-use std::process::{Command, Stdio};
-
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use setupkey_operator::api::SetupKeyStatus;
 
-use crate::harness::{Cluster, QUIET, condition, eventually, exactly, kubectl, repository, says};
+use crate::harness::{Cluster, QUIET, condition, eventually, exactly, says};
 
 /// The objects in the backup, and what was true when it was made.
 struct Backup {
@@ -58,27 +56,6 @@ fn create(cluster: &Cluster, object: &Value) {
     cluster.kubectl_ok(&["create", "-f", "-"], &object.to_string());
 }
 
-/// Runs the commands of docs/operations.md that give a restored Secret to its SetupKey.
-fn follow_the_documentation(cluster: &Cluster) {
-    let text = std::fs::read_to_string(repository().join("docs/operations.md")).unwrap();
-    let (_, section) = text.split_once("## Backup and restore").expect("the section");
-    let (_, block) = section.split_once("```console\n").expect("commands");
-    let (block, _) = block.split_once("```").expect("the end of the commands");
-    let commands: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("$ ")).collect();
-    let real = kubectl();
-    let mut shell = Command::new("bash");
-    shell.args([
-        "-euc",
-        &format!("kubectl() {{ \"$0\" \"$@\" --namespace {}; }}\n{}", cluster.namespace, commands.join("\n")),
-    ]);
-    // The function calls the kubectl of this control plane, with the flags of the harness.
-    shell.arg(real.get_program());
-    let arguments: Vec<_> = real.get_args().collect();
-    assert_eq!(arguments[0], "--kubeconfig");
-    let output = shell.env("KUBECONFIG", arguments[1]).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_keeps_its_key_once_its_secret_is_given_to_the_new_setup_key() {
     for with_status in [false, true] {
@@ -103,7 +80,7 @@ async fn a_restored_backup_keeps_its_key_once_its_secret_is_given_to_the_new_set
         exactly(0, QUIET, || operator.requests.secret_writes()).await;
         assert_eq!(cluster.secret_version("office").await, restored, "the Secret was written");
 
-        follow_the_documentation(&cluster);
+        cluster.follow_the_documentation("operations.md", "## Backup and restore");
         let status = cluster.ready("office").await;
         assert_eq!(says(&status, "Stalled"), "");
         let was = &backup.status;

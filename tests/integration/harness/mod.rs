@@ -3,6 +3,7 @@
 mod access;
 mod clock;
 mod cluster;
+mod documentation;
 mod entries;
 mod keys;
 pub mod netbird;
@@ -17,6 +18,7 @@ pub use access::{
 };
 pub use clock::TestClock;
 pub use cluster::{Cluster, condition, manifest, says};
+pub use documentation::page;
 pub use entries::{any_peer, entry, is_held};
 pub use keys::{any_key, digest};
 pub use operator::{INTERVAL, Operator, Setup};
