@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use kube::ResourceExt;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use setupkey_operator::{
@@ -62,7 +63,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     let folder = repository().join("examples");
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    assert!(files.len() >= 12, "{files:?}");
+    assert!(files.len() >= 15, "{files:?}");
     for file in &files {
         for document in for_this_test(&cluster, &netbird, file) {
             cluster.kubectl_ok(&["apply", "--server-side", "--validate=strict", "-f", "-"], &document);
@@ -73,7 +74,19 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
 
     let names = cluster.kubectl_ok(&["get", "sk", "-o", "jsonpath={.items[*].metadata.name}"], "");
     let names: Vec<_> = names.split_whitespace().collect();
-    let in_cluster = ["agents", "batch", "gateways-production", "laptop-ada", "nodes", "office", "workers"];
+    let in_cluster = [
+        "agents",
+        "batch",
+        "branches",
+        "gateways-production",
+        "kiosk-1",
+        "kiosk-2",
+        "laptop-ada",
+        "nodes",
+        "office",
+        "scanners",
+        "workers",
+    ];
     let at_netbird =
         ["netbird-charts", "netbird-job", "netbird-laptops", "netbird-nodes", "netbird-sidecars", "netbird-web"];
     let mut expected = [in_cluster.as_slice(), &at_netbird].concat();
@@ -87,6 +100,7 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     // The pods of the examples refer to Secrets and keys that exist.
     assert_eq!(cluster.value("workers", "setup-key").await.len(), 36);
     assert_eq!(cluster.value("batch-netbird", "NB_SETUP_KEY").await.len(), 36);
+    assert_eq!(cluster.value("scanners", "setup-key").await.len(), 36);
     for (secret, key) in [("netbird-web", "setup-key"), ("netbird-nodes", "setup-key"), ("netbird-job", "NB_SETUP_KEY")]
     {
         assert_is_uuid(&cluster.value(secret, key).await);
@@ -100,6 +114,31 @@ async fn every_example_is_accepted_and_its_keys_become_ready() {
     let reference = cluster.kubectl_ok(&["get", "nbsetupkey", "sidecars", "-o", reference], "");
     let (secret, key) = reference.split_once(' ').expect("a name and a key");
     assert_is_uuid(&cluster.value(secret, key).await);
+    operator.stop().await;
+}
+
+/// Reloader restarts a workload with "search" when the data changes of a Secret with "match" that the workload refers to.
+#[tokio::test(flavor = "multi_thread")]
+async fn reloader_finds_its_annotation_on_the_secret_after_a_rotation_too() {
+    let cluster = Cluster::for_test("reloader").await;
+    let operator = cluster.start_operator().await;
+    let example = repository().join("examples/reloader.yaml");
+    cluster.kubectl_ok(&["apply", "--validate=strict", "-f", example.to_str().unwrap()], "");
+    let first = cluster.ready("scanners").await;
+    let searches = r"jsonpath={.metadata.annotations.reloader\.stakater\.com/search}";
+    assert_eq!(cluster.kubectl_ok(&["get", "deployment", "scanner", "-o", searches], ""), "true");
+    let variable = "jsonpath={.spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef.name}";
+    assert_eq!(cluster.kubectl_ok(&["get", "deployment", "scanner", "-o", variable], ""), "scanners");
+    let found = || async {
+        let secret = cluster.secrets().get("scanners").await.unwrap();
+        (secret.annotations().get("reloader.stakater.com/match").cloned(), secret.data)
+    };
+    let (matches, before) = found().await;
+    assert_eq!(matches.as_deref(), Some("true"));
+    cluster.rotate("scanners", &first).await;
+    let (matches, after) = found().await;
+    assert_eq!(matches.as_deref(), Some("true"));
+    assert!(before != after, "the data of the Secret is the same");
     operator.stop().await;
 }
 

@@ -117,6 +117,19 @@ impl Cluster {
         self.keys().patch(name, &PatchParams::default(), &patch).await.expect("a patched SetupKey");
     }
 
+    /// Asks for a rotation, waits for the next key, and then until a rotation that is asked for now is a later request.
+    pub async fn rotate(&self, name: &str, before: &SetupKeyStatus) -> SetupKeyStatus {
+        let asked = before.issued_at.expect("an issued key").plus_seconds(1);
+        self.request_rotation(name, asked).await;
+        let after = self.status_when(name, "rotated", |status| status.revision > before.revision).await;
+        let issued = after.issued_at.expect("an issued key").moment();
+        eventually("the next second", || async {
+            (chrono::Utc::now() >= issued + chrono::Duration::seconds(1)).then_some(())
+        })
+        .await;
+        after
+    }
+
     /// Changes the status by a merge patch, in place of the operator. The guards let it through.
     pub async fn patch_status(&self, name: &str, status: Value) {
         let patch = Patch::Merge(serde_json::json!({ "status": status }));
