@@ -6,6 +6,7 @@ mod cluster_authority;
 mod crash_matrix;
 mod deletion;
 mod keys;
+mod leaked_key;
 mod leaks;
 mod management_url;
 mod metrics;
