@@ -15,6 +15,7 @@ url='' machine=''
 
 office() { kubectl get setupkey office -o jsonpath="{.status.$1}"; }
 has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]; }
+later_than() { [[ $(date -u +%Y-%m-%dT%H:%M:%SZ) > $1 ]]; }
 has_event() { kubectl events --for setupkey/office | grep -Eq "$1"; }
 
 # The enrollment service, with the rights of its own account.
@@ -229,6 +230,31 @@ enrollment() {
     --key-file $secrets/sensors/setup-key" 'this setup key does not admit this machine'
 }
 
+rotation() {
+  local secrets=$WORK/secrets uses='{.status.previous[0].usedTimes} with the old key, {.status.usedTimes} with the next'
+  numbered "A key is replaced, and no machine is cut off"
+  # A request in the second in which the key was issued would be an old one.
+  eventually "leave the second of the issue" later_than "$(kubectl get setupkey jobs -o jsonpath='{.status.issuedAt}')"
+  say "An annotation asks for the next key. A schedule can do so too, by rotation.renewBefore:"
+  run "kubectl annotate setupkey jobs setupkey.dev/rotate-requested-at=\$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+  run "$AWAIT --for=jsonpath='{.status.revision}'=2 setupkey/jobs"
+  mount_secret jobs "$secrets/jobs-next"
+  say "For a day, machines join with the old key and with the next. Each key counts its own uses:"
+  start_machine job-old "$secrets/jobs"
+  eventually "let job-old join" has_joined job-old
+  start_machine job-next "$secrets/jobs-next"
+  eventually "let job-next join" has_joined job-next
+  run "kubectl get setupkey jobs -o jsonpath='$uses'" '^2 with the old key, 1 with the next$'
+  say "With an overlap of 0s, the old key ends at once:"
+  run "kubectl patch setupkey jobs --type=merge -p '{\"spec\": {\"rotation\": {\"overlap\": \"0s\"}}}'"
+  refused "target/debug/setupkey-operator enroll --server $url --hostname job-late --state-file $WORK/job-late.state \\
+    --key-file $secrets/jobs/setup-key" 'this setup key does not admit this machine'
+  mount_secret jobs "$secrets/jobs"
+  start_machine job-late "$secrets/jobs"
+  eventually "let job-late join" has_joined job-late
+  run "kubectl get setupkey jobs -o wide" 'jobs +reusable +valid +2 .* True +2 '
+}
+
 peers_outlive_keys() {
   numbered "Keys are for joining, not for staying"
   say "A revoked key admits no machine:"
@@ -290,6 +316,6 @@ set_up
 parts=(keys_from_manifests the_secret)
 if [[ ${NODE:-0} == 1 ]]; then parts+=(a_pod_reads_it); fi
 for part in "${parts[@]}" what_it_tells mistakes revocation tampering conflict deletion \
-  enrollment peers_outlive_keys rest_api; do $part; done
+  enrollment rotation peers_outlive_keys rest_api; do $part; done
 say "Every claim was checked and holds. The demo took $SECONDS seconds."
 if [[ ${KEEP:-0} == 1 ]]; then keep; fi
