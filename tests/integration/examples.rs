@@ -190,6 +190,19 @@ async fn the_manifests_of_the_page_about_netbird_are_accepted() {
     }
 }
 
+/// The page shows parts of manifests too, which are left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_manifests_of_the_page_about_rotation_are_accepted() {
+    let cluster = Cluster::for_test("rotation_page").await;
+    let page = page("rotation.md");
+    let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let manifests: Vec<_> = blocks.filter(|block| block.starts_with("apiVersion")).collect();
+    assert_eq!(manifests.len(), 2);
+    for manifest in manifests {
+        cluster.kubectl_ok(&["apply", "--dry-run=server", "--validate=strict", "-f", "-"], manifest);
+    }
+}
+
 /// Each reason is the first word of a row that says what to do.
 #[test]
 fn every_reason_is_explained() {
