@@ -14,7 +14,8 @@ use super::{
     plan::JUST_AFTER,
 };
 use crate::api::{
-    KeyType, Lifetime, PreviousKey, SetupKey, SetupKeySpec, SetupKeyStatus, Timestamp, metadata::ROTATE_ANNOTATION,
+    KeyType, Lifetime, PreviousKey, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp,
+    metadata::ROTATE_ANNOTATION,
 };
 
 /// How many replaced keys may admit peers at a time.
@@ -184,11 +185,13 @@ pub(super) fn begin(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<U
     status.used_times = 0;
 }
 
-/// The current key of a status as a previous one. One that is revoked gets no overlap: its value may be known to others.
+/// The current key of a status as a previous one. One that is revoked, or was by the last report, gets no overlap: its value
+/// may be known to others.
 fn replaced(status: &SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) -> Option<PreviousKey> {
     let facts = Facts::new(&key.spec, status)?;
     let overlap = key.spec.overlap();
-    if overlap == Lifetime::seconds(0) || facts.is_revoked(now) || asks_for_revocation(&key.spec, status, now) {
+    let is_revoked = facts.is_revoked(now) || asks_for_revocation(&key.spec, status, now);
+    if overlap == Lifetime::seconds(0) || is_revoked || status.state == Some(State::Revoked) {
         return None;
     }
     let admits_until = Timestamp::from(now).plus_seconds(overlap.as_secs()).min(facts.expires);

@@ -60,7 +60,13 @@ impl Pass<'_> {
     }
 
     fn left_there(&self, release: Release) -> Option<Notice> {
-        let id = self.key.status.as_ref()?.id.as_ref()?;
+        let current = self.key.status.as_ref()?.id.as_deref()?;
+        let replaced = self.key.previous().iter().map(|replaced| replaced.id.as_str());
+        let ids = std::iter::once(current).chain(replaced).collect::<Vec<_>>();
+        let (keys, them) = match ids.as_slice() {
+            [id] => (format!("key {id}"), "it"),
+            ids => (format!("keys {}", ids.join(", ")), "them"),
+        };
         let reference = self.key.spec.authority_ref.as_ref()?;
         let authority = format!("{:?} {:?}", reference.kind, reference.name);
         let (severity, reason, message) = match release {
@@ -68,13 +74,13 @@ impl Pass<'_> {
             Release::Retained => (
                 Severity::Normal,
                 "KeyRetained",
-                format!("Key {id} stays at {authority}, as deletionPolicy asks for, and admits peers until it expires"),
+                format!("deletionPolicy leaves {keys} at {authority}, where peers may join until the expiry"),
             ),
             Release::LeftBehind => (
                 Severity::Warning,
                 "KeyLeftBehind",
                 format!(
-                    "{authority} is gone, so key {id} could not be deleted there and may still admit peers. Delete it at NetBird"
+                    "{authority} is gone, so {keys} could not be deleted there and may still admit peers. Delete {them} at NetBird"
                 ),
             ),
         };

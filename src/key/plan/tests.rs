@@ -756,6 +756,18 @@ fn a_rotation_takes_two_writes_and_keeps_the_replaced_key_for_a_while() {
 }
 
 #[test]
+fn a_key_that_was_revoked_until_its_rotation_gets_no_overlap() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    world.change_spec(|key| key.spec.revoked = true);
+    world.pass();
+    world.ask_for_rotation();
+    world.change_spec(|key| key.spec.revoked = false);
+    world.pass();
+    assert_eq!((world.status().revision, world.key.previous()), (Some(2), [].as_slice()));
+    assert_eq!(world.admitting(), [world.held()].into());
+}
+
+#[test]
 fn a_rotation_that_died_between_its_writes_is_made_again() {
     let mut world = World::settled(json!({ "expiresIn": "24h" }));
     let old = world.held();
