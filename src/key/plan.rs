@@ -31,7 +31,7 @@ pub(crate) const LONGEST_SLEEP: Duration = Duration::hours(1);
 /// A key is expired once its last moment has passed, so that is when to wake.
 pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
-/// How long to leave a Secret alone of which the API server stores something else than is sent.
+/// How long to leave a Secret alone when the API server stores something else than it is sent.
 const METADATA_PAUSE: Duration = Duration::minutes(5);
 
 /// What to do next.
