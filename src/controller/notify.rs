@@ -13,7 +13,7 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{authorities::AuthorityName, fair_queue::FairQueue, metrics::Metrics};
+use super::{authorities::object::AuthorityName, fair_queue::FairQueue, metrics::Metrics};
 use crate::{
     api::{SetupKey, metadata::MANAGER},
     cluster::{

@@ -19,10 +19,10 @@ use crate::{
     key::{
         KeyId, KeyValue,
         conditions::is_ready,
-        data_keys::{Held, WantedData, looked_at},
+        data_keys::{WantedData, looked_at},
         remote::AuthorityView,
         rotation,
-        secret::{Metadata, OwnedSecret, SecretView, Written, WrittenByUs, is_owned_by},
+        secret::{Held, Metadata, OwnedSecret, SecretView, Written, WrittenByUs, is_owned_by},
     },
 };
 

@@ -24,14 +24,14 @@ use crate::{
     },
     key::{
         KeyId,
-        data_keys::{DataPatch, WantedData},
+        data_keys::WantedData,
         ledger::{Swap, Use},
         mirror::groups,
         plan::{Observed, Step, Until, plan},
         record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
         remote::AuthorityView,
         rotation::reason_of,
-        secret::{OwnedSecret, SecretView},
+        secret::{DataPatch, OwnedSecret, SecretView},
         transition::{Cause, Notice, Related, Severity, is_rotation, notices},
     },
 };

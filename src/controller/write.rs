@@ -25,9 +25,8 @@ use crate::{
     },
     key::{
         KeyValue,
-        data_keys::{DataChange, DataPatch},
         ledger::Swap,
-        secret::{MetadataPatch, OwnedSecret, Restoration, SentKey, Written},
+        secret::{DataChange, DataPatch, MetadataPatch, OwnedSecret, Restoration, SentKey, Written},
     },
 };
 

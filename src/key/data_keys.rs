@@ -5,45 +5,16 @@
 //! is ours: it stands on record, or the API server names this operator as its manager, or it holds what the spec asks for. A
 //! data key that the spec asks for, and that is none of these, is a conflict.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Digest, KeyValue, remote::AuthorityView, secret::OwnedSecret};
+use super::{
+    remote::AuthorityView,
+    secret::{DataChange, DataPatch, Held, OwnedSecret},
+};
 use crate::api::{SecretReference, SetupKey};
 
 /// The most aliases that are on record.
 const MOST_ALIASES: usize = 8;
-
-/// What a data key holds, without the value itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Held {
-    digest: Digest,
-    is_setup_key: bool,
-}
-
-impl Held {
-    /// These bytes.
-    pub fn of(data: &[u8]) -> Self {
-        Self { digest: Digest::of(data), is_setup_key: KeyValue::parse(data).is_some() }
-    }
-
-    fn is(&self, text: Option<&str>) -> bool {
-        text.is_some_and(|text| self.digest == Digest::of(text))
-    }
-}
-
-/// Changes of data keys beside the primary, by their names.
-pub type DataPatch = BTreeMap<String, DataChange>;
-
-/// What becomes of a data key.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum DataChange {
-    /// It holds the setup key.
-    SetupKey,
-    /// It holds this URL.
-    Url(String),
-    /// It is removed.
-    Removal,
-}
 
 /// The data keys beside the primary that the spec asks for.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +155,7 @@ mod tests {
 
     use super::*;
     use crate::key::{
+        KeyValue,
         freshness::Freshness,
         remote::Reached,
         secret::{Metadata, Written, WrittenByUs},

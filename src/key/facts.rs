@@ -1,7 +1,10 @@
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 
 use super::{Digest, KeyId};
 use crate::api::{KeyStanding, Lifetime, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
+
+/// A key is expired once its last moment has passed, so that is when to wake.
+pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
 /// What decides whether one issued key admits peers.
 ///
@@ -133,7 +136,6 @@ fn is_revoked(spec: &SetupKeySpec, status: &SetupKeyStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use chrono::Duration;
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -13,6 +13,7 @@ use chrono::{DateTime, Duration, Utc};
 
 use super::{
     KeyId, conditions,
+    facts::JUST_AFTER,
     ledger::{self, Swap},
     record::{Freshness, Issue, Rehearsal, drift, holds_the_key, is_reported_altered, lost_ledger},
     remote::{GroupId, NewKey},
@@ -27,9 +28,6 @@ pub use super::record::Observed;
 
 /// The longest sleep. Timers do not follow steps of the wall clock, so each key is compared with it at least this often.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::hours(1);
-
-/// A key is expired once its last moment has passed, so that is when to wake.
-pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
 
 /// How long to leave a Secret alone when the API server stores something else than it is sent.
 const METADATA_PAUSE: Duration = Duration::minutes(5);

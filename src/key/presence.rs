@@ -48,7 +48,7 @@ pub fn peer_plan(peer: Presence, lifetime: Duration, now: DateTime<Utc>) -> Peer
     match gone {
         Some(gone) if now > gone && peer.ephemeral => PeerStep::Remove,
         Some(gone) if now > gone => PeerStep::Disconnect,
-        Some(gone) => PeerStep::WaitUntil(gone + super::plan::JUST_AFTER),
+        Some(gone) => PeerStep::WaitUntil(gone + super::facts::JUST_AFTER),
         None => PeerStep::Wait,
     }
 }

@@ -6,9 +6,9 @@ pub(super) use super::observed::id_in_status;
 use super::{
     KeyId,
     conditions::{READY, SECRET_ALTERED, reason_of},
-    data_keys::{DataPatch, WantedData},
+    data_keys::WantedData,
     mirror,
-    secret::{Metadata, OwnedSecret, Restoration, SecretView, Written, wanted_metadata},
+    secret::{DataPatch, Metadata, OwnedSecret, Restoration, SecretView, Written, wanted_metadata},
 };
 pub use super::{
     freshness::Freshness,

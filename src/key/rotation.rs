@@ -10,8 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Facts, KeyId,
     conditions::{READY, condition},
-    facts::{issued_at, unused_until},
-    plan::JUST_AFTER,
+    facts::{JUST_AFTER, issued_at, unused_until},
 };
 use crate::api::{
     KeyType, Lifetime, PreviousKey, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp,

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 
-use super::{
-    Digest, Fingerprint, KeyId,
-    data_keys::{DataPatch, Held},
-};
+use super::{Digest, Fingerprint, KeyId, KeyValue};
 use crate::api::{
     SetupKey, Timestamp,
     metadata::{EXPIRES_ANNOTATION, ID_ANNOTATION, KEY_LABEL, MANAGED_BY_LABEL, MANAGER, allowed_on_secret},
@@ -52,6 +49,41 @@ pub struct OwnedSecret {
     pub belongs_to_another: bool,
     /// What this pass has written to it.
     pub written: Written,
+}
+
+/// What a data key holds, without the value itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Held {
+    /// Its digest.
+    pub(super) digest: Digest,
+    /// Whether it is a setup key as we write them.
+    pub(super) is_setup_key: bool,
+}
+
+impl Held {
+    /// These bytes.
+    pub fn of(data: &[u8]) -> Self {
+        Self { digest: Digest::of(data), is_setup_key: KeyValue::parse(data).is_some() }
+    }
+
+    /// Whether it is this text.
+    pub(super) fn is(&self, text: Option<&str>) -> bool {
+        text.is_some_and(|text| self.digest == Digest::of(text))
+    }
+}
+
+/// Changes of data keys beside the primary, by their names.
+pub type DataPatch = BTreeMap<String, DataChange>;
+
+/// What becomes of a data key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DataChange {
+    /// It holds the setup key.
+    SetupKey,
+    /// It holds this URL.
+    Url(String),
+    /// It is removed.
+    Removal,
 }
 
 /// What the present pass has written to a Secret. All else in an [`OwnedSecret`] is what the API server has stored, which

@@ -4,7 +4,7 @@
 //! interval. The reconciler is then called for each key whose row in the list has changed.
 
 mod link;
-mod object;
+pub mod object;
 mod poll;
 mod report;
 mod rows;

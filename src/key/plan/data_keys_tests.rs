@@ -11,10 +11,10 @@ use crate::{
     key::{
         Fingerprint, KeyValue,
         conditions::{READY, STALLED},
-        data_keys::{DataChange, DataPatch, Held, WantedData, looked_at},
+        data_keys::{WantedData, looked_at},
         ledger::Use,
         remote::AuthorityView,
-        secret::{Metadata, SentKey, WrittenByUs, wanted_metadata},
+        secret::{DataChange, DataPatch, Held, Metadata, SentKey, WrittenByUs, wanted_metadata},
     },
 };
 
