@@ -112,6 +112,11 @@ impl Requests {
         self.pick(|entry| entry.what.is_write() && entry.status.is_some_and(|status| status < 300))
     }
 
+    /// How many of these requests made a change.
+    pub fn changes(&self, of: impl Fn(&Sent) -> bool) -> usize {
+        self.pick(|entry| of(&entry.what) && entry.status.is_some_and(|status| status < 300)).len()
+    }
+
     /// Writes of the status of a SetupKey, which holds the ledger. Those of a replica are swaps.
     pub fn swaps(&self, key: &str) -> usize {
         self.moments(|sent| sent.is_write() && sent.ends_with(&["setupkeys", key, "status"])).len()
