@@ -45,6 +45,7 @@ pub async fn measure(bench: &Bench<'_>, operator: &mut Operator) -> anyhow::Resu
     observer.until("rotated", count, &mut operator.process, bench.limit(), rotated).await?;
     let last = observer.keys().values().map(|seen| seen.revision_since).max();
     let seconds = last.map_or(0.0, |last| (last - moment.moment()).as_seconds_f64());
+    bench.say(&format!("{count} keys took {created:.2} s to be created, and {seconds:.2} s to rotate"));
     requests.settle().await?;
     let writes = requests.counts.of(&[Class::Write]) - before.of(&[Class::Write]);
     ensure!(writes >= 2 * count as u64, "{count} keys have rotated, and the audit log shows {writes} writes");
