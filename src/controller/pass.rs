@@ -28,10 +28,10 @@ use crate::{
         ledger::{Swap, Use},
         mirror::groups,
         plan::{Observed, Step, Until, plan},
-        record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, without_record},
+        record::{Freshness, Persistence, Rehearsal, Standing, Subject, Trouble, fits_the_record, without_record},
         remote::AuthorityView,
         rotation::reason_of,
-        secret::{DataPatch, OwnedSecret, SecretView},
+        secret::{DataPatch, OwnedSecret, SecretView, SentKey},
         transition::{Cause, Notice, Related, Severity, is_rotation, notices},
     },
 };
@@ -354,14 +354,20 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Reads the Secret. If it is still the one that this pass has written, that is not forgotten.
+    /// Reads the Secret. If it is still the one that this pass has written, that is not forgotten, unless it was decided on a
+    /// version of the `SetupKey` that had another key on record.
     async fn read_secret_again(&mut self) {
         let before = std::mem::replace(&mut self.secret, SecretView::Unread);
         self.read_secret().await;
-        if let (SecretView::Owned(before), SecretView::Owned(secret)) = (before, &mut self.secret)
+        let fits = |sent: &SentKey| fits_the_record(self.trusted(), sent, self.context.clock.now());
+        if let (SecretView::Owned(before), SecretView::Owned(secret)) = (before, &self.secret)
             && before.resource_version == secret.resource_version
+            && before.sent_and_stored().is_none_or(fits)
         {
-            secret.written = before.written;
+            let written = before.written;
+            if let SecretView::Owned(secret) = &mut self.secret {
+                secret.written = written;
+            }
         }
     }
 

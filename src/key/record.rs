@@ -7,8 +7,8 @@ use super::{
     KeyId,
     conditions::{READY, SECRET_ALTERED, reason_of},
     data_keys::WantedData,
-    mirror,
-    secret::{DataPatch, Metadata, OwnedSecret, Restoration, SecretView, Written, wanted_metadata},
+    mirror, rotation,
+    secret::{DataPatch, Metadata, OwnedSecret, Restoration, SecretView, SentKey, Written, wanted_metadata},
 };
 pub use super::{
     freshness::Freshness,
@@ -91,6 +91,12 @@ pub(super) fn holds_the_key(observed: Observed<'_>, secret: &OwnedSecret) -> boo
             None => secret.id().is_some(),
         },
     }
+}
+
+/// Whether a key that was sent may come on record for this `SetupKey`: as the first one, in place of a lost value of the key on
+/// record, or as the next revision, if that is due. A key that was decided on an older version may be none of these.
+pub fn fits_the_record(key: &SetupKey, sent: &SentKey, now: DateTime<Utc>) -> bool {
+    id_in_status(key).is_none_or(|recorded| recorded == sent.id) || rotation::due(key, now).is_some()
 }
 
 /// Whether the last report says that the API server stores something else than the key that is sent.

@@ -12,7 +12,7 @@ use crate::{
         Facts, Fingerprint, KeyValue,
         conditions::{READY, STALLED, VALID, is_ready},
         ledger::Use,
-        record::{Persistence, Subject, Trouble, without_record},
+        record::{Persistence, Subject, Trouble, fits_the_record, without_record},
         remote::AuthorityView,
         secret::{Metadata, MetadataPatch, SecretView, SentKey, Written, is_owned_by, wanted_metadata},
         transition::{Cause, notices},
@@ -780,6 +780,18 @@ fn a_rotation_that_died_between_its_writes_is_made_again() {
     assert!(world.is_consistent() && world.held() != unrecorded, "a value that is not on record is believed");
     assert_eq!(world.admitting(), [old, world.held()].into());
     assert_eq!(world.status().revision, Some(2));
+}
+
+#[test]
+fn a_key_that_was_sent_on_the_word_of_an_old_version_comes_on_record_only_if_it_fits() {
+    let mut world = World::settled(json!({ "expiresIn": "24h" }));
+    let sent = |id: KeyId| SentKey { digest: fingerprint(99).digest, id, expires: world.clock.into() };
+    let (same, other) = (sent(KeyId::parse(world.status().id.as_ref().unwrap()).unwrap()), sent(id(99)));
+    let fits = |world: &World, sent| fits_the_record(&world.key, sent, world.clock);
+    assert_eq!((fits(&world, &same), fits(&world, &other)), (true, false));
+    world.ask_for_rotation();
+    assert!(fits(&world, &other), "the next revision");
+    assert!(fits(&World::new(json!({})), &other), "the first key");
 }
 
 #[test]
