@@ -171,12 +171,13 @@ impl Cluster {
         versions
     }
 
-    /// The keys in the Secrets of our namespaces.
+    /// The keys in the Secrets of our namespaces. Some hold the URL of an authority too.
     pub async fn key_values(&self) -> Vec<String> {
         let secrets: Api<Secret> = Api::all(self.client.clone());
         let secrets = secrets.list(&all().labels("setupkey.dev/key")).await.expect("Secrets");
         let data = secrets.items.into_iter().flat_map(|secret| secret.data.unwrap_or_default());
-        data.map(|(_, value)| String::from_utf8(value.0).expect("text")).collect()
+        let values = data.map(|(_, value)| String::from_utf8(value.0).expect("text"));
+        values.filter(|value| !value.starts_with("http")).collect()
     }
 
     /// The Peers in our namespaces. The cluster had none before.
