@@ -64,12 +64,15 @@ fn is_duration(field: &str) -> String {
     )
 }
 
+/// A Go duration from `least` to `most`.
+fn is_between(least: &str, most: &str) -> Rule {
+    let is_duration = is_duration("self");
+    Rule::new(format!("{is_duration} && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"))
+}
+
 /// NetBird's API documents 86400 to 31536000 seconds: one day to 365 days.
 pub fn lifetime() -> Rule {
-    Rule::new(format!(
-        "{} && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
-        is_duration("self")
-    ))
+    is_between("24h", "8760h")
     .message("expiresIn must be from 24h to 8760h, in hours, minutes and seconds: 720h or 36h30m; there is no unit for days, 30 days are 720h")
     .reason(Reason::FieldValueInvalid)
 }
@@ -100,10 +103,7 @@ pub fn overlap() -> Rule {
 
 /// A day is the shortest lifetime of a key too.
 pub fn unused() -> Rule {
-    Rule::new(format!(
-        "{} && duration(self) >= duration('24h') && duration(self) <= duration('8760h')",
-        is_duration("self")
-    ))
+    is_between("24h", "8760h")
     .message("revokeUnusedAfter must be from 24h to 8760h, in hours, minutes and seconds, such as 720h; there is no unit for days, 30 days are 720h")
     .reason(Reason::FieldValueInvalid)
 }
@@ -171,12 +171,9 @@ pub fn base_url(field: &str) -> Rule {
 
 /// How often the keys at an authority are listed.
 pub fn interval() -> Rule {
-    Rule::new(format!(
-        "{} && duration(self) >= duration('30s') && duration(self) <= duration('1h')",
-        is_duration("self")
-    ))
-    .message("netbird.interval must be from 30s to 1h, such as 60s or 5m")
-    .reason(Reason::FieldValueInvalid)
+    is_between("30s", "1h")
+        .message("netbird.interval must be from 30s to 1h, such as 60s or 5m")
+        .reason(Reason::FieldValueInvalid)
 }
 
 /// The field has no format "byte": CEL would decode it by the alphabet of URLs and refuse each bundle whose base64 holds '+'

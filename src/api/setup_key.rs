@@ -283,6 +283,11 @@ impl SetupKeySpec {
     pub fn overlap(&self) -> Lifetime {
         self.rotation.as_ref().map_or_else(default_overlap, |rotation| rotation.overlap)
     }
+
+    /// Whether a key admits peers after it was replaced.
+    pub fn overlaps(&self) -> bool {
+        self.overlap() > Lifetime::seconds(0)
+    }
 }
 
 impl SetupKey {

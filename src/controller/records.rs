@@ -205,11 +205,7 @@ impl Records {
 /// What never changes of a replaced key.
 fn fixed(previous: &PreviousKey) -> impl Hash {
     let PreviousKey { id, digest, key, expires, admits_until, used_times: _, usage_limit } = previous;
-    (id, digest, key, [Some(*expires), Some(*admits_until)].map(seconds), *usage_limit)
-}
-
-fn seconds(moment: Option<Timestamp>) -> Option<i64> {
-    moment.map(|moment| moment.moment().timestamp())
+    (id, digest, key, expires.moment(), admits_until.moment(), *usage_limit)
 }
 
 #[cfg(test)]

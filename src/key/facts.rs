@@ -1,7 +1,7 @@
 use chrono::{DateTime, Duration, Utc};
 
 use super::{Digest, KeyId};
-use crate::api::{KeyStanding, Lifetime, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
+use crate::api::{KeyStanding, PreviousKey, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp};
 
 /// A key is expired once its last moment has passed, so that is when to wake.
 pub(super) const JUST_AFTER: Duration = Duration::milliseconds(1);
@@ -51,15 +51,14 @@ impl Facts {
     /// The facts of the keys that were replaced and may still admit peers.
     pub fn previous(key: &SetupKey) -> impl Iterator<Item = Self> {
         let spec = &key.spec;
-        let overlaps = spec.overlap() > Lifetime::seconds(0);
         // Otherwise, a use of a replaced key could bring back the current one.
         let unused_until =
             Self::of(key).filter(|current| !current.is_used_up()).and_then(|current| current.unused_until);
-        key.previous().iter().filter(move |_| overlaps).filter_map(move |previous| {
+        key.previous().iter().filter(|_| spec.overlaps()).filter_map(move |previous| {
             Some(Self {
                 id: KeyId::parse(&previous.id)?,
                 digest: Digest::from_base64(&previous.digest),
-                expires: previous.expires.min(previous.admits_until),
+                expires: end_of(previous),
                 used_times: previous.used_times,
                 usage_limit: previous.usage_limit,
                 revoked: spec.revoked,
@@ -70,7 +69,8 @@ impl Facts {
 
     /// The facts of the current key, or of a replaced one, by the digest of the key that was presented.
     pub fn presented(key: &SetupKey, digest: &Digest) -> Option<Self> {
-        Self::of(key).into_iter().chain(Self::previous(key)).find(|facts| facts.digest == *digest)
+        let is_it = |facts: &Self| facts.digest == *digest;
+        Self::of(key).filter(is_it).or_else(|| Self::previous(key).find(is_it))
     }
 
     /// Whether the key admits peers at this moment, and why not.
@@ -100,8 +100,23 @@ impl Facts {
     }
 
     fn is_used_up(&self) -> bool {
-        self.usage_limit.is_some_and(|limit| self.used_times >= limit.into())
+        is_used_up(self.usage_limit, self.used_times)
     }
+}
+
+fn is_used_up(limit: Option<i32>, used_times: i64) -> bool {
+    limit.is_some_and(|limit| used_times >= limit.into())
+}
+
+/// The last second in which a replaced key admits peers.
+pub(super) fn end_of(previous: &PreviousKey) -> Timestamp {
+    previous.admits_until.min(previous.expires)
+}
+
+/// Whether the current key is to be revoked: the spec says so, or it was not used for too long.
+pub(super) fn asks_for_revocation(spec: &SetupKeySpec, status: &SetupKeyStatus, now: DateTime<Utc>) -> bool {
+    let is_unused = || unused_until(spec, status).is_some_and(|until| now > until.moment());
+    spec.revoked || is_unused() && !is_used_up(spec.effective_usage_limit(), status.used_times)
 }
 
 /// When the current key was issued. Where that is not on record, it follows from the expiry.
@@ -125,8 +140,7 @@ fn is_revoked(spec: &SetupKeySpec, status: &SetupKeyStatus) -> bool {
         (Some(_), None | Some(KeyStanding::Active)) => false,
         // With no uses left, none is issued instead, and that is what people must know.
         (Some(_), Some(KeyStanding::Revoked)) => {
-            let used_up = spec.effective_usage_limit().is_some_and(|limit| status.used_times >= limit.into());
-            spec.revoked || !used_up
+            spec.revoked || !is_used_up(spec.effective_usage_limit(), status.used_times)
         }
         (Some(_), Some(KeyStanding::RevokedAtAuthority | KeyStanding::DeletedAtAuthority | KeyStanding::Replacing)) => {
             true

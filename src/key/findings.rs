@@ -2,6 +2,8 @@
 
 mod authority;
 
+use std::fmt::Debug;
+
 use chrono::{DateTime, Utc};
 
 use super::{
@@ -10,6 +12,7 @@ use super::{
         SECRET_FAILED, SECRET_REFUSED, UNUSED, USES_UNKNOWN,
     },
     data_keys::WantedData,
+    facts::asks_for_revocation,
     record::{Observed, Persistence, Subject, Trouble, data_drift, drift, holds_the_key, is_reported_altered},
     rotation,
     secret::{OwnedSecret, SecretView},
@@ -57,6 +60,11 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
         // Without trouble, an absent Secret is created and an unread one is read before anything is reported.
         SecretView::Absent | SecretView::Unread => return None,
     })
+}
+
+/// Names in quotation marks, with commas between them.
+fn quoted<T: Debug>(names: impl IntoIterator<Item = T>) -> String {
+    names.into_iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
 }
 
 fn unused(key: &SetupKey) -> Finding {
@@ -107,7 +115,6 @@ fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Fin
     if let Some(unmet) = key.status.as_ref().and_then(|status| rotation::unmet_request(key, status, now)) {
         holds = format!("{holds} {unmet}");
     }
-    let quoted = |names: Vec<&str>| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     let conflicts = secret.data_conflicts(key, WantedData::of(key, observed.authority));
     if !conflicts.is_empty() {
         return Finding::not_ready(
@@ -124,7 +131,7 @@ fn kept(observed: Observed<'_>, secret: &OwnedSecret, now: DateTime<Utc>) -> Fin
             SECRET_REFUSED,
             format!(
                 "{holds} It is immutable, so these data keys of it cannot be put right: {}. Delete the Secret; the operator then creates it with a new key.",
-                quoted(data.keys().map(String::as_str).collect())
+                quoted(data.keys())
             ),
         );
     }
@@ -148,10 +155,7 @@ pub(super) fn valid(key: &SetupKey, status: &SetupKeyStatus, now: DateTime<Utc>)
     {
         return Finding { holds: false, reason, message: message.to_owned() };
     }
-    if status.state == Some(State::Revoked)
-        && !key.spec.revoked
-        && rotation::asks_for_revocation(&key.spec, status, now)
-    {
+    if status.state == Some(State::Revoked) && !key.spec.revoked && asks_for_revocation(&key.spec, status, now) {
         return unused(key);
     }
     let expires = status.expires.map(|expires| expires.to_string()).unwrap_or_default();

@@ -237,7 +237,7 @@ pub fn clear(key: &SetupKey, clearable: &BTreeSet<Use>) -> Option<Swap> {
 /// Whether a key admits a peer now, as far as this object shows. An object from a cache is good enough to refuse by,
 /// because a refusal changes nothing.
 pub fn admits(key: &SetupKey, presented: &Digest, now: DateTime<Utc>) -> bool {
-    admitting(key, &mut unchanged(key), presented, now).is_some()
+    self::presented(key, presented).is_some_and(|facts| facts.state(now) == State::Valid)
 }
 
 fn unchanged(key: &SetupKey) -> Swap {
@@ -249,13 +249,16 @@ fn unchanged(key: &SetupKey) -> Swap {
     }
 }
 
-/// The key that was presented, the current one or a replaced one, if it admits a peer with the uses in `swap`.
-fn admitting(key: &SetupKey, swap: &mut Swap, presented: &Digest, now: DateTime<Utc>) -> Option<KeyId> {
+/// The key that was presented, the current one or a replaced one, if this service admits peers with it at all.
+fn presented(key: &SetupKey, presented: &Digest) -> Option<Facts> {
     // NetBird admits the peers of its keys.
-    if key.spec.authority_ref.is_some() || key.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
-    let facts = Facts::presented(key, presented)?;
+    let is_ours = key.spec.authority_ref.is_none() && key.metadata.deletion_timestamp.is_none();
+    is_ours.then(|| Facts::presented(key, presented)).flatten()
+}
+
+/// The id of the key that was presented, if it admits a peer with the uses in `swap`.
+fn admitting(key: &SetupKey, swap: &mut Swap, digest: &Digest, now: DateTime<Utc>) -> Option<KeyId> {
+    let facts = presented(key, digest)?;
     let used_times = *swap.uses_of(key, &facts.id)?;
     let facts = Facts { used_times, ..facts };
     (facts.state(now) == State::Valid).then_some(facts.id)

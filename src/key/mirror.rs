@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     KeyId,
+    facts::asks_for_revocation,
     groups::{GroupId, GroupTrouble, Groups},
     observed::{Observed, id_in_status},
     remote::{Reached, RemoteKey},
@@ -45,8 +46,8 @@ pub(super) enum Ended {
 /// compared.
 pub(super) fn held(key: &SetupKey, reached: Option<&Reached>, secret: &OwnedSecret) -> Option<KeyId> {
     let (found, id) = (secret.holds.as_ref()?, secret.id()?);
-    if let Written::Key(sent) = &secret.written {
-        return (sent.digest == found.digest).then_some(id);
+    if let Written::Key(_) = &secret.written {
+        return secret.sent_and_stored().map(|_| id);
     }
     if secret.belongs_to_another {
         return None;
@@ -100,7 +101,7 @@ pub(super) fn wanted(observed: Observed<'_>, now: DateTime<Utc>) -> Result<Optio
     if standing != KeyStanding::Replacing && rotation::due_by(key, &status, now).is_some() {
         return Ok(Some(Want::Rotation));
     }
-    let is_revoked = rotation::asks_for_revocation(&key.spec, &status, now);
+    let is_revoked = asks_for_revocation(&key.spec, &status, now);
     let unrevoked = standing == KeyStanding::Revoked && !is_revoked;
     if holds && !unrevoked {
         return Ok(None);
@@ -192,7 +193,7 @@ pub(super) fn mirror(status: &mut SetupKeyStatus, observed: Observed<'_>, now: D
         status.expires = there.expires;
         status.revision = status.revision.or(Some(there.revision));
     }
-    let is_revoked = rotation::asks_for_revocation(&key.spec, status, now);
+    let is_revoked = asks_for_revocation(&key.spec, status, now);
     let standing = standing_of(before, there, is_revoked);
     status.id = Some(id.to_string());
     status.authority = Some(AtAuthority { standing, used_before });

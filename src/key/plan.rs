@@ -200,7 +200,7 @@ fn abandoned_entries(observed: Observed<'_>, _: DateTime<Utc>) -> Option<Step> {
 /// When the clock alone changes what is to be done about a key, or reported of it.
 pub fn next_moment(key: &SetupKey, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let expires = key.status.as_ref()?.expires?.moment() + JUST_AFTER;
-    rotation::next_moments(key, now).chain(Some(expires).filter(|moment| *moment > now)).min()
+    rotation::next_moment(key, now).into_iter().chain(Some(expires).filter(|moment| *moment > now)).min()
 }
 
 /// Whether the next revision is due, and waits for nothing but another look.

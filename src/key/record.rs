@@ -75,8 +75,8 @@ pub(super) fn holds_the_key(observed: Observed<'_>, secret: &OwnedSecret) -> boo
         return mirror::held(key, observed.authority.reached(), secret).is_some();
     }
     let Some(found) = &secret.holds else { return false };
-    if let Written::Key(sent) = &secret.written {
-        return sent.digest == found.digest;
+    if let Written::Key(_) = &secret.written {
+        return secret.sent_and_stored().is_some();
     }
     if secret.belongs_to_another {
         return false;

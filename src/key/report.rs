@@ -32,6 +32,7 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     mirror(&mut status, observed, now);
     copy_secret(&mut status, observed, now);
     set_revision(&mut status, key, now);
+    status.rotate_at = rotation::rotate_at(key, &status, now);
 
     let ready = ready(observed, now);
     if let Some(ready) = &ready {
@@ -50,12 +51,12 @@ pub fn report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
 pub fn partial_report(observed: Observed<'_>, now: DateTime<Utc>) -> SetupKeyStatus {
     let mut status = observed.key.status.clone().unwrap_or_default();
     let key = observed.key;
-    let (revision, rotate_at) = (status.revision, status.rotate_at);
+    let revision = status.revision;
     mirror(&mut status, observed, now);
     copy_remote_key(&mut status, observed);
     set_revision(&mut status, key, now);
-    if status.revision == revision {
-        status.rotate_at = rotate_at;
+    if status.revision != revision {
+        status.rotate_at = rotation::rotate_at(key, &status, now);
     }
     if Facts::new(&key.spec, &status).is_some() {
         set_state(&mut status, key, now);
@@ -73,7 +74,6 @@ fn set_revision(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>)
     if key.spec.authority_ref.is_none() {
         status.previous.retain(|previous| !rotation::has_ended(previous, &key.spec, now));
     }
-    status.rotate_at = rotation::rotate_at(key, status, now);
 }
 
 fn set_state(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) {

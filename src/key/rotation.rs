@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::{
     Facts, KeyId,
     conditions::{READY, condition},
-    facts::{JUST_AFTER, issued_at, unused_until},
+    facts::{JUST_AFTER, asks_for_revocation, end_of, issued_at, unused_until},
 };
 use crate::api::{
     KeyType, Lifetime, PreviousKey, SetupKey, SetupKeySpec, SetupKeyStatus, State, Timestamp,
@@ -62,18 +62,22 @@ struct Rotations {
 }
 
 impl Rotations {
-    /// `None` while no key is issued.
+    /// `None` while no key is issued, or if nothing is to rotate it.
     fn of(key: &SetupKey, status: &SetupKeyStatus, now: DateTime<Utc>) -> Option<Self> {
         let spec = &key.spec;
-        let (facts, issued) = (Facts::new(spec, status)?, issued_at(spec, status)?);
-        let is_revoked = facts.is_revoked(now) || asks_for_revocation(spec, status, now);
         let before = spec.rotation.as_ref().and_then(|rotation| rotation.renew_before);
+        let requested = requested(key).and_then(Result::ok);
+        if before.is_none() && requested.is_none() {
+            return None; // Most keys, at each look.
+        }
+        let (facts, issued) = (Facts::new(spec, status)?, issued_at(spec, status)?);
         let youngest = issued.plus_seconds(YOUNGEST.as_secs());
         Some(Self {
             issued,
             scheduled: before.map(|before| facts.expires.minus_seconds(before.as_secs()).max(youngest)),
-            requested: requested(key).and_then(Result::ok).filter(|requested| *requested > issued),
-            skips_schedule: is_revoked || spec.key_type == KeyType::OneOff && facts.used_times > 0,
+            requested: requested.filter(|requested| *requested > issued),
+            skips_schedule: is_revoked(&facts, spec, status, now)
+                || spec.key_type == KeyType::OneOff && facts.used_times > 0,
             skips_request: spec.authority_ref.is_some() && spec.revoked,
         })
     }
@@ -95,10 +99,9 @@ impl Rotations {
     }
 }
 
-/// Whether a key at an authority is to be revoked there: the spec says so, or it was not used for too long.
-pub(super) fn asks_for_revocation(spec: &SetupKeySpec, status: &SetupKeyStatus, now: DateTime<Utc>) -> bool {
-    let used_up = spec.effective_usage_limit().is_some_and(|limit| status.used_times >= limit.into());
-    spec.revoked || !used_up && unused_until(spec, status).is_some_and(|until| now > until.moment())
+/// Whether the key is revoked, or is to be.
+fn is_revoked(facts: &Facts, spec: &SetupKeySpec, status: &SetupKeyStatus, now: DateTime<Utc>) -> bool {
+    facts.revoked || asks_for_revocation(spec, status, now)
 }
 
 /// Why the key is to be replaced now, if it is.
@@ -188,12 +191,11 @@ pub(super) fn begin(status: &mut SetupKeyStatus, key: &SetupKey, now: DateTime<U
 /// may be known to others.
 fn replaced(status: &SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) -> Option<PreviousKey> {
     let facts = Facts::new(&key.spec, status)?;
-    let overlap = key.spec.overlap();
-    let is_revoked = facts.is_revoked(now) || asks_for_revocation(&key.spec, status, now);
-    if overlap == Lifetime::seconds(0) || is_revoked || status.state == Some(State::Revoked) {
+    let was_revoked = is_revoked(&facts, &key.spec, status, now) || status.state == Some(State::Revoked);
+    if was_revoked || !key.spec.overlaps() {
         return None;
     }
-    let admits_until = Timestamp::from(now).plus_seconds(overlap.as_secs()).min(facts.expires);
+    let admits_until = Timestamp::from(now).plus_seconds(key.spec.overlap().as_secs()).min(facts.expires);
     (admits_until.moment() >= now).then(|| PreviousKey {
         id: facts.id.to_string(),
         digest: facts.digest.to_string(),
@@ -207,7 +209,7 @@ fn replaced(status: &SetupKeyStatus, key: &SetupKey, now: DateTime<Utc>) -> Opti
 
 /// Whether a replaced key has ended: its overlap is over, or there is none any more.
 pub(super) fn has_ended(previous: &PreviousKey, spec: &SetupKeySpec, now: DateTime<Utc>) -> bool {
-    spec.overlap() == Lifetime::seconds(0) || now > previous.admits_until.min(previous.expires).moment()
+    !spec.overlaps() || now > end_of(previous).moment()
 }
 
 /// The replaced keys at an authority that must go there: those that have ended, and all once the key is revoked or unused,
@@ -218,15 +220,13 @@ pub(super) fn ended_there<'a>(key: &'a SetupKey, now: DateTime<Utc>) -> impl Ite
     key.previous().iter().filter(is_over).filter_map(|previous| KeyId::parse(&previous.id))
 }
 
-/// When the clock alone changes something about the revisions of a key, in the future: a rotation is due, a replaced key
-/// ends, or the key counts as unused.
-pub(super) fn next_moments(key: &SetupKey, now: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
-    let status = key.status.as_ref();
-    let rotation = status.and_then(|status| rotate_at(key, status, now)).map(Timestamp::moment);
-    let ends = key.previous().iter().map(|previous| previous.admits_until.min(previous.expires).moment() + JUST_AFTER);
-    let unused = status.and_then(|status| unused_until(&key.spec, status)).map(|until| until.moment() + JUST_AFTER);
-    let moments: Vec<_> = ends.chain(rotation).chain(unused).collect();
-    moments.into_iter().filter(move |moment| *moment > now)
+/// When the clock alone next changes something about the revisions of a key: a rotation is due, a replaced key ends, or the key
+/// counts as unused.
+pub(super) fn next_moment(key: &SetupKey, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let status = key.status.as_ref()?;
+    let rotation = rotate_at(key, status, now).map(Timestamp::moment);
+    let ends = status.previous.iter().map(end_of).chain(unused_until(&key.spec, status));
+    ends.map(|end| end.moment() + JUST_AFTER).chain(rotation).filter(|moment| *moment > now).min()
 }
 
 #[cfg(test)]

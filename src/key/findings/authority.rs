@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::quoted;
 use crate::{
     api::{AtAuthority, KeyStanding, SetupKey},
     key::{
@@ -71,7 +72,6 @@ pub(super) fn ready(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Findin
 }
 
 fn in_group_trouble(trouble: &GroupTrouble, authority: &str) -> Finding {
-    let quoted = |groups: &[String]| groups.iter().map(|group| format!("{group:?}")).collect::<Vec<_>>().join(", ");
     match trouble {
         GroupTrouble::NotAllowed(groups) => Finding::not_ready(
             GROUP_NOT_ALLOWED,

@@ -14,6 +14,7 @@ use crate::{
     key::{
         KeyId,
         conditions::{READY, SECRET_ALTERED, SECRET_CONFLICT, SECRET_FAILED, SECRET_REFUSED, is_ready, reason_of},
+        facts::asks_for_revocation,
         groups::{GroupId, GroupTrouble},
         mirror::{Want, current, current_id, groups, lifetime_left, mirrored, uses_left, wanted},
         record::{Freshness, Observed, Rehearsal, Subject, holds_the_key, id_in_status},
@@ -83,7 +84,9 @@ fn deletion(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
 fn revocation(observed: Observed<'_>, now: DateTime<Utc>) -> Option<Step> {
     let refused = observed.trouble.is_some_and(|trouble| trouble.with == Subject::Authority);
     let spec = &observed.key.spec;
-    if refused || !rotation::asks_for_revocation(spec, &mirrored(observed, now), now) {
+    let may_be_unused = spec.revoke_unused_after.is_some();
+    let is_asked_for = spec.revoked || may_be_unused && asks_for_revocation(spec, &mirrored(observed, now), now);
+    if refused || !is_asked_for {
         return None;
     }
     let there = current(observed).filter(|there| !there.revoked)?;
