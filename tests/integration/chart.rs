@@ -17,13 +17,12 @@ use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
     authority::netbird::HostPattern,
-    cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
+    cluster::{Readiness, Scope, tuned},
+    controller::{self, Environment},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Cluster, condition, crds, eventually, kubectl, repository, tool};
+use crate::harness::{Cluster, condition, crds, environment, eventually, kubectl, repository, tool};
 
 fn chart() -> PathBuf {
     repository().join("charts/setupkey-operator")
@@ -459,16 +458,7 @@ async fn upgrade_and_removal_with(by: Helm) {
     config.auth_info = Default::default();
     config.auth_info.token = Some(token.trim().to_owned().into());
     let client = Client::try_from(tuned(config)).unwrap();
-    let environment = Environment {
-        client,
-        clock: std::sync::Arc::new(SystemClock),
-        leadership: Leadership::alone(),
-        readiness: std::sync::Arc::new(Readiness::default()),
-        metrics: Metrics::new(std::sync::Arc::new(SystemClock), 100),
-        peer_lifetime: Duration::from_secs(600),
-        handover: ledger::HANDOVER,
-        authorities: AuthoritySettings::default(),
-    };
+    let environment = environment(client);
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment.clone(), Scope::Cluster, shutdown.clone()));
     let key = folder.path().join("key.yaml");

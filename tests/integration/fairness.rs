@@ -16,15 +16,14 @@ use kube::{
 };
 use serde_json::json;
 use setupkey_operator::{
-    cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
+    cluster::{Scope, tuned},
+    controller,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{Cluster, Setup, crds, eventually, says},
+    harness::{Cluster, Setup, crds, environment, eventually, says},
     requests::Requests,
 };
 
@@ -52,17 +51,8 @@ impl Shared {
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         let requests = Requests::default();
         let counted = ClientBuilder::try_from(tuned(config.clone())).unwrap().with_layer(&requests).build();
-        let readiness = Arc::new(Readiness::default());
-        let environment = Environment {
-            client: counted,
-            clock: Arc::new(SystemClock),
-            leadership: Leadership::alone(),
-            readiness: Arc::clone(&readiness),
-            metrics: Metrics::new(Arc::new(SystemClock), 100),
-            peer_lifetime: Duration::from_secs(600),
-            handover: ledger::HANDOVER,
-            authorities: AuthoritySettings::default(),
-        };
+        let environment = environment(counted);
+        let readiness = Arc::clone(&environment.readiness);
         let shutdown = CancellationToken::new();
         let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
         eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;

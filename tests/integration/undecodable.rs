@@ -6,16 +6,11 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
-use setupkey_operator::{
-    api::SetupKey,
-    cluster::{Readiness, Scope, SystemClock},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
-};
-use std::{process::Command, sync::Arc, time::Duration};
+use setupkey_operator::{api::SetupKey, cluster::Scope, controller};
+use std::process::Command;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{crds, eventually, says, setup_key_crd};
+use crate::harness::{crds, environment, eventually, says, setup_key_crd};
 
 /// The CRD as a later version might have it, with a type of key that this version does not know.
 fn loosened_crd() -> Value {
@@ -54,16 +49,7 @@ async fn an_undecodable_object_stops_nobody() {
 
     apply("future", "from-the-future");
     let shutdown = CancellationToken::new();
-    let environment = Environment {
-        client: client.clone(),
-        clock: Arc::new(SystemClock),
-        leadership: Leadership::alone(),
-        readiness: Arc::new(Readiness::default()),
-        metrics: Metrics::new(Arc::new(SystemClock), 100),
-        peer_lifetime: Duration::from_secs(600),
-        handover: ledger::HANDOVER,
-        authorities: AuthoritySettings::default(),
-    };
+    let environment = environment(client.clone());
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     apply("present", "reusable");
     let keys: Api<SetupKey> = Api::namespaced(client, "default");

@@ -21,7 +21,7 @@ pub use cluster::{Cluster, condition, manifest, says};
 pub use documentation::page;
 pub use entries::{any_peer, entry, is_held};
 pub use keys::{any_key, digest};
-pub use operator::{INTERVAL, Operator, Setup};
+pub use operator::{INTERVAL, Operator, Setup, environment};
 pub use waiting::{QUIET, at_rest_for, eventually, exactly, no_write_for, quiet_for, wait_blindly};
 
 /// Where manifests and examples are.

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::client::ClientBuilder;
+use kube::{Client, client::ClientBuilder};
 use setupkey_operator::{
     authority::netbird::Hosts,
-    cluster::{Clock, Readiness, Scope, pages::LimitPages, tuned},
+    cluster::{Clock, Readiness, Scope, SystemClock, pages::LimitPages, tuned},
     controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
@@ -84,6 +84,21 @@ impl Operator {
             .await
             .expect("the controller ends within 10 s")
             .expect("the controller does not panic");
+    }
+}
+
+/// What a controller needs that runs as in production, alone on a control plane of its own.
+pub fn environment(client: Client) -> Environment {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Environment {
+        client,
+        clock: Arc::clone(&clock),
+        leadership: Leadership::alone(),
+        readiness: Arc::new(Readiness::default()),
+        metrics: Metrics::new(clock, 100),
+        peer_lifetime: Duration::from_secs(600),
+        handover: ledger::HANDOVER,
+        authorities: AuthoritySettings::default(),
     }
 }
 

@@ -15,12 +15,6 @@ async fn operator_ahead(world: &World, by: Duration) -> Operator {
     world.cluster.start_operator_at(clock).await
 }
 
-/// Asks for a rotation, and waits until the key has this revision.
-async fn rotated(world: &World, before: &SetupKeyStatus, revision: i64) -> SetupKeyStatus {
-    world.cluster.request_rotation("office", before.issued_at.unwrap().plus_seconds(1)).await;
-    world.cluster.status_when("office", "rotated", |status| status.revision == Some(revision)).await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_join_with_both_keys_until_the_overlap_is_over() {
     let world = World::new("nb-overlap").await;
@@ -33,7 +27,8 @@ async fn agents_join_with_both_keys_until_the_overlap_is_over() {
     let operator = operator_ahead(&world, Duration::seconds(5)).await;
     world.netbird.proxy.forget();
     operator.requests.clear();
-    let after = rotated(&world, &before, 2).await;
+    world.cluster.request_rotation("office", before.issued_at.unwrap().plus_seconds(1)).await;
+    let after = world.cluster.status_when("office", "rotated", |status| status.revision == Some(2)).await;
     let new = world.value("office").await;
     assert_eq!(after.digest, Some(digest(secrecy::ExposeSecret::expose_secret(&new))));
     assert_eq!(world.netbird.proxy.count("POST /api/setup-keys"), 1);

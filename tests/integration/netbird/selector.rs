@@ -15,13 +15,12 @@ use serde_json::{Value, json};
 use setupkey_operator::{
     api::{ClusterAuthority, SetupKey},
     authority::netbird::Hosts,
-    cluster::{Readiness, Scope, SystemClock},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
+    cluster::Scope,
+    controller::{self, AuthoritySettings, Environment},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Cluster, crds, eventually, netbird::NetBird, says};
+use crate::harness::{Cluster, crds, environment, eventually, netbird::NetBird, says};
 
 const OPERATOR: &str = "setupkey-system";
 
@@ -52,22 +51,16 @@ async fn a_cluster_authority_serves_the_namespaces_that_its_selector_selects() {
     let kubeconfig = Kubeconfig::read_from(own.kubeconfig()).unwrap();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     let client = Client::try_from(config).unwrap();
-    let readiness = Arc::new(Readiness::default());
     let environment = Environment {
-        client: client.clone(),
-        clock: Arc::new(SystemClock),
-        leadership: Leadership::alone(),
-        readiness: Arc::clone(&readiness),
-        metrics: Metrics::new(Arc::new(SystemClock), 100),
-        peer_lifetime: Duration::from_secs(600),
-        handover: ledger::HANDOVER,
         authorities: AuthoritySettings {
             hosts: Hosts::new(Vec::new(), true),
             namespace: OPERATOR.to_owned(),
             of_cluster: true,
             interval: Some(Duration::from_secs(2)),
         },
+        ..environment(client.clone())
     };
+    let readiness = Arc::clone(&environment.readiness);
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment, Scope::Cluster, shutdown.clone()));
     eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;

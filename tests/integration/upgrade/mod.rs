@@ -1,6 +1,6 @@
 //! What the first release left behind: its CRD, and keys whose status says nothing about revisions.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::process::Command;
 
 use control_plane::{ControlPlane, Options};
 use k8s_openapi::api::core::v1::Secret;
@@ -13,14 +13,13 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::{SetupKey, SetupKeyStatus},
-    cluster::{Readiness, Scope, SystemClock, tuned},
-    controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
-    key::ledger,
+    cluster::{Scope, tuned},
+    controller,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{QUIET, any_key, crds, digest, eventually, exactly, repository, says},
+    harness::{QUIET, any_key, crds, digest, environment, eventually, exactly, repository, says},
     requests::Requests,
 };
 
@@ -122,16 +121,7 @@ impl World {
     async fn start_operator(&self, requests: &Requests) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let client = ClientBuilder::try_from(tuned(self.config.clone())).unwrap().with_layer(requests).build();
         let shutdown = CancellationToken::new();
-        let environment = Environment {
-            client,
-            clock: Arc::new(SystemClock),
-            leadership: Leadership::alone(),
-            readiness: Arc::new(Readiness::default()),
-            metrics: Metrics::new(Arc::new(SystemClock), 100),
-            peer_lifetime: Duration::from_secs(600),
-            handover: ledger::HANDOVER,
-            authorities: AuthoritySettings::default(),
-        };
+        let environment = environment(client);
         let run = controller::run(environment, Scope::Cluster, shutdown.clone());
         (shutdown, tokio::spawn(run))
     }
