@@ -32,6 +32,9 @@ const LIMITED: Duration = Duration::from_secs(5);
 /// The pause after a call that the token's user may not make, though the role seems to allow it.
 const FORBIDDEN: Duration = Duration::from_secs(30);
 
+/// The reason of an authority without a token.
+pub(super) const TOKEN_MISSING: &str = "TokenMissing";
+
 /// The link to one authority.
 pub struct Link {
     pub name: AuthorityName,
@@ -78,6 +81,18 @@ pub(super) enum Connection {
     },
 }
 
+impl State {
+    /// Whether calls can be made with the client. Once the object is deleted, the deletion of its token says nothing about
+    /// NetBird: both go with their namespace, in any order.
+    fn can_call(&self) -> bool {
+        match self.connection {
+            Connection::New => self.object.is_some(),
+            Connection::Up => true,
+            Connection::Down { reason, .. } => reason == TOKEN_MISSING && self.object.is_none(),
+        }
+    }
+}
+
 impl Link {
     pub fn new(name: AuthorityName, object: AuthorityObject) -> Self {
         let state = State {
@@ -105,7 +120,7 @@ impl Link {
     pub fn view(&self, uid: &str, allows_namespace: bool, is_deleted: bool) -> AuthorityView {
         let state = self.state.lock();
         let out_of_reach = match (&state.object, &state.connection) {
-            (None, Connection::Up) if is_deleted => None,
+            (None, _) if is_deleted && state.can_call() => None,
             (None, _) => Some(OutOfReach::NotFound),
             (Some(_), Connection::Up) => None,
             (Some(_), Connection::New) => Some(OutOfReach::NotListed),
@@ -250,7 +265,7 @@ impl Link {
         if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
             return Err(Error::RateLimited { retry_after: Some(pause) });
         }
-        if let Connection::Down { .. } = state.connection {
+        if !state.can_call() {
             return Err(Error::Unreachable);
         }
         Ok((turn, state.client.clone().ok_or(Error::Unreachable)?))

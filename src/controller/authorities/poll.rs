@@ -14,7 +14,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::{
     Authorities,
-    link::{Connection, Link, sentence},
+    link::{Connection, Link, TOKEN_MISSING, sentence},
     object::AuthorityObject,
 };
 use crate::{
@@ -128,7 +128,7 @@ impl Poll {
             return Ok(false);
         }
         let token = Token::parse(&token).map_err(|error| Connection::Down {
-            reason: "TokenMissing",
+            reason: TOKEN_MISSING,
             why: format!("Secret {name} holds no token under {:?}: {error}.", object.netbird.token_secret_ref.key),
         })?;
         let client = self.client(object, token)?;
@@ -159,7 +159,7 @@ impl Poll {
         let reference = &object.netbird.token_secret_ref;
         let namespace = object.token_namespace(&self.all.namespace);
         let name = ObjectName::new(namespace, &reference.name);
-        let missing = |why| Connection::Down { reason: "TokenMissing", why };
+        let missing = |why| Connection::Down { reason: TOKEN_MISSING, why };
         let secret = match secrets::read(&self.all.client, &name).await {
             Ok(secret) => secret,
             Err(error) => {

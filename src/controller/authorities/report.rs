@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{link::Connection, object::AuthorityObject};
+use super::{
+    link::{Connection, TOKEN_MISSING},
+    object::AuthorityObject,
+};
 use crate::{
     api::{AuthorityStatus, Timestamp},
     key::{
@@ -61,7 +64,7 @@ pub fn notice(before: &AuthorityStatus, after: &AuthorityStatus) -> Option<Notic
 
 const REASONS: [(Severity, &str); 8] = [
     (Severity::Normal, "Connected"),
-    (Severity::Warning, "TokenMissing"),
+    (Severity::Warning, TOKEN_MISSING),
     (Severity::Warning, "TokenRefused"),
     (Severity::Warning, "RoleTooLow"),
     (Severity::Warning, "Unreachable"),

@@ -2,7 +2,7 @@
 
 use control_plane::netbird::Outcome;
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{Api, ResourceExt, api::DeleteParams};
 use serde_json::json;
 
@@ -97,6 +97,23 @@ async fn a_key_whose_authority_goes_first_is_still_deleted_there() {
     world.key_says("late", "Ready", "False AuthorityNotFound").await;
     world.add_authority(AUTHORITY, json!({})).await;
     world.cluster.ready("late").await;
+    operator.stop().await;
+}
+
+/// The order in which a namespace loses its objects is not fixed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_token_goes_before_its_authority_is_still_deleted_there() {
+    let world = World::new("netbird_token_first").await;
+    let operator = world.cluster.start_operator().await;
+    world.issue("office", json!({})).await;
+    let secrets: Api<Secret> = Api::namespaced(world.cluster.client.clone(), &world.cluster.namespace);
+    secrets.delete(AUTHORITY, &DeleteParams::default()).await.unwrap();
+    world.authority_says(AUTHORITY, "False TokenMissing").await;
+    world.delete("office").await;
+    world.key_says("office", "Ready", "False DeletionPending").await;
+    world.authorities().delete(AUTHORITY, &DeleteParams::default()).await.unwrap();
+    world.gone("office").await;
+    assert!(world.there("office").await.is_empty(), "the operator knew the token, and the key is still there");
     operator.stop().await;
 }
 
