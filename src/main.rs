@@ -10,7 +10,8 @@ use setupkey_operator::api;
 
 /// Network setup keys as a Kubernetes resource.
 #[derive(Parser)]
-#[command(version)]
+// A flag that is given twice has its last value, so that a flag can be added to those of a manifest.
+#[command(version, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -49,6 +49,12 @@ const ROWS: &[Row] = &[
     Row(&[CONTROLLER, ENROLLMENT], "--namespace", Some("SETUPKEY_NAMESPACES"), NAMESPACES),
     Row(&[API], "--namespace", Some("POD_NAMESPACE"), NAMESPACE),
     Row(&[CONTROLLER], "--leader-election-namespace", Some("POD_NAMESPACE"), NAMESPACE),
+    Row(
+        &[CONTROLLER],
+        "--leader-election-name",
+        None,
+        &["", " ", "Not_A_Name", "a,b", "a b", "-a", "a/b", "a..b", ".a", "a."],
+    ),
     Row(SERVICES, "--health-address", None, ADDRESS),
     Row(&[ENROLLMENT, API], "--address", None, ADDRESS),
     Row(&[ENROLLMENT, API], "--tls-cert", None, PATH),
@@ -280,12 +286,52 @@ fn a_kubeconfig_that_cannot_be_used_is_named_with_its_variable() {
     });
 }
 
-/// The namespace of a kubeconfig is a value too: an empty one would mean all namespaces.
+#[test]
+fn a_proxy_that_cannot_be_used_is_named_with_its_variable_and_without_its_text() {
+    let place = Place::new();
+    let good =
+        fs::read_to_string(place.path("kubeconfig")).unwrap().replace("http://127.0.0.1:9", "https://kube.invalid");
+    let direct = place.file("direct", &good);
+    let proxied = good.replace("server:", "proxy-url: 'ftp://user:hush@proxy', server:");
+    let proxied = place.file("proxied", proxied);
+    let cases =
+        SERVICES.iter().flat_map(|service| [(*service, &direct, "HTTPS_PROXY"), (*service, &proxied, "proxy-url")]);
+    check(cases.collect(), |(subcommand, path, name)| {
+        let mut command = place.command(subcommand, "");
+        command.env("KUBECONFIG", path).env("HTTPS_PROXY", "ftp://user:hush@proxy");
+        let texts = ["KUBECONFIG", path.as_str(), name, "socks5://"];
+        let quoted =
+            place.command(subcommand, "").env("KUBECONFIG", path).env("HTTPS_PROXY", "ftp://user:hush@p").output();
+        let is_quoted = String::from_utf8_lossy(&quoted.unwrap().stderr).contains("hush");
+        complaint(&format!("{subcommand} {name}"), command, FAILURE, &texts)
+            .or_else(|| is_quoted.then(|| format!("{subcommand} {name}: the password is quoted")))
+    });
+}
+
+#[test]
+fn of_a_flag_that_is_given_twice_the_last_value_counts() {
+    let place = Place::new();
+    let mut command = place.command(ENROLLMENT, "");
+    command.args([
+        "--tls-cert=/first",
+        "--tls-key=/none",
+        "--tls-cert=/none",
+        "--log-format=text",
+        "--log-format=json",
+    ]);
+    assert_eq!(complaint("enrollment", command, FAILURE, &["--tls-cert", "/none"]), None);
+    // A flag that takes several values still takes them all.
+    let mut command = place.command(CONTROLLER, "");
+    command.args(["--namespace=team-a", "--namespace=Team_B", "--namespace=team-c"]);
+    assert_eq!(complaint("controller", command, USAGE, &["--namespace", "Team_B"]), None);
+}
+
+/// The namespace of a kubeconfig is a value too. As with kubectl, an empty one is the namespace default.
 #[test]
 fn a_kubeconfig_with_a_wrong_namespace_is_refused() {
     let place = Place::new();
     let good = fs::read_to_string(place.path("kubeconfig")).unwrap();
-    check(vec!["''", "' '", "Not_A_Name"], |namespace| {
+    check(vec!["' '", "Not_A_Name"], |namespace| {
         let name = format!("kubeconfig{}", namespace.len());
         let path = place.file(&name, good.replace("user: c}}", &format!("user: c, namespace: {namespace}}}}}")));
         let mut command = place.command(API, "");

@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, anyhow};
 use prometheus_client::registry::Registry;
 use setupkey_operator::{
-    cluster::SystemClock,
+    cluster::{SystemClock, kubeconfig},
     rest,
     serve::{Limits, admin, metrics::HttpRequests},
 };
 
-use super::{LogFlags, ProbeFlags, Process, ServeFlags, find_cluster, values};
+use super::{LogFlags, ProbeFlags, Process, ServeFlags, values};
 
 /// Flags of `setupkey-operator api`.
 #[derive(clap::Args)]
@@ -45,7 +45,7 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     let limits = Limits { request: limits.request + patience, shutdown: limits.shutdown + patience, ..limits };
     let requests = HttpRequests::default();
     let server = flags.serve.bind(limits.clone()).await?.counting_in(&requests.turned_away);
-    let config = find_cluster().await?;
+    let config = kubeconfig::find()?;
     let namespace = match flags.namespace {
         Some(namespace) => namespace,
         None => values::namespace(&config.default_namespace)
@@ -55,14 +55,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
         rest::Cluster::without_identity(&config, namespace).context("the client configuration cannot be used")?;
     let mut registry = Registry::default();
     requests.register(&mut registry);
-    let not_ready = admin::once_reached({
+    let ready = admin::once_reached({
         let cluster = cluster.clone();
         move || {
             let cluster = cluster.clone();
             async move { cluster.is_reached().await }
         }
     });
-    let process = Process::start(&flags.probes, not_ready, Arc::new(registry)).await?;
+    let process = Process::start(&flags.probes, ready, Arc::new(registry)).await?;
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), namespace = cluster.namespace(), "starting the REST API");
     let service = rest::Service { cluster, clock: Arc::new(SystemClock), patience, requests };

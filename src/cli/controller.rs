@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LogFlags, ProbeFlags, Process, ScopeFlags, client, values};
 
+/// The text of `/readyz` on a standby. It is ready, because it takes over with warm caches.
+const STANDS_BY: &str = "ok; this process stands by, and another one leads";
+
 /// Flags of `setupkey-operator controller`.
 #[derive(clap::Args)]
 #[group(skip)]
@@ -42,6 +45,10 @@ pub struct Flags {
     /// Elect a leader through a Lease. Only the leader works; the other processes stand by.
     #[arg(long)]
     leader_elect: bool,
+
+    /// Name of the Lease. Installations in one namespace need a Lease each: of those that share one, only one works.
+    #[arg(long, value_name = "NAME", default_value = MANAGER, value_parser = values::object_name)]
+    leader_election_name: String,
 
     /// Namespace of the Lease, and of the Secrets with the tokens of ClusterAuthorities.
     #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "setupkey-system",
@@ -68,17 +75,17 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     flags.log.start();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let metrics = Metrics::new(Arc::clone(&clock), flags.metrics_max_keys);
-    let client = client(&metrics.count_requests()).await?;
+    let client = client(&metrics.count_requests())?;
     let scope = flags.scope.scope();
 
     let readiness = Arc::new(Readiness::default());
-    let not_ready = {
-        let readiness = Arc::clone(&readiness);
-        move || readiness.missing()
-    };
-    let process = Process::start(&flags.probes, not_ready, metrics.registry()).await?;
     let resign = CancellationToken::new();
     let (leadership, election) = stand_for_election(&client, &flags, resign.clone());
+    let ready = {
+        let (readiness, leadership) = (Arc::clone(&readiness), leadership.clone());
+        move || readiness.check().map(|()| if leadership.holds() { "ok" } else { STANDS_BY })
+    };
+    let process = Process::start(&flags.probes, ready, metrics.registry()).await?;
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "starting the controller");
     let (peer_lifetime, handover) = (flags.peer_lifetime.as_duration(), ledger::HANDOVER);
@@ -113,7 +120,8 @@ fn stand_for_election(
     // A pod can come back with the same name, so the identity has a random part.
     let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
     let identity = format!("{host}_{:016x}", rand::random::<u64>());
-    let (candidate, leadership) = Candidate::new(client.clone(), &flags.leader_election_namespace, MANAGER, identity);
+    let (candidate, leadership) =
+        Candidate::new(client.clone(), &flags.leader_election_namespace, &flags.leader_election_name, identity);
     (
         leadership,
         Either::Right(async move {

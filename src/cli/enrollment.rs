@@ -49,14 +49,14 @@ pub async fn run(flags: Flags) -> anyhow::Result<()> {
     flags.log.start();
     let metrics = Metrics::default();
     let server = flags.serve.bind(limits()).await?.counting_in(&metrics.http.turned_away);
-    let client = client(&metrics.count_requests()).await?;
+    let client = client(&metrics.count_requests())?;
     let scope = flags.scope.scope();
     let readiness = Arc::new(Readiness::default());
-    let not_ready = {
+    let ready = {
         let readiness = Arc::clone(&readiness);
-        move || readiness.missing()
+        move || readiness.check().map(|()| "ok")
     };
-    let process = Process::start(&flags.probes, not_ready, metrics.registry()).await?;
+    let process = Process::start(&flags.probes, ready, metrics.registry()).await?;
 
     tracing::info!(version = env!("CARGO_PKG_VERSION"), ?scope, "starting the enrollment service");
     let environment = Environment {

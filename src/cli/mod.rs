@@ -12,8 +12,11 @@ use std::{collections::BTreeSet, io::IsTerminal, net::SocketAddr};
 
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
-use kube::{Client, client::ClientBuilder, config::KubeConfigOptions};
-use setupkey_operator::cluster::{CountRequests, Scope, pages::LimitPages, tuned};
+use kube::{Client, client::ClientBuilder};
+use setupkey_operator::{
+    cluster::{CountRequests, Scope, kubeconfig, pages::LimitPages, tuned},
+    serve::listen as serve_on,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -73,30 +76,16 @@ impl LogFlags {
     }
 }
 
-/// The cluster of KUBECONFIG, if that is set, or else the one in which the process runs.
-///
-/// kube would take the latter also when the file of KUBECONFIG cannot be used, and the process would work in a cluster that
-/// was not meant. An empty variable counts as not set, as everywhere in Kubernetes.
-async fn find_cluster() -> anyhow::Result<kube::Config> {
-    let Some(file) = std::env::var_os("KUBECONFIG").filter(|file| !file.is_empty()) else {
-        return kube::Config::infer().await.context(
-            "no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount",
-        );
-    };
-    let config = kube::Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-    config.with_context(|| format!("KUBECONFIG {} cannot be used", file.display()))
-}
-
 /// A client of the API server whose requests are counted.
-async fn client(count: &CountRequests) -> anyhow::Result<Client> {
-    let client =
-        ClientBuilder::try_from(tuned(find_cluster().await?)).context("the client configuration cannot be used")?;
+fn client(count: &CountRequests) -> anyhow::Result<Client> {
+    let config = tuned(kubeconfig::find()?);
+    let client = ClientBuilder::try_from(config).context("the client configuration cannot be used")?;
     Ok(client.with_layer(count).with_layer(&LimitPages).build())
 }
 
 /// Listens on the address that this flag gives.
-async fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| anyhow!("{flag} {address} cannot be listened on: {error}"))
+fn listen(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    serve_on(address).map_err(|error| anyhow!("{flag} {address} cannot be listened on: {error}"))
 }
 
 /// Installs handlers for SIGTERM and SIGINT. The returned future waits for the first signal.

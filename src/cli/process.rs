@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
-use setupkey_operator::serve::admin;
+use setupkey_operator::serve::admin::{self, Readiness};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +13,8 @@ use super::{cancel_on_signal, listen};
 /// Where the probes and the metrics are.
 #[derive(clap::Args)]
 pub struct ProbeFlags {
-    /// Address for /healthz, /readyz and /metrics.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8081")]
+    /// Address for /healthz, /readyz and /metrics. [::] stands for every address of IPv6 and IPv4.
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:8081")]
     health_address: SocketAddr,
 }
 
@@ -30,20 +30,20 @@ pub struct Process {
 impl Process {
     /// Serves the probes and the metrics, and handles signals from now on.
     ///
-    /// `/readyz` returns the reason of `not_ready`, if there is one. After a signal the process is not ready in any case.
+    /// `/readyz` returns what `readiness` says. After a signal the process is not ready in any case.
     pub async fn start(
         flags: &ProbeFlags,
-        not_ready: impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static,
+        readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
         metrics: Arc<Registry>,
     ) -> anyhow::Result<Self> {
-        let listener = listen("--health-address", flags.health_address).await?;
+        let listener = listen("--health-address", flags.health_address)?;
         let (shutdown, end_of_probes) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(cancel_on_signal(shutdown.clone())?);
-        let not_ready = {
+        let readiness = {
             let shutdown = shutdown.clone();
-            move || if shutdown.is_cancelled() { Some("the process is shutting down") } else { not_ready() }
+            move || if shutdown.is_cancelled() { Err("the process is shutting down") } else { readiness() }
         };
-        let probes = tokio::spawn(admin::serve(listener, not_ready, metrics, end_of_probes.clone()));
+        let probes = tokio::spawn(admin::serve(listener, readiness, metrics, end_of_probes.clone()));
         Ok(Self { shutdown, end_of_probes, probes })
     }
 
@@ -82,14 +82,14 @@ mod tests {
     async fn a_health_address_that_is_taken_is_named_with_its_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let flags = ProbeFlags { health_address: taken.local_addr().unwrap() };
-        let error = Process::start(&flags, || None, Arc::default()).await.err().expect("an error").to_string();
+        let error = Process::start(&flags, || Ok("ok"), Arc::default()).await.err().expect("an error").to_string();
         assert!(error.starts_with(&format!("--health-address {} cannot", flags.health_address)), "{error}");
     }
 
     #[tokio::test]
     async fn the_probes_outlive_the_work_and_are_not_ready_while_it_ends() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let process = Process::start(&ProbeFlags { health_address: free }, || None, Arc::default()).await.unwrap();
+        let process = Process::start(&ProbeFlags { health_address: free }, || Ok("ok"), Arc::default()).await.unwrap();
         assert!(readyz(free).await.starts_with("HTTP/1.0 200"));
         process.shutdown().cancel();
         let answer = readyz(free).await;

@@ -10,8 +10,8 @@ use super::{listen, values};
 /// Where a service listens, and with which certificate.
 #[derive(clap::Args)]
 pub struct ServeFlags {
-    /// Address for clients.
-    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:8080")]
+    /// Address for clients. [::] stands for every address of IPv6 and IPv4.
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:8080")]
     address: SocketAddr,
 
     /// PEM file with the certificate chain, for HTTPS. It is reloaded when it changes. Without it, clients use plain HTTP.
@@ -33,7 +33,7 @@ impl ServeFlags {
             ),
             _ => None,
         };
-        let listener = listen("--address", self.address).await?;
+        let listener = listen("--address", self.address)?;
         if certificate.is_none() {
             tracing::warn!(
                 address = %self.address,

@@ -5,13 +5,22 @@ use std::{fmt, time::Duration};
 /// The time limit of [`call`]. kube itself sets no limit on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
+/// The longest silence on a connection. The API server sends a bookmark on each watch every minute.
+pub const SILENCE: Duration = Duration::from_secs(90);
+
 /// The client configuration that every part of the product uses.
 ///
 /// It turns off kube's own retries: up to 15 per call, and too fast for an API server in trouble. Callers retry the whole
 /// operation instead, because what they decided on may have changed since.
+///
+/// A connection without a byte for [`SILENCE`] is closed. kube has no pings of HTTP/2 and no TCP keep-alive, and notices a
+/// silent watch only at the end of its time, after 295 s.
 pub fn tuned(mut config: kube::Config) -> kube::Config {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
+    config.read_timeout = Some(SILENCE);
+    // The time counts from the last request, and not from the end of the one before it.
+    config.reset_reader_on_write = true;
     config
 }
 

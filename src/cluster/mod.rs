@@ -1,13 +1,15 @@
-//! What every part needs to call the API server: time limits, errors, lists in pages, Secrets, backoff, metrics of requests,
+//! What every part needs to call the API server: the way to it, time limits, errors, lists in pages, Secrets, backoff, metrics of requests,
 //! and the clock.
 
 mod backoff;
 mod bucket;
 pub mod call;
 pub mod clock;
+pub mod kubeconfig;
 mod object_name;
 pub mod openmetrics;
 pub mod pages;
+mod proxy;
 pub mod readiness;
 mod requests;
 pub mod secrets;

@@ -32,8 +32,8 @@ impl Readiness {
         self.missing.load(Ordering::Acquire) == 0
     }
 
-    /// Why the process is not ready, for `/readyz`.
-    pub fn missing(&self) -> Option<&'static str> {
-        (!self.is_ready()).then_some("the caches are not filled yet")
+    /// Fails with the reason while the process is not ready, for `/readyz`.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.is_ready() { Ok(()) } else { Err("the caches are not filled yet") }
     }
 }

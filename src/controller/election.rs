@@ -96,10 +96,12 @@ impl Candidate {
     }
 
     async fn win_and_hold(&mut self) -> Ended {
+        let mut told = None;
         loop {
             match self.claim().await {
                 Ok(Claim::Ours) => break,
-                Ok(Claim::Theirs | Claim::Contested) => {}
+                Ok(Claim::Theirs) => self.log_holder(&mut told),
+                Ok(Claim::Contested) => {}
                 Err(error) => tracing::warn!(%error, "the lease could not be claimed"),
             }
             // Jitter, or candidates that started together claim together.
@@ -121,6 +123,16 @@ impl Candidate {
             if Instant::now() >= deadline {
                 return Ended::Lost;
             }
+        }
+    }
+
+    /// Logs the holder of the Lease once, and again when there is another one.
+    fn log_holder(&self, told: &mut Option<String>) {
+        let holder = self.seen.as_ref().and_then(|(lease, _)| holder(lease)).map(str::to_owned);
+        if *told != holder {
+            let (namespace, lease) = (&self.namespace, &self.name);
+            tracing::info!(namespace, lease, holder, "this process stands by");
+            *told = holder;
         }
     }
 

@@ -37,17 +37,20 @@ fn limits() -> Limits {
     }
 }
 
+/// The text of `/readyz`: that of a process that is ready, or the reason why it is not.
+pub type Readiness = Result<&'static str, &'static str>;
+
 /// Serves the probes and the metrics until `shutdown` is cancelled.
 ///
-/// `/healthz` answers as long as the runtime runs tasks. `/readyz` is a 503 with the reason while `not_ready` returns one.
+/// `/healthz` answers as long as the runtime runs tasks. `/readyz` is a 503 with the reason while `readiness` is one.
 pub async fn serve(
     listener: TcpListener,
-    not_ready: impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static,
+    readiness: impl Fn() -> Readiness + Clone + Send + Sync + 'static,
     metrics: Arc<Registry>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let readyz = move || async move {
-        not_ready().map_or((StatusCode::OK, "ok"), |reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
+        readiness().map_or_else(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason), |text| (StatusCode::OK, text))
     };
     let router = Router::new()
         .route("/healthz", get(|| async { "ok" }))
@@ -64,7 +67,7 @@ pub async fn serve(
 /// errors instead of a 503 that says why.
 pub fn once_reached<F: Future<Output = bool> + Send>(
     attempt: impl Fn() -> F + Send + 'static,
-) -> impl Fn() -> Option<&'static str> + Clone + Send + Sync + 'static {
+) -> impl Fn() -> Readiness + Clone + Send + Sync + 'static {
     let reached = Arc::new(AtomicBool::new(false));
     tokio::spawn({
         let reached = Arc::clone(&reached);
@@ -75,7 +78,7 @@ pub fn once_reached<F: Future<Output = bool> + Send>(
             reached.store(true, Ordering::Release);
         }
     });
-    move || (!reached.load(Ordering::Acquire)).then_some("the Kubernetes API has not been reached yet")
+    move || if reached.load(Ordering::Acquire) { Ok("ok") } else { Err("the Kubernetes API has not been reached yet") }
 }
 
 async fn expose(State(metrics): State<Arc<Registry>>) -> Result<([(HeaderName, &'static str); 1], String), StatusCode> {

@@ -8,6 +8,7 @@
 mod address;
 pub mod admin;
 mod connections;
+mod listen;
 pub mod metrics;
 mod places;
 mod tls;
@@ -42,6 +43,7 @@ use tower_http::{
 };
 
 use connections::{BoundedListener, ClientAddress};
+pub use listen::listen;
 use places::Places;
 pub use tls::{Certificate, CertificateError};
 

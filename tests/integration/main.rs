@@ -6,6 +6,7 @@ mod admission_authorities;
 mod api_faults;
 mod canary;
 mod chart;
+mod connections;
 mod crash_matrix;
 mod data_keys;
 mod deletion;

@@ -27,13 +27,19 @@ pub struct Process {
 impl Process {
     /// Starts the program with these flags. Its output goes to files with its name in the folder.
     pub fn start(cluster: &Cluster, folder: &Path, name: &str, flags: &[&str]) -> Self {
+        let kubeconfig = operator_kubeconfig(folder);
+        Self::start_in(cluster, folder, name, flags, &[("KUBECONFIG", kubeconfig.to_str().unwrap())])
+    }
+
+    /// The same with these variables, which must include KUBECONFIG.
+    pub fn start_in(cluster: &Cluster, folder: &Path, name: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let file = |stream: &str| Stdio::from(File::create(folder.join(format!("{name}.{stream}"))).unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
         let child = tie_to_this_thread(&mut command)
             .args(["controller", "--namespace", &cluster.namespace])
             .args(flags)
-            .env("KUBECONFIG", operator_kubeconfig(folder))
             .env("POD_NAME", name)
+            .envs(variables.iter().copied())
             .stdout(file("stdout"))
             .stderr(file("log"))
             .spawn()
