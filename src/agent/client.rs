@@ -13,12 +13,9 @@ use http::{
     Method, Request, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use http_body_util::{BodyExt, Limited};
+use hyper_rustls::ConfigBuilderExt;
+use reqwest::redirect::Policy;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -39,7 +36,7 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// The service.
 pub struct Client {
     url: Uri,
-    client: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: reqwest::Client,
 }
 
 /// A reply of the service.
@@ -73,6 +70,9 @@ pub enum Error {
     /// TLS cannot be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] rustls::Error),
+    /// The client cannot be set up.
+    #[error("the connection cannot be set up: {0}; look at HTTPS_PROXY")]
+    Client(reqwest::Error),
     /// There is no connection.
     #[error("{url} cannot be reached: {source}")]
     Unreachable {
@@ -117,7 +117,7 @@ fn is_host(text: &str) -> bool {
 
 impl Client {
     /// A client of the service at this URL. The service's certificate must be from the authority in the file, or, without a
-    /// file, from one that this machine trusts.
+    /// file, from one that this machine trusts. A proxy is used as HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
     pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, Error> {
         let url = service_url(url)?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -128,8 +128,9 @@ impl Client {
             None => config.with_root_certificates(RootCertStore::empty()),
         };
         let config = config.with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-        Ok(Self { url, client: HttpClient::builder(TokioExecutor::new()).build(connector) })
+        // A redirect would take the key to another host.
+        let client = reqwest::Client::builder().tls_backend_preconfigured(config).redirect(Policy::none());
+        Ok(Self { url, client: client.build().map_err(Error::Client)? })
     }
 
     /// Whether the connection is not encrypted.
@@ -186,13 +187,15 @@ impl Client {
 
     async fn call(&self, path: &str, request: http::request::Builder, body: Zeroizing<Vec<u8>>) -> Result<Raw, Error> {
         let uri = format!("{}{path}", self.url.to_string().trim_end_matches('/'));
-        let request = request.uri(uri).body(Full::from(Bytes::from_owner(body))).map_err(|_| Error::Url)?;
+        let request = request.uri(uri).body(Bytes::from_owner(body)).map_err(|_| Error::Url)?;
+        let request = request.try_into().map_err(|_| Error::Url)?;
         let unreachable = |source| Error::Unreachable { url: self.url.clone(), source };
         let answer = async {
-            let answer = self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
+            let answer = self.client.execute(request).await;
+            let answer = answer.map_err(|error| unreachable(chain(&error.without_url())))?;
             let status = answer.status().as_u16();
             let after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-            let body = Limited::new(answer.into_body(), LONGEST_ANSWER).collect().await;
+            let body = Limited::new(reqwest::Body::from(answer), LONGEST_ANSWER).collect().await;
             let body = body.map_err(|_| Error::Strange { url: self.url.clone(), status })?.to_bytes();
             Ok(Raw { status, after: after.map(Duration::from_secs), body: body.to_vec() })
         };
@@ -266,7 +269,7 @@ fn roots(file: &Path) -> Result<RootCertStore, Error> {
     if roots.is_empty() { Err(wrong()) } else { Ok(roots) }
 }
 
-/// hyper's message is "client error (Connect)"; the reason is in the causes.
+/// reqwest's message is "error sending request"; the reason is in the causes.
 fn chain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
     let causes = std::iter::successors(Some(error), |error| error.source());
     anyhow::Error::msg(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
