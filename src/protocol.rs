@@ -15,7 +15,7 @@ pub mod limits {
 
     /// Bytes of a body, at most.
     pub const BODY: usize = 8 * 1024;
-    /// Characters of a setup key, all of printable ASCII. A key of ours has 36.
+    /// Characters of a setup key, all of printable ASCII, without what surrounds it. A key of ours has 36.
     pub const KEY: RangeInclusive<usize> = 1..=64;
     /// Characters of a public key: the base64 of 32 bytes.
     pub const PUBLIC_KEY: usize = 44;
@@ -35,6 +35,12 @@ pub fn is_hostname(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }
 
+/// A setup key without what surrounds it: white space, and the mark with which some editors begin a file. NetBird: root.go,
+/// getSetupKeyFromFile.
+pub fn presented_key(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
 /// Whether a text is a DNS label as Kubernetes has it (RFC 1123), in lower case. The name of a namespace is one, too.
 pub fn is_dns_label(text: &str) -> bool {
     limits::LABEL.contains(&text.len())
@@ -48,8 +54,8 @@ pub fn is_dns_label(text: &str) -> bool {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Enrollment)]
 pub struct EnrollRequest {
-    /// The setup key, in upper or lower case.
-    #[schema(pattern = "^[ -~]{1,64}$")]
+    /// The setup key, in upper or lower case. White space around it does not count.
+    #[schema(pattern = r"^\s*[!-~]([ -~]{0,62}[!-~])?\s*$")]
     pub setup_key: String,
     /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
     #[schema(pattern = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]

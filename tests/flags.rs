@@ -104,7 +104,8 @@ const ROWS: &[Row] = &[
     Row(&[ENROLL], "--key-file", None, PATH),
     Row(&[ENROLL], "--state-file", None, PATH),
     Row(&[ENROLL], "--ca-file", None, PATH),
-    Row(&[ENROLL], "--hostname", Some("HOSTNAME"), &["", " ", "ada,", "a b", "ada!"]),
+    // What is wrong with a hostname is a failure, as with that of the system. The tests of enrollment have the values.
+    Row(&[ENROLL], "--hostname", Some("HOSTNAME"), &[]),
     Row(&[ENROLL], "--extra-dns-label", None, &["", " ", "db,", "a,b", "Db", "-db", "a.b"]),
     Row(&[ENROLL], "--heartbeat", None, &["", " ", "10", "1m,", "ten", "0", "10ms", "-1m", "99999999999999999999h"]),
     Row(&[ENROLL], "--leave", None, WORD),

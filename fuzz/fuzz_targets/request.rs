@@ -18,13 +18,14 @@ fuzz_target!(|body: &[u8]| {
     }
 });
 
-/// A public key has only one spelling, so a machine has only one Peer. A setup key is accepted in any case.
+/// A public key has only one spelling, so a machine has only one Peer. A setup key is accepted in any case,
+/// and with white space around it.
 fn is_read_as_it_was_meant(body: &[u8], public_key: &str) {
     let mut sent: Value = serde_json::from_slice(body).expect("JSON, because it was accepted");
     assert_eq!(sent["publicKey"], json!(public_key));
     let again = |sent: &Value| parse(sent.to_string().as_bytes()).expect("what was accepted once");
     let first = again(&sent);
     let typed = sent["setupKey"].as_str().unwrap_or_default().to_ascii_lowercase();
-    sent["setupKey"] = typed.into();
+    sent["setupKey"] = format!("\u{feff} {typed}\r\n").into();
     assert_eq!(again(&sent), first);
 }

@@ -1,32 +1,21 @@
 //! `setupkey-operator enroll`.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use clap::ValueEnum;
-use secrecy::{SecretString, zeroize::Zeroizing};
 use setupkey_operator::{
     agent::{self, End, Introduction, client::Client, identity::Identity},
     api::Lifetime,
-    protocol::limits,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LogFlags, cancel_on_signal, values};
+use super::{LogFlags, cancel_on_signal, hostname, key_file, values};
 
 /// Exit code: the key does not admit this machine.
 const REFUSED: u8 = 3;
 /// Exit code: the Peer was removed from outside, for example by an administrator.
 const REMOVED: u8 = 4;
-
-/// Bytes of a key file, at most. A key has 36.
-const LONGEST_KEY_FILE: usize = 1024;
 
 /// Flags of `setupkey-operator enroll`.
 #[derive(clap::Args)]
@@ -36,7 +25,7 @@ pub struct Flags {
     #[arg(long, value_name = "URL", value_parser = values::server)]
     server: String,
 
-    /// File with the setup key, for example from a mounted Secret.
+    /// File with the setup key, for example from a mounted Secret. White space around the key does not count.
     #[arg(long, value_name = "PATH", value_parser = values::path())]
     key_file: PathBuf,
 
@@ -44,9 +33,9 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", value_parser = values::path())]
     state_file: PathBuf,
 
-    /// Hostname of this machine. Default: the system's hostname.
-    #[arg(long, value_name = "NAME", env = "HOSTNAME", value_parser = values::hostname)]
-    hostname: Option<String>,
+    /// Hostname of this machine. Default: the system's hostname, also if the variable is empty.
+    #[arg(long, value_name = "NAME", env = hostname::VARIABLE, value_parser = hostname::Parser)]
+    hostname: Option<hostname::Given>,
 
     /// Extra DNS label to request for this machine. It can be repeated.
     #[arg(long = "extra-dns-label", value_name = "LABEL", value_parser = values::dns_label)]
@@ -99,11 +88,8 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     if service.is_plain() {
         tracing::warn!("plain HTTP: the key and the token are readable on the network");
     }
-    let key = read_key(&flags.key_file)?;
-    let hostname = match flags.hostname {
-        Some(name) => name,
-        None => system_hostname()?,
-    };
+    let key = key_file::read(&flags.key_file)?;
+    let hostname = hostname::decide(flags.hostname, hostname::of_system)?;
     let extra_dns_labels = BTreeSet::from_iter(flags.extra_dns_labels).into_iter().collect();
     let introduction = Introduction { hostname, extra_dns_labels };
     let identity = Identity::load_or_create(&flags.state_file).map_err(|error| anyhow!("--state-file: {error}"))?;
@@ -120,24 +106,4 @@ pub async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
             ExitCode::from(REMOVED)
         }
     })
-}
-
-/// Reads the setup key. Editors end a file with a newline, and blanks around the key are no part of it.
-fn read_key(path: &Path) -> anyhow::Result<SecretString> {
-    // Large enough from the start, because a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_KEY_FILE));
-    File::open(path)
-        .and_then(|file| file.take(LONGEST_KEY_FILE as u64).read_to_end(&mut bytes))
-        .with_context(|| format!("--key-file {} cannot be read", path.display()))?;
-    let key = str::from_utf8(&bytes).unwrap_or_default().trim();
-    anyhow::ensure!(limits::KEY.contains(&key.len()), "--key-file {} holds no setup key", path.display());
-    Ok(key.into())
-}
-
-fn system_hostname() -> anyhow::Result<String> {
-    let name =
-        std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::fs::read_to_string("/etc/hostname"));
-    let name = name.context("this machine has no name; give --hostname")?;
-    values::hostname(&name)
-        .map_err(|error| anyhow!("the name of this machine cannot be used: {error}; give --hostname"))
 }

@@ -4,6 +4,8 @@ pub mod api;
 pub mod controller;
 pub mod enroll;
 pub mod enrollment;
+mod hostname;
+mod key_file;
 mod process;
 mod serve;
 pub mod values;

@@ -12,6 +12,7 @@ use crate::{
     protocol::{
         is_dns_label, is_hostname,
         limits::{KEY, LABELS, TOKEN},
+        presented_key,
     },
 };
 
@@ -41,8 +42,10 @@ pub fn parse(body: &[u8]) -> Result<Applicant, Complaint> {
     let hostname = text(&mut fields, "hostname")?.filter(|text| is_hostname(text));
     Ok(Applicant {
         key: key
-            .filter(|key| is_key(key.expose_secret()))
-            .map(|key| Digest::of_presented(key.expose_secret()))
+            .as_ref()
+            .map(|key| presented_key(key.expose_secret()))
+            .filter(|key| is_key(key))
+            .map(Digest::of_presented)
             .ok_or(Complaint::Field { field: "setupKey", rule: "must be 1 to 64 printable ASCII characters" })?,
         public_key: public_key.ok_or(Complaint::Field {
             field: "publicKey",
@@ -184,6 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn white_space_around_a_key_is_no_part_of_it() {
+        let longest = "a".repeat(64);
+        for (before, after) in
+            [(" ", "\n"), ("\t\r\n", "\u{b}\u{c}"), ("\u{feff}", "\u{a0}\u{85}"), ("", "\u{2003}\u{2028}")]
+        {
+            for key in [KEY, "a b", &longest] {
+                let sent = format!("{before}{key}{after}");
+                assert_eq!(with("setupKey", json!(sent)).unwrap().key, Digest::of_presented(key), "{sent:?}");
+            }
+        }
+    }
+
+    #[test]
     fn each_field_is_named_when_it_is_missing() {
         for field in ["setupKey", "publicKey", "hostname", "token"] {
             let mut body = body();
@@ -201,7 +217,11 @@ mod tests {
             ("setupKey", json!("")),
             ("setupKey", long(65)),
             ("setupKey", json!("ä")),
-            ("setupKey", json!("a\n")),
+            ("setupKey", json!(" \n\u{feff}")),
+            ("setupKey", json!("a\nb")),
+            ("setupKey", json!("a\u{a0}b")),
+            ("setupKey", json!("a\u{0}")),
+            ("setupKey", json!(format!(" {} ", "a".repeat(65)))),
             ("publicKey", json!("")),
             ("publicKey", json!(TOKEN)),
             ("hostname", json!("")),
@@ -261,17 +281,18 @@ mod tests {
 
         #[test]
         fn whatever_is_accepted_fits_into_a_peer(
-            key in "\\PC{0,70}", hostname in "[a-zA-Z0-9._ -]{0,260}", token in "[ -~]{40,260}",
+            key in "\\s?[\\PC]{0,70}\\s?", hostname in "[a-zA-Z0-9._ -]{0,260}", token in "[ -~]{40,260}",
             labels in prop::collection::vec("[a-z0-9-]{0,64}", 0..34),
         ) {
             let mut body = body();
-            body["setupKey"] = key.into();
+            body["setupKey"] = key.clone().into();
             body["hostname"] = hostname.clone().into();
             body["token"] = token.clone().into();
             body["extraDnsLabels"] = labels.clone().into();
             if let Ok(applicant) = parse(body.to_string().as_bytes()) {
                 prop_assert!((1..=253).contains(&applicant.hostname.len()));
                 prop_assert_eq!(applicant.hostname, hostname);
+                prop_assert_eq!(applicant.key, Digest::of_presented(presented_key(&key)));
                 prop_assert_eq!(applicant.token, Digest::of(&token));
                 prop_assert!(applicant.extra_dns_labels.len() <= 32);
                 prop_assert_eq!(applicant.extra_dns_labels, labels);

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus},
 };
 
 use control_plane::tie_to_this_thread;
@@ -21,19 +21,17 @@ pub struct Process {
 impl Process {
     /// Starts the process with this state, and with the key in a file as a mounted Secret has it.
     pub fn start(folder: &Path, server: &str, key: &str, state: &str, flags: &[&str]) -> Self {
-        let (key_file, log) = (folder.join("setup-key"), folder.join(format!("{state}.log")));
+        let key_file = folder.join("setup-key");
         std::fs::write(&key_file, format!("{key}\n")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
-        let child = tie_to_this_thread(&mut command)
-            .args(["enroll", "--server", server, "--key-file"])
-            .arg(&key_file)
-            .arg("--state-file")
-            .arg(folder.join(state))
-            .args(["--hostname", "worker", "--heartbeat", "1s", "--log", "trace"])
-            .args(flags)
-            .stderr(Stdio::from(File::create(&log).unwrap()))
-            .spawn()
-            .unwrap();
+        let mut command = enroll(folder, server, &key_file, state);
+        command.args(["--hostname", "worker"]).args(flags);
+        Self::spawn(command, folder, state)
+    }
+
+    /// Starts this command. Its log is named after the state.
+    pub fn spawn(mut command: Command, folder: &Path, state: &str) -> Self {
+        let log = folder.join(format!("{state}.log"));
+        let child = tie_to_this_thread(&mut command).stderr(File::create(&log).unwrap()).spawn().unwrap();
         Self { child, log }
     }
 
@@ -50,12 +48,26 @@ impl Process {
         .await
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 }
 
-fn url(replica: &Replica) -> String {
+/// The command without a hostname.
+pub fn enroll(folder: &Path, server: &str, key_file: &Path, state: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_setupkey-operator"));
+    command.args(["enroll", "--server", server, "--key-file"]).arg(key_file);
+    command.arg("--state-file").arg(folder.join(state)).args(["--heartbeat", "1s", "--log", "trace"]);
+    command.env_remove("HOSTNAME");
+    command
+}
+
+pub fn url(replica: &Replica) -> String {
     format!("http://{}/", replica.address)
 }
 

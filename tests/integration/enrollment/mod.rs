@@ -4,6 +4,7 @@ mod abuse;
 mod admission;
 mod canary;
 mod contract;
+mod inputs;
 mod leaked_key;
 mod machine;
 mod races;
