@@ -12,6 +12,7 @@
 //! - [`protocol`]: the wire format of enrollment, and its limits.
 //! - [`key`]: what a key is, and what to do about it next; values in, values out.
 //! - [`api`]: the resources that users write.
+//! - [`plain`]: texts of others, as people are shown them.
 
 pub mod agent;
 pub mod api;
@@ -20,6 +21,7 @@ pub mod cluster;
 pub mod controller;
 pub mod enrollment;
 pub mod key;
+pub mod plain;
 pub mod protocol;
 pub mod rest;
 pub mod serve;

@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
-use setupkey_operator::api;
+use setupkey_operator::{api, plain::plain};
 
 /// Network setup keys as a Kubernetes resource.
 #[derive(Parser)]
@@ -44,7 +44,15 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // It may quote a file or a server.
+        eprintln!("Error: {}", plain(&format!("{error:#}")));
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match parse().command {
         Command::Controller(flags) => cli::controller::run(flags)?,
         Command::Enrollment(flags) => cli::enrollment::run(flags)?,

@@ -6,6 +6,7 @@ pub mod enroll;
 pub mod enrollment;
 mod hostname;
 mod key_file;
+mod log;
 mod process;
 mod serve;
 pub mod values;
@@ -72,8 +73,8 @@ impl LogFlags {
         let builder = tracing_subscriber::fmt().with_env_filter(self.log.clone()).with_writer(std::io::stderr);
         let builder = builder.with_ansi(std::io::stderr().is_terminal());
         match self.log_format {
-            LogFormat::Text => builder.init(),
-            LogFormat::Json => builder.json().flatten_event(true).init(),
+            LogFormat::Text => builder.fmt_fields(log::TextFields).init(),
+            LogFormat::Json => builder.json().flatten_event(true).map_event_format(log::JsonLines).init(),
         }
     }
 }

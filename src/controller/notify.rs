@@ -21,6 +21,7 @@ use crate::{
         call::{Attempt, call},
     },
     key::transition::{Notice, Related, Severity},
+    plain::plain,
 };
 
 /// Events of one namespace that may wait to be sent. When more keys change together, some are only in the log. An event that
@@ -79,8 +80,9 @@ impl Notifier {
         &self,
         object: &impl Resource<DynamicType = ()>,
         related: Option<ObjectReference>,
-        notice: Notice,
+        mut notice: Notice,
     ) {
+        notice.message = plain(&notice.message).into_owned();
         let (namespace, name, uid) =
             (object.namespace().unwrap_or_default(), object.name_any(), object.uid().unwrap_or_default());
         match notice.severity {

@@ -34,6 +34,7 @@ use crate::{
         secret::{DataPatch, OwnedSecret, SecretView, SentKey},
         transition::{Cause, Notice, Related, Severity, is_rotation, notices},
     },
+    plain::plain,
 };
 
 /// More steps than any way from any state to a settled one takes.
@@ -473,9 +474,11 @@ impl<'a> Pass<'a> {
 
 /// A message that fits into a condition and an event.
 pub fn shortened(message: &str) -> String {
+    // Escapes make it longer.
+    let message = plain(message);
     match message.char_indices().nth(LONGEST_MESSAGE) {
         Some((end, _)) => format!("{}…", &message[..end]),
-        None => message.to_owned(),
+        None => message.into_owned(),
     }
 }
 

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use crate::api::{SetupKey, SetupKeyStatus, Timestamp};
+use crate::{
+    api::{SetupKey, SetupKeyStatus, Timestamp},
+    plain::plain,
+};
 
 /// The cluster matches the spec.
 pub const READY: &str = "Ready";
@@ -144,7 +147,7 @@ pub struct Finding {
     pub holds: bool,
     /// Why, as an identifier.
     pub reason: &'static str,
-    /// Why, as sentences.
+    /// Why, as sentences. They may quote others; the condition has them as plain text.
     pub message: String,
 }
 
@@ -167,7 +170,7 @@ pub fn set_condition(
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: finding.reason.to_owned(),
-        message: finding.message,
+        message: plain(&finding.message).into_owned(),
         observed_generation: generation,
         last_transition_time: unmoved
             .map_or_else(|| Timestamp::from(now).into(), |condition| condition.last_transition_time.clone()),

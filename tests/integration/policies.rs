@@ -10,7 +10,10 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::api::{SetupKeyStatus, State};
 
-use crate::harness::{Cluster, condition, digest, eventually, says};
+use crate::{
+    harness::{Cluster, condition, digest, eventually, says},
+    process::Process,
+};
 
 /// How long the repair of a policy may take to show. It is not watched, so it shows at the next retry, and pauses double:
 /// what was refused for some seconds is retried within twice as long.
@@ -374,4 +377,27 @@ async fn conditions_of_other_controllers_leave_room_for_ours() {
     let refused = cluster.kubectl(&["patch", "sk", "office", "--subresource=status", "--type=merge", "-p", &patch], "");
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && told.contains("at most 16 conditions"), "{told}");
+}
+
+/// A policy's sentence is quoted in the log, in the status and in an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentence_of_a_policy_sends_no_codes_to_terminals() {
+    let (cluster, folder) = (Cluster::for_test("terminal").await, tempfile::tempdir().unwrap());
+    let codes = r#"validations: [{ expression: "false", message: "no \e]0;title\a\e[2J\x9b31m\u202e\u2028end" }]"#;
+    let policy = Policy::install(&cluster, "ValidatingAdmissionPolicy", "validationActions: [Deny]", codes);
+    let policy = policy.in_force("data: {}", |created, text| !created && text.contains("title")).await;
+    let mut operator = Process::start(&cluster, folder.path(), "operator", &["--health-address", "127.0.0.1:0"]);
+    cluster.apply("office", "");
+    let status = stalled(&cluster, "office", "SecretRefused").await;
+    let note = cluster.event("office", "SecretRefused").await.note.unwrap();
+    operator.logs("SecretRefused").await;
+    operator.stop().await;
+    policy.lift();
+    for (place, text) in [("status", message(&status)), ("event", &note), ("log", &operator.log())] {
+        assert!(text.contains(r"no \u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{2028}end"), "{place}: {text}");
+        let odd = text.chars().filter(|&c| c != '\n' && (c.is_control() || "\u{202e}\u{2028}".contains(c)));
+        let odd: Vec<_> = odd.collect();
+        assert!(odd.is_empty(), "{place}: {odd:?}");
+    }
+    assert!(!message(&status).contains('\n') && !note.contains('\n'), "{note}");
 }

@@ -1,16 +1,17 @@
 //! NetBird's own line in an answer, as it may be shown to people.
 
 use super::Token;
+use crate::plain::is_plain;
 
 /// Characters of a line, at most.
 const LONGEST: usize = 200;
 
-/// The line without secrets and control characters, shortened to 200 characters.
+/// The line without secrets and characters that are not [plain](is_plain), shortened to 200 characters.
 ///
 /// Every UUID is masked like a key: NetBird lower-cases what it quotes, so a key looks like any other UUID. Every token in
 /// NetBird's form is masked, because the server may quote one that is not ours any more.
 pub fn shown(line: &str, token: &Token) -> String {
-    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line: String = line.chars().map(|c| if is_plain(c) { c } else { ' ' }).collect();
     // Masked before it is shortened: half a token at the end would not be recognised.
     let line = mask_tokens(&mask_uuids(&token.redact(&line)));
     let line = line.trim();
@@ -97,7 +98,7 @@ mod tests {
         fn a_line_is_short_and_is_one_line(line in "(?s).{0,400}") {
             let shown = shown_line(&line);
             prop_assert!(shown.chars().count() <= LONGEST + 1);
-            prop_assert!(!shown.contains(char::is_control));
+            prop_assert!(shown.chars().all(is_plain));
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{net::TcpListener, os::unix::ffi::OsStrExt, path::Path, process::Command};
 
+use axum::{Json, Router, routing::post as on_post};
+use http::StatusCode;
 use serde_json::json;
 
 use super::{
@@ -171,4 +173,34 @@ async fn white_space_around_the_key_in_a_body_does_not_count() {
     }
     assert_eq!(cluster.used("office").await, 3);
     replica.stop().await;
+}
+
+/// A service that a machine was sent to by mistake.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_says_stays_in_its_line_of_the_log() {
+    let (folder, key) = (tempfile::tempdir().unwrap(), any_key());
+    let key_file = folder.path().join("setup-key");
+    std::fs::write(&key_file, key).unwrap();
+    let message = "no\n2026-11-27T00:00:00Z  INFO joined\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\u{7}end";
+    let answer = (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "message": message })));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().route("/v1/enroll", on_post(async move || answer));
+    let service = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    for format in ["text", "json"] {
+        let mut command = enroll(folder.path(), &server, &key_file, "state");
+        command.args(["--hostname", "worker", "--log-format", format]);
+        let mut machine = Process::spawn(command, folder.path(), format);
+        assert_eq!(machine.end().await.code(), Some(3));
+        let log = machine.log();
+        assert!(log.lines().any(|line| line.contains("not admitted: no") && line.contains("end")), "{log}");
+        let odd: Vec<_> = log.chars().filter(|&c| c != '\n' && (c.is_control() || !c.is_ascii())).collect();
+        assert!(odd.is_empty(), "{odd:?}: {log:?}");
+        if format == "json" {
+            let line = log.lines().find(|line| line.contains("not admitted")).unwrap();
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["message"], format!("not admitted: {message}"));
+        }
+    }
+    service.abort();
 }
