@@ -91,6 +91,13 @@ impl Context {
         self.secrets.get(&ObjectRef::new(key.secret_name()).within(&namespace))
     }
 
+    /// A Secret that this key owns, whatever its name is.
+    pub fn secret_owned_by(&self, key: &WatchedKey) -> Option<Arc<SecretMetadata>> {
+        let (namespace, uid) = (key.namespace(), key.uid()?);
+        let owned = |secret: &SecretMetadata| secret.owner_references().iter().any(|owner| owner.uid == uid);
+        self.secrets.find(|secret| secret.namespace() == namespace && owned(secret))
+    }
+
     /// How much longer to wait for the caches to show our own last writes.
     pub fn wait_for_own_writes(&self, key: &SetupKey) -> Option<Duration> {
         let namespace = key.namespace().unwrap_or_default();

@@ -5,9 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use k8s_openapi::{
+    api::core::v1::{ObjectReference, Secret},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
-    Client, Resource, ResourceExt,
+    Client, CustomResourceExt, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use parking_lot::Mutex;
@@ -98,6 +101,16 @@ impl Notifier {
         }
         // A full channel already says it.
         let _ = self.filled.try_send(());
+    }
+}
+
+/// The definition of `SetupKey`s as an event names it.
+pub fn definition_reference() -> ObjectReference {
+    ObjectReference {
+        api_version: Some(CustomResourceDefinition::api_version(&()).into_owned()),
+        kind: Some(CustomResourceDefinition::kind(&()).into_owned()),
+        name: Some(SetupKey::crd_name().to_owned()),
+        ..ObjectReference::default()
     }
 }
 

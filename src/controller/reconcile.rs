@@ -2,10 +2,14 @@
 
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
-use kube::runtime::{controller::Action, reflector::ObjectRef};
+use kube::{
+    ResourceExt,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
 
 use super::{
     context::Context,
+    notify::{definition_reference, secret_reference},
     pass::{Pass, shortened},
     retry::Gate,
     watch::WatchedKey,
@@ -47,8 +51,10 @@ pub async fn reconcile(triggered: Arc<WatchedKey>, context: Arc<Context>) -> Res
                 message,
                 related: Related::Secret,
             };
-            // The name of its Secret cannot be read.
-            context.notifier.notify_about(&*watched, None, notice);
+            // The name of its Secret cannot be read. It may have one that was written while the key could be decoded.
+            let secret = context.secret_owned_by(&watched);
+            let secret = secret.map(|secret| secret_reference(&name.namespace, &secret.name_any()));
+            context.notifier.notify_about(&*watched, secret.or_else(|| Some(definition_reference())), notice);
             context.forget(&name);
             return Ok(Action::await_change());
         }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Cluster, Setup, says},
+    observability,
     process::Process,
 };
 
@@ -85,7 +86,10 @@ async fn a_key_that_is_too_large_is_left_alone_and_told() {
     let cluster = Cluster::for_test("too_large").await;
     let operator = cluster.start_operator_with(Setup::default()).await;
     cluster.create_many::<setupkey_operator::api::SetupKey>(large_keys().into_iter().take(1).collect()).await;
-    let note = cluster.event("large-0", "NotHandled").await.note.unwrap_or_default();
+    let event = cluster.event("large-0", "NotHandled").await;
+    let (note, related) = (event.note.unwrap_or_default(), event.related.expect("the definition of SetupKeys"));
+    assert_eq!(related.name.as_deref(), Some("setupkeys.setupkey.dev"));
+    assert_eq!(related.kind.as_deref(), Some("CustomResourceDefinition"));
     assert!(note.contains("KiB together, and may take 128 KiB"), "{note}");
     assert!(operator.metrics.expose().unwrap().contains("setupkey_keys_not_handled 1"));
     assert!(cluster.secrets().get_opt("large-0").await.unwrap().is_none());
@@ -94,5 +98,10 @@ async fn a_key_that_is_too_large_is_left_alone_and_told() {
     let patch = json!({ "metadata": { "labels": labels } });
     cluster.keys().patch("large-0", &Default::default(), &kube::api::Patch::Merge(patch)).await.unwrap();
     cluster.ready("large-0").await;
+    // What is too large again has a Secret by now.
+    cluster.kubectl_ok(&["delete", "events", "--all"], "");
+    let patch = json!({ "metadata": { "labels": self::labels() } });
+    cluster.keys().patch("large-0", &Default::default(), &kube::api::Patch::Merge(patch)).await.unwrap();
+    assert_eq!(observability::related(&cluster, "large-0", "NotHandled").await, "Secret large-0");
     operator.stop().await;
 }
