@@ -1,5 +1,6 @@
 # `make demo` shows the product on a real control plane; `make test` runs every check.
-# Both build what they need on a machine that has Rust, Go and make. `make help` lists the rest.
+# Both build what they need on a machine that has Rust, Go and make. `make help` lists the rest. A build shows a line when
+# it begins and one when it ends; V=1 shows all of its output.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,7 +24,8 @@ endif
 
 KUBE_VERSION = $(shell cd tools/kubernetes && go list -m -f '{{.Version}}' k8s.io/kubernetes)
 VERSION_PKG := k8s.io/component-base/version
-GO_BUILD    := CGO_ENABLED=0 go build -trimpath
+GO_BUILD    := env CGO_ENABLED=0 go build -trimpath
+BUILD       := $(CURDIR)/hack/quietly.sh
 
 .PHONY: help
 help: ## list the targets
@@ -45,7 +47,7 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	cargo clippy --quiet --test e2e --locked -- -D warnings
-	cargo build --quiet --locked --package control-plane
+	@$(BUILD) "control-plane" cargo build --locked --package control-plane
 	target/debug/control-plane run --audit --crds crds -- hack/test.sh
 
 .PHONY: e2e
@@ -84,6 +86,7 @@ image: ## build the image without a container engine, as target/image/image.tar
 
 .PHONY: crds
 crds: $(TOOLS)/helm ## generate crds/ from the code, and deploy/ from the chart
+	@$(BUILD) setupkey-operator cargo build --locked --bin setupkey-operator
 	cargo run --quiet -- crds --folder crds
 	cp crds/*.yaml charts/setupkey-operator/files/crds/
 	{ printf '%s\n' '# Generated from the chart by `make crds`. Do not edit.' \
@@ -106,13 +109,13 @@ $(TOOLS)/kube-%: tools/kubernetes/go.mod tools/kubernetes/go.sum
 $(TOOLS)/kubectl $(TOOLS)/kubelet: tools/kubernetes/go.mod tools/kubernetes/go.sum
 	$(call build-kube,$(@F))
 
-# kubectl refuses to report versions unless one is stamped in.
+# kubectl refuses to report versions unless one is stamped in. The first build takes minutes, later ones use Go's cache.
 define build-kube
-@echo "building $(1) $(KUBE_VERSION) from source: minutes the first time, cached after that"
 @mkdir -p $(TOOLS)
 @version=$(KUBE_VERSION); IFS=. read -r major minor _ <<<"$${version#v}"; \
 	stamp="-X $(VERSION_PKG).gitVersion=$$version -X $(VERSION_PKG).gitMajor=$$major -X $(VERSION_PKG).gitMinor=$$minor"; \
-	cd tools/kubernetes && $(GO_BUILD) -ldflags "-s -w $$stamp" -o $(abspath $(TOOLS))/$(1) k8s.io/kubernetes/cmd/$(1)
+	cd tools/kubernetes && $(BUILD) "$(1) $$version" \
+		$(GO_BUILD) -ldflags "-s -w $$stamp" -o $(abspath $(TOOLS))/$(1) k8s.io/kubernetes/cmd/$(1)
 @touch $(TOOLS)/$(1)
 endef
 
@@ -124,9 +127,8 @@ $(TOOLS)/actionlint: PACKAGE := github.com/rhysd/actionlint/cmd/actionlint
 $(TOOLS)/coredns $(TOOLS)/kstatus $(TOOLS)/netbird-client: PACKAGE := .
 
 $(addprefix $(TOOLS)/,etcd helm helm3 actionlint coredns kstatus netbird-client): $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
-	@echo "building $* from source"
 	@mkdir -p $(TOOLS)
-	@cd tools/$* && $(GO_BUILD) -ldflags "-s -w" -o $(abspath $@) $(PACKAGE)
+	@cd tools/$* && $(BUILD) $* $(GO_BUILD) -ldflags "-s -w" -o $(abspath $@) $(PACKAGE)
 	@touch $@
 
 $(addprefix $(TOOLS)/,coredns kstatus netbird-client): $(TOOLS)/%: tools/%/main.go
@@ -137,16 +139,15 @@ $(TOOLS)/netbird-management: PACKAGE := management
 $(TOOLS)/netbird-signal: PACKAGE := signal
 $(TOOLS)/netbird-combined: PACKAGE := combined
 $(TOOLS)/netbird: PACKAGE := client
-$(TOOLS)/netbird-management $(TOOLS)/netbird-combined: GO_BUILD := CGO_ENABLED=1 go build -trimpath \
+$(TOOLS)/netbird-management $(TOOLS)/netbird-combined: GO_BUILD := env CGO_ENABLED=1 go build -trimpath \
 	-tags netgo,osusergo,sqlite_omit_load_extension
 $(TOOLS)/netbird-management $(TOOLS)/netbird-combined: STATIC := -linkmode external -extldflags -static
 
 $(NETBIRD_BINS): tools/netbird/go.mod tools/netbird/go.sum
 	@$(if $(STATIC),command -v gcc >/dev/null || { echo "gcc is needed to build $(@F): install gcc and a static libc (Debian: gcc, libc6-dev)"; exit 1; })
 	@version=$$(cd tools/netbird && go list -m -f '{{.Version}}' github.com/netbirdio/netbird); \
-	echo "building $(@F) $$version from source: minutes the first time, cached after that"; \
 	mkdir -p $(TOOLS); cd tools/netbird; \
-	$(GO_BUILD) -ldflags "-s -w -X github.com/netbirdio/netbird/version.version=$${version#v} $(STATIC)" \
+	$(BUILD) "$(@F) $$version" $(GO_BUILD) -ldflags "-s -w -X github.com/netbirdio/netbird/version.version=$${version#v} $(STATIC)" \
 		-o $(abspath $@) github.com/netbirdio/netbird/$(PACKAGE)
 	@touch $@
 
@@ -160,17 +161,27 @@ $(TOOLS)/promtool:
 	else echo "promtool is needed to test the alerts; install Prometheus"; exit 1; fi
 
 $(CARGO_DENY):
-	@echo "building cargo-deny $(CARGO_DENY_VERSION)"
-	cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	@$(BUILD) "cargo-deny $(CARGO_DENY_VERSION)" cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
 
 $(CARGO_FUZZ):
-	@echo "building cargo-fuzz $(CARGO_FUZZ_VERSION)"
-	cargo install --quiet --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
+	@$(BUILD) "cargo-fuzz $(CARGO_FUZZ_VERSION)" cargo install --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
 
+# On a cluster that is there already, the demo builds the operator and nothing else.
 .PHONY: demo
-demo: $(if $(filter 1,$(NODE)),node,control-plane) $(if $(filter 1,$(NETBIRD)),netbird) ## show the product on a real control plane; KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod, NETBIRD=1 has real agents join
-	@cargo build --workspace --bins --target-dir target
-ifeq ($(NETBIRD),1)
+ifdef CLUSTER
+demo:
+else
+demo: $(if $(filter 1,$(NODE)),node,control-plane) $(if $(filter 1,$(NETBIRD)),netbird)
+endif
+demo: ## show the product on a real control plane; CLUSTER=current shows it on your cluster, KEEP=1 leaves it up until Ctrl-C, NODE=1 adds a pod, NETBIRD=1 has real agents join
+ifdef CLUSTER
+	@if [[ '$(CLUSTER)' != current ]]; then echo "CLUSTER must be current, or absent for a control plane of its own"; exit 1; fi
+	@if [[ '$(NODE)' == 1 || '$(NETBIRD)' == 1 ]]; then echo "NODE=1 and NETBIRD=1 need a cluster of their own: leave out CLUSTER"; exit 1; fi
+endif
+	@$(BUILD) "setupkey-operator" cargo build --locked --workspace --bins --target-dir target
+ifdef CLUSTER
+	@CLUSTER=$(CLUSTER) hack/demo.sh
+else ifeq ($(NETBIRD),1)
 	@echo "starting etcd, kube-apiserver and kube-controller-manager on 127.0.0.1, and NetBird in a network of its own"
 	@target/debug/control-plane run --netbird --crds crds -- hack/demo-netbird.sh
 else ifeq ($(NODE),1)
