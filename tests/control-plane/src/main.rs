@@ -192,6 +192,9 @@ fn spawn(
     control_plane: &ControlPlane,
     of_netbird: Vec<(&'static str, OsString)>,
 ) -> anyhow::Result<Child> {
+    let of_netbird_url = of_netbird.iter().find(|(name, _)| *name == "NETBIRD_URL");
+    let urls = of_netbird_url.map(|(_, url)| url.to_string_lossy().into_owned());
+    let without_proxy = without_proxy(urls.into_iter().chain([control_plane.url()]));
     let (program, args) = command.split_first().context("there is no command to run")?;
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = control_plane.tool_folders().into_iter().map(Into::into).chain(env::split_paths(&path));
@@ -205,10 +208,20 @@ fn spawn(
             .env("KUBECONFIG", control_plane.kubeconfig())
             .env(KUBECONFIG_ENV, control_plane.kubeconfig())
             .env("CONTROL_PLANE_DIR", control_plane.dir())
+            .env("NO_PROXY", &without_proxy)
+            .env("no_proxy", &without_proxy)
             .envs(of_netbird),
     )
     .spawn()
     .with_context(|| format!("could not run {}", program.display()))
+}
+
+/// The hosts that the command reaches without the proxy of its environment: those of the caller, and these servers.
+fn without_proxy(urls: impl Iterator<Item = String>) -> String {
+    let of_the_caller = ["NO_PROXY", "no_proxy"].into_iter().filter_map(|name| env::var(name).ok());
+    let of_the_caller = of_the_caller.filter(|hosts| !hosts.is_empty()).take(1);
+    let host = |url: String| Some(url.split_once("://")?.1.rsplit_once(':')?.0.to_owned());
+    of_the_caller.chain(urls.filter_map(host)).collect::<Vec<_>>().join(",")
 }
 
 /// Waits for the command and passes signals on to it. Also returns whether there were any.
