@@ -50,6 +50,8 @@ curl. It has no setup keys:"
   run "netbird-api setup-keys" '^\[\]$'
   say "The operator gets the rights in deploy/rbac.yaml and no others:"
   run "kubectl apply -f deploy/rbac.yaml -f deploy/guards.yaml"
+  run "kubectl create namespace $NAMESPACE"
+  # shellcheck disable=SC2119 # without further flags
   start_operator
 }
 
@@ -90,7 +92,7 @@ YAML"
   run "$AWAIT --for=condition=Ready setupkey/office"
   run "kubectl get sk office -o wide" 'office +reusable +valid +0 +5 .* True +netbird'
   say "NetBird has the key, and its name says where it comes from:"
-  run "$KEYS" "\"name\":\"office \\[default/office [0-9a-f-]+.*\"state\":\"valid\"" '"used_times":0'
+  run "$KEYS" "\"name\":\"office \\[$NAMESPACE/office [0-9a-f-]+.*\"state\":\"valid\"" '"used_times":0'
   say "NetBird shows a key only once, so the Secret is the only place that holds it:"
   run "kubectl describe secret office" 'setup-key: +36 bytes'
   say "A group that a key may not choose is refused, and the status says why:"

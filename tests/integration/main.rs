@@ -10,6 +10,7 @@ mod connections;
 mod crash_matrix;
 mod data_keys;
 mod deletion;
+mod demo;
 mod enrollment;
 mod examples;
 mod expiry;
