@@ -20,12 +20,12 @@ pub enum Error {
     #[error("no cluster to work with: set KUBECONFIG to a kubeconfig file, or run in a pod with a ServiceAccount")]
     None,
     /// The kubeconfig cannot be used.
-    #[error("{place} cannot be used: {source}")]
+    #[error("{place} cannot be used: {complaint}")]
     Unusable {
         /// The variable with its value, or the default file.
         place: String,
         /// Why.
-        source: Complaint,
+        complaint: Complaint,
     },
 }
 
@@ -56,7 +56,7 @@ pub enum Complaint {
 /// variable counts as not set, as everywhere in Kubernetes. In a pod, no proxy is used.
 pub fn find() -> Result<Config, Error> {
     let files = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty());
-    let unusable = |source: Complaint| Error::Unusable { place: place(files.as_ref()), source };
+    let unusable = |complaint: Complaint| Error::Unusable { place: place(files.as_ref()), complaint };
     let kubeconfig = match Kubeconfig::read() {
         Ok(kubeconfig) => kubeconfig,
         Err(error) if files.is_none() && is_missing(&error) => return in_cluster(),

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
+    chart::template_of,
     harness::{Cluster, digest},
     process::Process,
 };
@@ -72,4 +73,48 @@ async fn two_leaders() {
     cluster.ready("last").await;
     let mut third = third;
     third.stop().await;
+}
+
+/// Two releases of the chart in one namespace, each with a namespace to work in.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_releases_in_one_namespace_both_work() {
+    let home = Cluster::for_test("two_releases").await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut releases = Vec::new();
+    for release in ["blue", "green"] {
+        let cluster = Cluster::for_test(&format!("two_releases_{release}")).await;
+        let scope = format!("scope.namespaces={{{}}}", cluster.namespace);
+        let rendered = template_of(release, &home.namespace, &["--set", &scope]);
+        let objects: Vec<Value> = serde_yaml::Deserializer::from_str(&rendered)
+            .map(|object| serde::Deserialize::deserialize(object).unwrap())
+            .collect();
+        let is_about_leases = |object: &&Value| object["kind"] == "Role" && object.to_string().contains("leases");
+        let role = objects.iter().find(is_about_leases).expect("a Role for the Lease");
+        // The account of this control plane that the guards let write, with the rights that the release gives to its own.
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": { "name": release },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"] },
+            "subjects": [{ "kind": "ServiceAccount", "name": "setupkey-operator", "namespace": "setupkey-system" }],
+        });
+        for object in [role, &binding] {
+            home.kubectl_ok(&["apply", "-f", "-"], &object.to_string());
+        }
+        let is_controller =
+            |object: &&Value| object["kind"] == "Deployment" && object.to_string().contains("--leader-elect");
+        let deployment = objects.iter().find(is_controller).expect("the Deployment of the controller");
+        let flags = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        let is_about_the_lease = |flag: &&str| flag.starts_with("--leader-elect");
+        let flags: Vec<_> = flags.iter().filter_map(Value::as_str).filter(is_about_the_lease).collect();
+        let flags = [&flags[..], &["--leader-election-namespace", &home.namespace, "--health-address", "127.0.0.1:0"]];
+        let process = Process::start(&cluster, folder.path(), release, &flags.concat());
+        releases.push((cluster, process));
+    }
+    for (cluster, process) in &mut releases {
+        leads(process).await;
+        cluster.apply("office", "");
+        cluster.ready("office").await;
+        process.stop().await;
+    }
 }

@@ -1,6 +1,6 @@
 //! The ways to the API server that kubeconfigs and the environment describe, and connections that fall silent.
 
-mod relay;
+pub mod relay;
 
 use std::{
     net::SocketAddr,

@@ -7,8 +7,14 @@ use serde_json::json;
 use setupkey_operator::serve::Certificate;
 use tempfile::TempDir;
 
-use super::{Replica, Setup, machine::Process};
-use crate::harness::{Cluster, eventually};
+use super::{
+    Replica, Setup,
+    machine::{Process, enroll},
+};
+use crate::{
+    connections::relay::{Kind, Relay},
+    harness::{Cluster, eventually},
+};
 
 /// A certificate authority in a file, as `--ca-file` takes it. All authorities have the same name.
 struct Authority {
@@ -76,6 +82,29 @@ async fn a_machine_that_is_given_the_authority_joins_and_leaves_over_https() {
     let log = machine.log();
     assert!(log.contains("left") && !log.contains("plain HTTP"), "{log}");
     service.replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_joins_through_a_proxy() {
+    let cluster = Cluster::for_test("https-proxy").await;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca.crt");
+    // Only the proxy finds a host with this name.
+    let host = "enroll.example.invalid";
+    let certificate = Some(authority.certify(folder.path(), host));
+    let replica = Replica::start_with(&cluster, Setup { certificate, ..Setup::default() }).await;
+    let proxy = Relay::start(Kind::Http, replica.address).await;
+    let key_file = folder.path().join("setup-key");
+    std::fs::write(&key_file, cluster.issue("office", json!({})).await).unwrap();
+    let mut command = enroll(folder.path(), &format!("https://{host}"), &key_file, "machine");
+    command.args(["--hostname", "worker", "--ca-file"]).arg(&authority.file);
+    command.env("HTTPS_PROXY", format!("http://{}", proxy.address));
+    let mut machine = Process::spawn(command, folder.path(), "machine");
+    eventually("the machine to join", || async { machine.log().contains(": joined").then_some(()) }).await;
+    assert_eq!((cluster.peers_of("office").await.len(), proxy.connections() > 0), (1, true));
+    machine.terminate();
+    assert!(machine.end().await.success());
+    replica.stop().await;
 }
 
 /// Another authority with the same name, and a host name that the certificate does not have.
