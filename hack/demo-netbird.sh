@@ -90,7 +90,7 @@ spec:
   autoGroups: [office]
 YAML"
   run "$AWAIT --for=condition=Ready setupkey/office"
-  run "kubectl get sk office -o wide" 'office +reusable +valid +0 +5 .* True +netbird'
+  run "kubectl get sk office -o wide" 'office +reusable +valid +0 +5 .* True +1 +netbird'
   say "NetBird has the key, and its name says where it comes from:"
   run "$KEYS" "\"name\":\"office \\[$NAMESPACE/office [0-9a-f-]+.*\"state\":\"valid\"" '"used_times":0'
   say "NetBird shows a key only once, so the Secret is the only place that holds it:"
