@@ -36,7 +36,7 @@ prepare() {
       fail "the namespace in deploy/$file.yaml could not be replaced"
     fi
   done
-  printf '{apiVersion: v1, kind: Namespace, metadata: {name: %s}}\n' "$NAMESPACE" >"$WORK/namespace.yaml"
+  printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n' "$NAMESPACE" >"$WORK/namespace.yaml"
   kubectl label --local --output json --filename crds "$LABEL" >"$CRDS"
   kubectl label --local --output json "$LABEL" --filename "$WORK/namespace.yaml" --filename "$WORK/rbac.yaml" \
     --filename "$WORK/enrollment-rbac.yaml" --filename "$WORK/guards.yaml" >"$RIGHTS"
@@ -103,7 +103,7 @@ check_absence() {
   ${found//$'\n'/$'\n'  }
 The demo would disturb an installation, and at the end it would remove the CRDs with all keys. Use another cluster." >&2
   if [[ $(cluster get customresourcedefinitions --selector setupkey.dev/demo --output name) != '' ]]; then
-    printf '%s\n  %s\n' "These are of a demo that was killed. This removes what is left of all demos:" \
+    printf '%s\n  %s\n' "Some are of a demo that still runs, or was killed. If none runs, this removes what is left of all demos:" \
       "kubectl delete $kinds --all-namespaces --selector setupkey.dev/demo" >&2
   fi
   exit 1

@@ -105,6 +105,44 @@ YAML"
   run "kubectl get sk office -o jsonpath='{.status.key}'"
 }
 
+enrollment() {
+  local name secrets="$WORK/secrets"
+  numbered "Machines join with the key, up to its limit"
+  start_service
+  say "The enrollment service has an account of its own, which cannot read Secrets:"
+  refused "kubectl --kubeconfig $SERVICE_KUBECONFIG auth can-i get secrets" '^no$'
+  say "A key for three machines, and one for machines that come and go:"
+  run "kubectl apply -f - <<< 'apiVersion: setupkey.dev/v1alpha1
+kind: SetupKey
+metadata: {name: sensors}
+spec: {usageLimit: 3, autoGroups: [sensors]}'"
+  run "kubectl apply -f - <<< 'apiVersion: setupkey.dev/v1alpha1
+kind: SetupKey
+metadata: {name: jobs}
+spec: {ephemeral: true}'"
+  run "$AWAIT --for=condition=Ready sk/sensors sk/jobs"
+  mount_secret sensors "$secrets/sensors"
+  mount_secret jobs "$secrets/jobs"
+  say "A job joins, then is killed before it can leave:"
+  start_machine job "$secrets/jobs"
+  eventually "let the job join" has_joined job
+  # Without this wait, the shell would report the kill.
+  kill -KILL "$machine"
+  wait "$machine" 2>/dev/null || true
+  run "kubectl get peers" 'job .* true'
+  job=$(peer_of job)
+  say "Three machines join, each with the mounted key file:"
+  for name in sensor-1 sensor-2 sensor-3; do
+    start_machine "$name" "$secrets/sensors"
+    eventually "let $name join" has_joined "$name"
+  done
+  run "kubectl get sk sensors" 'sensors +reusable +overused +3 +3'
+  run "kubectl get peers -l group.setupkey.dev/sensors" sensor-1 sensor-2 sensor-3
+  say "A fourth is refused, because the limit is reached:"
+  refused "$PROGRAM enroll --server $url --hostname sensor-4 --state-file $WORK/sensor-4.state \\
+    --key-file $secrets/sensors/setup-key" 'this setup key does not admit this machine'
+}
+
 what_it_tells() {
   numbered "Events report what happened, and kubectl explains each field"
   say "The history of this key:"
@@ -116,8 +154,10 @@ what_it_tells() {
 
 # A manifest with this spec must be refused with this message.
 mistake() {
-  refused "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: mistake},
-    spec: {$1}}'" "$2"
+  refused "kubectl apply -f - <<< 'apiVersion: setupkey.dev/v1alpha1
+kind: SetupKey
+metadata: {name: mistake}
+spec: {$1}'" "$2"
   [[ -z $(kubectl get sk mistake --ignore-not-found -o name) ]] || fail "the SetupKey was created all the same"
 }
 
@@ -180,8 +220,10 @@ conflict() {
   numbered "A Secret that belongs to someone else is left alone"
   say "A Secret already exists under the name that the next SetupKey needs:"
   run "kubectl create secret generic cameras --from-literal=password=theirs"
-  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: cameras},
-    spec: {}}'"
+  run "kubectl apply -f - <<< 'apiVersion: setupkey.dev/v1alpha1
+kind: SetupKey
+metadata: {name: cameras}
+spec: {}'"
   run "$AWAIT --for=condition=Stalled sk/cameras"
   run "kubectl get sk cameras -o jsonpath='{$ready.reason}: {$ready.message}'" '^SecretConflict: .*Delete that'
   run "kubectl get secret cameras -o jsonpath='{.data.password}' | base64 -d" '^theirs$'
@@ -199,40 +241,6 @@ deletion() {
   refused "kubectl get secret office" NotFound
   say "The other keys stay:"
   run "kubectl get sk,secrets" setupkey.setupkey.dev/laptop-ada secret/laptop-ada
-}
-
-enrollment() {
-  local name secrets="$WORK/secrets"
-  numbered "Machines join with the key, up to its limit"
-  start_service
-  say "The enrollment service has an account of its own, which cannot read Secrets:"
-  refused "kubectl --kubeconfig $SERVICE_KUBECONFIG auth can-i get secrets" '^no$'
-  say "A key for three machines, and one for machines that come and go:"
-  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: sensors},
-    spec: {usageLimit: 3, autoGroups: [sensors]}}'"
-  run "kubectl apply -f - <<< '{apiVersion: setupkey.dev/v1alpha1, kind: SetupKey, metadata: {name: jobs},
-    spec: {ephemeral: true}}'"
-  run "$AWAIT --for=condition=Ready sk/sensors sk/jobs"
-  mount_secret sensors "$secrets/sensors"
-  mount_secret jobs "$secrets/jobs"
-  say "A job joins, then is killed before it can leave:"
-  start_machine job "$secrets/jobs"
-  eventually "let the job join" has_joined job
-  # Without this wait, the shell would report the kill.
-  kill -KILL "$machine"
-  wait "$machine" 2>/dev/null || true
-  run "kubectl get peers" 'job .* true'
-  job=$(peer_of job)
-  say "Three machines join, each with the mounted key file:"
-  for name in sensor-1 sensor-2 sensor-3; do
-    start_machine "$name" "$secrets/sensors"
-    eventually "let $name join" has_joined "$name"
-  done
-  run "kubectl get sk sensors" 'sensors +reusable +overused +3 +3'
-  run "kubectl get peers -l group.setupkey.dev/sensors" sensor-1 sensor-2 sensor-3
-  say "A fourth is refused, because the limit is reached:"
-  refused "$PROGRAM enroll --server $url --hostname sensor-4 --state-file $WORK/sensor-4.state \\
-    --key-file $secrets/sensors/setup-key" 'this setup key does not admit this machine'
 }
 
 rotation() {
@@ -320,7 +328,8 @@ for needed in openssl curl; do
 done
 chapters=(keys_from_manifests the_secret)
 if [[ ${NODE:-0} == 1 ]]; then chapters+=(a_pod_reads_it); fi
-chapters+=(what_it_tells mistakes revocation tampering conflict deletion enrollment rotation peers_outlive_keys rest_api)
+# A machine that ends in the chapter enrollment is missed a minute later. The chapters between do not wait for that.
+chapters+=(enrollment what_it_tells mistakes revocation tampering conflict deletion rotation peers_outlive_keys rest_api)
 chosen=${CHAPTERS:-${chapters[*]}}
 for name in $chosen; do
   [[ " ${chapters[*]} " == *" $name "* ]] || fail "CHAPTERS names \"$name\"; there are: ${chapters[*]}"

@@ -189,7 +189,7 @@ fn a_demo_leaves_the_crds_to_the_keys_of_others_and_says_how_to_remove_them() {
         "{said}"
     );
     assert_eq!(existing.kubectl(&["get", "sk", "--namespace=default", "-o", "name"]), "setupkey.setupkey.dev/theirs\n");
-    refused(&existing.run(&STORY), "These are of a demo that was killed");
+    refused(&existing.run(&STORY), "this removes what is left of all demos:\n  kubectl delete ");
 
     let (_, command) = said.split_once("This command removes the rest:\n  kubectl ").unwrap();
     let arguments: Vec<_> = command.split_whitespace().map(|word| word.trim_matches('\'')).collect();
