@@ -75,7 +75,7 @@ check_rights() {
   may patch setupkeys.setupkey.dev || lacking+=("patch setupkeys.setupkey.dev")
   may patch secrets || lacking+=("patch secrets")
   may create serviceaccounts --subresource=token || lacking+=("create serviceaccounts/token")
-  # Who grants a right needs it, or these.
+  # To grant a right, a user needs that right, or these.
   for verb in escalate bind; do
     may "$verb" clusterroles || lacking+=("$verb clusterroles")
     may "$verb" roles || lacking+=("$verb roles")

@@ -1,4 +1,4 @@
-//! `make demo CLUSTER=current`: the demo on a cluster that somebody has. It leaves nothing, however it ends.
+//! `make demo CLUSTER=current`: the demo on a cluster that is there already. It leaves nothing, however it ends.
 
 use std::{
     collections::BTreeSet,
