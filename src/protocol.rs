@@ -55,7 +55,7 @@ pub fn is_dns_label(text: &str) -> bool {
 #[schema(as = Enrollment)]
 pub struct EnrollRequest {
     /// The setup key, in upper or lower case. White space around it does not count.
-    #[schema(pattern = r"^\s*[!-~]([ -~]{0,62}[!-~])?\s*$")]
+    #[schema(pattern = r"^[\t\n\r ]*[!-~]([ -~]{0,62}[!-~])?[\t\n\r ]*$")]
     pub setup_key: String,
     /// The public key of the machine: the base64 of 32 bytes, as `wg pubkey` prints it.
     #[schema(pattern = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]
