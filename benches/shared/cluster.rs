@@ -74,8 +74,9 @@ impl Cluster {
             kubectl(&["apply", "--server-side", "-f", &repository.join(rights).display().to_string()])?;
         }
         kubectl(&["create", "serviceaccount", "raw-client", "--namespace", SYSTEM])?;
+        let role = format!("--clusterrole=setupkey-operator.{SYSTEM}.controller");
         let subject = format!("--serviceaccount={SYSTEM}:raw-client");
-        kubectl(&["create", "clusterrolebinding", "raw-client", "--clusterrole=setupkey-operator", &subject])?;
+        kubectl(&["create", "clusterrolebinding", "raw-client", &role, &subject])?;
 
         let admin = client(&control_plane.kubeconfig()).await?;
         let version =

@@ -1,158 +1,100 @@
+{{- /* The name of the chart, or of its alias in a parent chart. */ -}}
 {{- define "setupkey.name" -}}
-{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- .Values.nameOverride | default .Chart.Name -}}
 {{- end }}
 
-{{- define "setupkey.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (include "setupkey.name" .) -}}
+{{- /* The name of this installation. Services need a DNS label that begins with a letter, and the longest suffix is
+       -enrollment-metrics. A name that had to be changed ends in a digest, so that two of them stay distinct. */ -}}
+{{- define "setupkey.fullname" -}}
+{{- $name := include "setupkey.name" . }}
+{{- $own := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- $whole := .Values.fullnameOverride | default $own }}
+{{- if and (le (len $whole) 44) (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $whole) -}}
+{{ $whole }}
+{{- else }}
+{{- $plain := regexReplaceAll "[^-a-z0-9]" (lower $whole) "-" }}
+{{- if not (regexMatch "^[a-z]" $plain) }}{{ $plain = printf "r-%s" $plain }}{{ end -}}
+{{ printf "%s-%s" ($plain | trunc 35 | trimAll "-") ($whole | sha256sum | trunc 8) }}
+{{- end }}
 {{- end }}
 
+{{- define "setupkey.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end }}
+
+{{- /* The name of an object outside of the installation's own namespace. Dots separate its parts, and the first two have
+       none. */ -}}
+{{- define "setupkey.shared.name" -}}
+{{ include "setupkey.fullname" .root }}.{{ include "setupkey.namespace" .root }}.{{ .suffix }}
+{{- end }}
+
+{{- /* The name of the objects of a component. */ -}}
+{{- define "setupkey.component.name" -}}
+{{- include "setupkey.fullname" .root }}{{ if ne .component "controller" }}-{{ .component }}{{ end -}}
+{{- end }}
+
+{{- /* The values of the ServiceAccount of a component. */ -}}
+{{- define "setupkey.account.values" -}}
+{{- (eq .component "controller" | ternary .root.Values.serviceAccount (index .root.Values .component).serviceAccount) | toYaml -}}
+{{- end }}
+
+{{- define "setupkey.account.name" -}}
+{{- (include "setupkey.account.values" . | fromYaml).name | default (include "setupkey.component.name" .) -}}
+{{- end }}
+
+{{- /* The labels that select the pods of a component. */ -}}
 {{- define "setupkey.selector" -}}
-app.kubernetes.io/name: setupkey-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: controller
+{{- dict "app.kubernetes.io/name" (include "setupkey.name" .root) "app.kubernetes.io/instance" .root.Release.Name
+      "app.kubernetes.io/component" .component | toYaml }}
+{{- end }}
+
+{{- /* The labels that every object has, without those of the user. */ -}}
+{{- define "setupkey.labels.own" -}}
+{{- $root := .root }}
+{{- dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service
+      "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63)
+      | merge (include "setupkey.selector" . | fromYaml) | toYaml }}
 {{- end }}
 
 {{- define "setupkey.labels" -}}
-{{ include "setupkey.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
-{{- with .Values.extraLabels }}
-{{ toYaml . }}
+{{- merge (include "setupkey.labels.own" . | fromYaml) (.labels | default dict) (.root.Values.extraLabels | default dict)
+      | toYaml }}
 {{- end }}
+
+{{- /* The metadata of an object. Without a namespace, it belongs to the cluster. */ -}}
+{{- define "setupkey.metadata" -}}
+name: {{ .name | quote }}
+{{- with .namespace }}
+namespace: {{ . | quote }}
+{{- end }}
+labels: {{- include "setupkey.labels" . | nindent 2 }}
+{{- with .annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* The metadata of an object of a component in the installation's own namespace. */ -}}
+{{- define "setupkey.component.metadata" -}}
+{{- $name := printf "%s%s" (include "setupkey.component.name" .) (.suffix | default "") }}
+{{- merge (dict "name" (.name | default $name) "namespace" (include "setupkey.namespace" .root)) . | include "setupkey.metadata" }}
 {{- end }}
 
 {{- define "setupkey.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- $image := .Values.image }}
+{{- $repository := $image.repository }}
+{{- with (.Values.global).imageRegistry | default $image.registry }}{{ $repository = printf "%s/%s" . $repository }}{{ end }}
+{{- if $image.digest -}}
+{{ $repository }}@{{ $image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ $repository }}:{{ $image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 
-{{- /* The rights of the controller. Granted once for the cluster, or once per namespace. */ -}}
-{{- define "setupkey.rules" -}}
-# Patch only sets our own finalizer: spec, labels and annotations of a SetupKey belong to its author.
-- apiGroups: [setupkey.dev]
-  resources: [setupkeys]
-  verbs: [get, list, watch, patch]
-- apiGroups: [setupkey.dev]
-  resources: [setupkeys/status]
-  verbs: [patch]
-- apiGroups: [setupkey.dev]
-  resources: [authorities{{ if not .Values.scope.namespaces }}, clusterauthorities{{ end }}]
-  verbs: [list, watch]
-- apiGroups: [setupkey.dev]
-  resources: [authorities/status{{ if not .Values.scope.namespaces }}, clusterauthorities/status{{ end }}]
-  verbs: [patch]
-{{- if not .Values.scope.namespaces }}
-# The labels of a namespace decide which ClusterAuthority its keys may use.
-- apiGroups: [""]
-  resources: [namespaces]
-  verbs: [list, watch]
+{{- /* The Secrets to pull the image with. A parent chart may list its own by their names alone. */ -}}
+{{- define "setupkey.pullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat ((.Values.global).imagePullSecrets | default list) (.Values.imagePullSecrets | default list) }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
 {{- end }}
-# Patch only removes our own finalizer: the spec of a Peer cannot be changed.
-- apiGroups: [setupkey.dev]
-  resources: [peers]
-  verbs: [list, watch, create, patch, delete]
-- apiGroups: [setupkey.dev]
-  resources: [peers/status]
-  verbs: [patch]
-# RBAC has no labels and no "metadata only", and users choose the names of Secrets; see docs/security.md.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, list, watch, create, patch]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
-{{- end }}
-
-{{- define "setupkey.enrollment.selector" -}}
-app.kubernetes.io/name: setupkey-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: enrollment
-{{- end }}
-
-{{- define "setupkey.enrollment.labels" -}}
-{{ include "setupkey.labels" . | replace "component: controller" "component: enrollment" }}
-{{- end }}
-
-{{- define "setupkey.enrollment.name" -}}
-{{ include "setupkey.name" . | trunc 44 | trimSuffix "-" }}-enrollment
-{{- end }}
-
-{{- /* The rights of the enrollment service. Granted once for the cluster, or once per namespace. None on Secrets: it
-       recognises a key by its digest. */ -}}
-{{- define "setupkey.enrollment.rules" -}}
-- apiGroups: [setupkey.dev]
-  resources: [setupkeys]
-  verbs: [get, list, watch]
-# The ledger. A use is counted under the resourceVersion it was decided on.
-- apiGroups: [setupkey.dev]
-  resources: [setupkeys/status]
-  verbs: [update]
-# Patch only removes our own finalizer: the spec of a Peer cannot be changed.
-- apiGroups: [setupkey.dev]
-  resources: [peers]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [setupkey.dev]
-  resources: [peers/status]
-  verbs: [patch]
-{{- end }}
-
-{{- /* Policies belong to the cluster, so their names hold the namespace too: dots separate its parts, and a namespace has
-       none. */ -}}
-{{- define "setupkey.policy.name" -}}
-{{ .root.Release.Name }}.{{ .root.Release.Namespace }}.{{ .policy }}
-{{- end }}
-
-{{- /* Two releases with different namespaces must not refuse each other's accounts. */ -}}
-{{- define "setupkey.policy.namespaces" -}}
-{{- with .Values.scope.namespaces -}}
-namespaceSelector:
-  matchExpressions:
-    - key: kubernetes.io/metadata.name
-      operator: In
-      values: {{ toJson . }}
-{{- end }}
-{{- end }}
-
-{{- /* Accounts that the policies let through. */ -}}
-{{- define "setupkey.policy.exempt" -}}
-{{- $users := list }}
-{{- $groups := list }}
-{{- range .Values.policies.guards.exempt }}
-{{- if eq .kind "Group" }}
-{{- $groups = append $groups .name }}
-{{- else if eq .kind "ServiceAccount" }}
-{{- $users = append $users (printf "system:serviceaccount:%s:%s" .namespace .name) }}
-{{- else }}
-{{- $users = append $users .name }}
-{{- end }}
-{{- end }}
-{{- if or $users $groups -}}
-matchConditions:
-  {{- if $users }}
-  - name: not-an-exempt-user
-    expression: >-
-      !(request.userInfo.username in {{ toJson $users }})
-  {{- end }}
-  {{- if $groups }}
-  - name: in-no-exempt-group
-    expression: >-
-      !has(request.userInfo.groups) || !request.userInfo.groups.exists(group, group in {{ toJson $groups }})
-  {{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "setupkey.policy.binding" -}}
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingAdmissionPolicyBinding
-metadata:
-  name: {{ include "setupkey.policy.name" . }}
-  labels: {{- include "setupkey.labels" .root | nindent 4 }}
-spec:
-  policyName: {{ include "setupkey.policy.name" . }}
-  validationActions: [Deny]
+{{- with uniq $secrets }}{{ toYaml . }}{{ end }}
 {{- end }}

@@ -67,7 +67,8 @@ struct Release {
 impl Release {
     /// Installs the rights of both accounts, in the release's namespace or everywhere.
     async fn install(test: &str, everywhere: bool) -> Self {
-        let name = format!("{test}-{:06x}", rand::random::<u32>() >> 8);
+        // The accounts of a release that holds the name of the chart are named after the release.
+        let name = format!("setupkey-operator-{test}-{:06x}", rand::random::<u32>() >> 8);
         let release = Self { namespace: format!("{name}-system"), name };
         let namespace = json!({ "metadata": { "name": release.namespace } });
         let namespaces = release.everywhere(Account::Administrator, "Namespace").await;
