@@ -136,6 +136,7 @@ fn a_parent_chart_can_leave_out_the_fixed_user() {
 fn a_parent_chart_may_have_the_chart_twice() {
     let parent = Parent::of(&["keys", "setupKeys_2"]);
     let values = json!({ "setupKeys_2": { "crds": { "enabled": false } } });
+    let valid = regex::Regex::new("^[a-z][-a-z0-9]{1,43}$").unwrap();
     for helm in [Helm::Three, Helm::Four] {
         let objects = parent.render(helm, &values).unwrap();
         let identity = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["name"]);
@@ -144,7 +145,6 @@ fn a_parent_chart_may_have_the_chart_twice() {
         let deployments = kind(&objects, "Deployment");
         let selectors: BTreeSet<_> = deployments.iter().map(|it| it["spec"]["selector"].to_string()).collect();
         assert_eq!(selectors.len(), 2, "{selectors:?}");
-        let valid = regex::Regex::new("^[a-z][-a-z0-9]{1,43}$").unwrap();
         assert!(deployments.iter().all(|it| valid.is_match(it["metadata"]["name"].as_str().unwrap())));
     }
 }
