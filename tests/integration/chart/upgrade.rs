@@ -20,7 +20,7 @@ use setupkey_operator::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Helm, chart, ok, template_ok};
-use crate::harness::{condition, environment, eventually};
+use crate::harness::{condition, crds, environment, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upgrade_and_removal_change_no_key() {
@@ -114,5 +114,26 @@ async fn upgrade_and_removal_with(by: Helm) {
     assert_eq!(secret(), version, "the Secret was written");
     shutdown.cancel();
     operator.await.unwrap();
+    own.stop();
+}
+
+/// Helm refuses an object that belongs to another release.
+#[test]
+fn releases_side_by_side_share_no_object() {
+    let mut own = ControlPlane::start(Options { crds: vec![crds()], ..Options::default() }).unwrap();
+    for (helm, release, namespace, team) in [
+        (Helm::Four, "one", "shared", "team-a"),
+        (Helm::Four, "two", "shared", "team-b"),
+        (Helm::Three, "one", "elsewhere", "team-a"),
+        (Helm::Three, "123", "elsewhere", "team-c"),
+    ] {
+        let create = ["create", "namespace", team];
+        // A namespace of two releases is there already.
+        Command::new(own.kubectl()).arg("--kubeconfig").arg(own.kubeconfig()).args(create).output().unwrap();
+        let mut install = helm.command();
+        install.arg("--kubeconfig").arg(own.kubeconfig()).args(["--namespace", namespace]);
+        let values = format!("crds.enabled=false,enrollment.enabled=true,api.enabled=true,scope.namespaces={{{team}}}");
+        ok(install.args(["install", "--create-namespace", release, "--set", &values]).arg(chart()).output().unwrap());
+    }
     own.stop();
 }
