@@ -27,6 +27,9 @@ use crate::{
     plain::plain,
 };
 
+/// Bytes of an event's note that the API server takes, at most.
+const LONGEST_NOTE: usize = 1024;
+
 /// Events of one namespace that may wait to be sent. When more keys change together, some are only in the log. An event that
 /// comes minutes late is of no use.
 const OF_NAMESPACE: usize = 256;
@@ -92,6 +95,7 @@ impl Notifier {
             Severity::Normal => tracing::info!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
             Severity::Warning => tracing::warn!(namespace, name, uid, reason = notice.reason, "{}", notice.message),
         }
+        notice.message = within(LONGEST_NOTE, notice.message);
         let waiting = Waiting { object: object.object_ref(&()), related, notice };
         let dropped = self.queue.lock().push(&namespace, waiting);
         if let Some(Waiting { object, notice, .. }) = dropped {
@@ -102,6 +106,16 @@ impl Notifier {
         // A full channel already says it.
         let _ = self.filled.try_send(());
     }
+}
+
+/// A text of at most so many bytes: its beginning and an ellipsis, if it is longer.
+fn within(bytes: usize, text: String) -> String {
+    if text.len() <= bytes {
+        return text;
+    }
+    let most = bytes - '…'.len_utf8();
+    let end = text.char_indices().map(|(start, _)| start).take_while(|start| *start <= most).last().unwrap_or_default();
+    format!("{}…", &text[..end])
 }
 
 /// The definition of `SetupKey`s as an event names it.
@@ -223,6 +237,20 @@ mod tests {
             object,
             related: None,
             notice: Notice { severity, reason, action, message, related: Related::Secret },
+        }
+    }
+
+    #[test]
+    fn a_note_fits_into_an_event_in_every_language() {
+        for letter in ["a", "ü", "鍵", "🔑"] {
+            let whole = letter.repeat(LONGEST_NOTE / letter.len());
+            assert_eq!(within(LONGEST_NOTE, whole.clone()), whole);
+            let cut = within(LONGEST_NOTE, whole + letter);
+            assert!(
+                (LONGEST_NOTE - 6..=LONGEST_NOTE).contains(&cut.len()) && cut.ends_with('…'),
+                "{} bytes",
+                cut.len()
+            );
         }
     }
 
