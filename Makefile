@@ -12,6 +12,8 @@ NODE_BINS  := $(addprefix $(TOOLS)/,kube-scheduler kube-proxy kubelet coredns)
 NETBIRD_BINS := $(addprefix $(TOOLS)/,netbird-management netbird-signal netbird-combined netbird)
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 CARGO_DENY_VERSION := 0.20.2
+CARGO_CYCLONEDX := $(TOOLS)/bin/cargo-cyclonedx
+CARGO_CYCLONEDX_VERSION := 0.5.9
 CARGO_FUZZ := $(TOOLS)/bin/cargo-fuzz
 CARGO_FUZZ_VERSION := 0.13.1
 
@@ -83,6 +85,14 @@ fuzz: $(CARGO_FUZZ) ## send nonsense to the parser of enrollment requests for FU
 .PHONY: image
 image: ## build the image without a container engine, as target/image/image.tar
 	@hack/image.sh
+
+.PHONY: manifests
+manifests: $(TOOLS)/helm ## package the chart and render what a release ships, into target/manifests; IMAGE=registry/name names the image
+	@hack/manifests.sh
+
+.PHONY: sbom
+sbom: $(CARGO_CYCLONEDX) ## list the crates of the binaries in CycloneDX, as target/manifests/setupkey-operator.cdx.json
+	@hack/sbom.sh
 
 .PHONY: crds
 crds: $(TOOLS)/helm ## generate crds/ from the code, and deploy/ from the chart
@@ -162,6 +172,10 @@ $(TOOLS)/promtool:
 
 $(CARGO_DENY):
 	@$(BUILD) "cargo-deny $(CARGO_DENY_VERSION)" cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+
+$(CARGO_CYCLONEDX):
+	@echo "building cargo-cyclonedx $(CARGO_CYCLONEDX_VERSION)"
+	cargo install --quiet --locked --root $(TOOLS) cargo-cyclonedx@$(CARGO_CYCLONEDX_VERSION)
 
 $(CARGO_FUZZ):
 	@$(BUILD) "cargo-fuzz $(CARGO_FUZZ_VERSION)" cargo install --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
