@@ -22,6 +22,7 @@ mod guards;
 mod harness;
 mod history;
 mod identity;
+mod install;
 mod issuing;
 mod large;
 mod leaders;
