@@ -1,33 +1,53 @@
 #!/usr/bin/env bash
-# Builds the image of the Dockerfile without a container engine: a docker-archive with the static binary in its one
-# layer. Before that, runs the binary from an empty, read-only root, because it must work there.
-# Usage: make image [IMAGE=name:tag]; the archive is target/image/image.tar, for `docker load` or `ctr images import`.
+# Builds the image of the Dockerfile without a container engine: a docker-archive whose one layer holds the static binaries
+# and the authorities that they trust. Before that, runs each binary from such a root, read-only, because it must work
+# there.
+# Usage: make image [IMAGE=name:tag] [SOURCE=URL of the repository]; the archive is target/image/image.tar, for
+# `docker load` or `ctr images import`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-image=${IMAGE:-setupkey-operator:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)}
-target=$(uname -m)-unknown-linux-gnu
 source hack/pack-image.sh
 
-RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" --bin setupkey-operator
-out=target/image
-rm -rf "$out/root"
-mkdir -p "$out/root"
-cp "target/$target/release/setupkey-operator" "$out/root/"
-
-if ldd "$out/root/setupkey-operator" 2>&1 | grep -q '=>'; then
-	echo "the binary is not static"
+image=${IMAGE:-setupkey-operator:$(program_version)}
+target=$(uname -m)-unknown-linux-gnu
+authorities=/etc/ssl/certs/ca-certificates.crt
+if ! grep -q 'BEGIN CERTIFICATE' "$authorities" 2>/dev/null; then
+	echo "$authorities holds no certificate: install the authorities that the image will trust (Debian: ca-certificates)"
 	exit 1
 fi
-# A read-only root with one file in it.
-# shellcheck disable=SC2016 # $0 is for the inner shell
-printed=$(unshare --map-root-user --mount sh -c '
-	mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"
-	if touch "$0/x" 2>/dev/null; then echo "the root can be written to"; exit 1; fi
-	exec chroot "$0" /setupkey-operator --version' "$PWD/$out/root")
-echo "from an empty, read-only root: $printed"
+
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$target" "${OPERATOR_BINARIES[@]/#/--bin=}"
+out=target/image
+rm -rf "$out/root"
+mkdir -p "$out/root/etc/ssl/certs"
+cp "${OPERATOR_BINARIES[@]/#/target/$target/release/}" "$out/root/"
+cp "$authorities" "$out/root$authorities"
+chmod 755 "$out/root/etc" "$out/root/etc/ssl" "$out/root/etc/ssl/certs"
+chmod 644 "$out/root$authorities"
+
+# in_root FOLDER COMMAND…: runs the command in a read-only root.
+in_root() {
+	# shellcheck disable=SC2016 # $0 is for the inner shell
+	unshare --map-root-user --mount sh -c '
+		mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"
+		if touch "$0/x" 2>/dev/null; then echo "the root can be written to"; exit 1; fi
+		exec chroot "$0" "$@"' "$@"
+}
+
+for binary in "${OPERATOR_BINARIES[@]}"; do
+	if ldd "$out/root/$binary" 2>&1 | grep -q '=>'; then
+		echo "$binary is not static"
+		exit 1
+	fi
+	printed=$(in_root "$PWD/$out/root" "/$binary" --version)
+	echo "from a read-only root: $printed"
+done
+hack/image-trust.sh "$out/root"
 
 pack_image "$image" "$OPERATOR_CONFIG" "$out/root" "$out/image.tar"
 mebibytes() { numfmt --to=iec-i --suffix=B --format=%.1f "$(stat -c %s "$1")"; }
-echo "binary: $(mebibytes "$out/root/setupkey-operator")  $out/root/setupkey-operator"
+for binary in "${OPERATOR_BINARIES[@]}"; do
+	echo "binary: $(mebibytes "$out/root/$binary")  $out/root/$binary"
+done
 echo "image:  $(mebibytes "$out/image.tar")  $out/image.tar, to be loaded as $image"
+echo "labels: $(operator_labels)"
