@@ -35,10 +35,10 @@ help: ## list the targets
 
 # Needs neither tools nor a control plane. `make test` explores the whole model of enrollment, which takes minutes.
 .PHONY: check
-check: ## the quick loop, less than a minute: format, lints, unit tests, layers, HTTP limits, the model's mutants
+check: ## the quick loop, less than a minute: format, lints, unit tests, layers, HTTP limits, what is shipped, the model's mutants
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
-	cargo test --quiet --locked --lib --bins --test flags --test layers --test serve
+	cargo test --quiet --locked --lib --bins --test flags --test layers --test serve --test shipping
 	cargo test --quiet --locked --test enroll_model every_mutant
 
 .PHONY: test
