@@ -47,7 +47,6 @@ async fn a_chart_with_keys_and_the_operator_installs_once_the_crds_are_there() {
 
 /// The condition of a dependency is a value of the chart itself.
 #[test]
-#[ignore = "the schema of the chart's values does not know `enabled` yet"]
 fn the_condition_of_a_dependency_switches_the_whole_chart() {
     let folder = tempfile::tempdir().unwrap();
     write_chart(|file, text| {
