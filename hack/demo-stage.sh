@@ -113,10 +113,7 @@ kubeconfig_of() {
 # The arguments: a kubeconfig, then those of the program.
 program() {
   # Namespaces in the caller's environment would narrow its scope; colours do not belong in a file.
-  local without=(-u SETUPKEY_NAMESPACES -u POD_NAMESPACE)
-  # As for kubectl, the proxy of a kubeconfig is for every host.
-  if grep -q '"proxy-url":' "$1"; then without+=(-u NO_PROXY -u no_proxy); fi
-  exec env "${without[@]}" NO_COLOR=1 KUBECONFIG="$1" "$PROGRAM" "${@:2}"
+  exec env -u SETUPKEY_NAMESPACES -u POD_NAMESPACE NO_COLOR=1 KUBECONFIG="$1" "$PROGRAM" "${@:2}"
 }
 
 # Below the ephemeral ports, so that no outgoing connection takes it before the operator does.
