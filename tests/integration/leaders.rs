@@ -88,7 +88,8 @@ async fn two_releases_in_one_namespace_both_work() {
         let objects: Vec<Value> = serde_yaml::Deserializer::from_str(&rendered)
             .map(|object| serde::Deserialize::deserialize(object).unwrap())
             .collect();
-        let is_about_leases = |object: &&Value| object["kind"] == "Role" && object.to_string().contains("coordination.k8s.io");
+        let is_about_leases =
+            |object: &&Value| object["kind"] == "Role" && object.to_string().contains("coordination.k8s.io");
         let role = objects.iter().find(is_about_leases).expect("a Role for the Lease");
         // The account of this control plane that the guards let write, with the rights that the release gives to its own.
         let binding = json!({
