@@ -1,6 +1,6 @@
 //! Calls to the API server: each has a time limit, and its error says what was attempted on which object.
 
-use std::{fmt, time::Duration};
+use std::{error::Error as StdError, fmt, iter, time::Duration};
 
 /// The time limit of [`call`]. kube itself sets no limit on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub fn tuned(mut config: kube::Config) -> kube::Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server answered with an error, or could not be reached.
-    #[error("could not {attempt}: {source}")]
+    #[error("could not {attempt}: {}", reason(source.as_ref()))]
     Api {
         /// What was attempted, and on which object.
         attempt: Attempt,
@@ -101,7 +101,7 @@ impl Error {
         match self {
             Error::Api { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => status.message.clone(),
-                source => source.to_string(),
+                source => reason(source),
             },
             Error::Timeout { limit, .. } => format!("the API server has not answered within {} s", limit.as_secs()),
             Error::Unreadable(_) => "the answer could not be read".to_owned(),
@@ -133,6 +133,21 @@ impl Error {
     }
 }
 
+/// The message of an error, with the causes of a connection that failed: kube's says "client error (Connect)" and no more. The
+/// causes of other errors are left out, because those of a decoder can quote a key.
+pub fn reason(error: &(dyn StdError + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    let is_connection =
+        |error: &&(dyn StdError + 'static)| matches!(error.downcast_ref(), Some(kube::Error::Service(_)));
+    let mut text = error.to_string();
+    for cause in causes.skip_while(|error| !is_connection(error)).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Waits for an answer, for at most 10 s.
 pub async fn call<T>(attempt: Attempt, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     call_within(TIME_LIMIT, attempt, answer).await
@@ -148,5 +163,35 @@ pub async fn call_within<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Api { attempt, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { attempt, limit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("client error (Connect)")]
+    struct Connect(#[source] io::Error);
+
+    #[test]
+    fn a_connection_that_fails_says_why() {
+        let refused = Connect(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"));
+        let error = Error::Api {
+            attempt: Attempt::on("read Secret", "network", "office"),
+            source: Box::new(kube::Error::Service(Box::new(refused))),
+        };
+        let why = "ServiceError: client error (Connect): connection refused";
+        assert_eq!(error.to_string(), format!("could not read Secret network/office: {why}"));
+        assert_eq!(error.why(), why);
+    }
+
+    #[test]
+    fn the_causes_of_other_errors_are_left_out() {
+        let unreadable = serde_json::from_str::<u8>(r#""563A1F41""#).unwrap_err();
+        let error = Connect(io::Error::other(unreadable));
+        assert_eq!(reason(&error), "client error (Connect)");
     }
 }

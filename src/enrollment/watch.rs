@@ -10,7 +10,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::cluster::pages;
+use crate::cluster::{call::reason, pages};
 
 /// What a watch fills. The verbs are those of `kubert::index`.
 pub trait Index<K>: Send + Sync {
@@ -83,7 +83,7 @@ where
             }
             Ok(None) => return ControlFlow::Break(()),
             Err(error) => {
-                tracing::warn!(%kind, %error, "the watch failed; starting it again");
+                tracing::warn!(%kind, error = %reason(&error), "the watch failed; starting it again");
                 if skips(&error) {
                     return ControlFlow::Continue(());
                 }
