@@ -46,6 +46,7 @@ impl ProxyVariables {
         let Some(text) = text.as_deref().filter(|_| !is_on_this_machine(server)) else { return Ok(None) };
         let port = server.port_u16().unwrap_or(if name == "HTTP_PROXY" { 80 } else { 443 });
         let exceptions = exceptions(self.no.as_deref().unwrap_or_default(), port);
+        // It is asked about the exceptions only: it would drop the password of the proxy.
         let matcher = Matcher::builder().all("http://any.invalid").no(exceptions).build();
         if matcher.intercept(server).is_none() {
             return Ok(None);
