@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::requests::Requests;
 
 /// Longer than any wait takes, even on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Long enough for a controller to act, if it were to act.
 pub const QUIET: Duration = Duration::from_millis(1500);
