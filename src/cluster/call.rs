@@ -1,11 +1,13 @@
 //! Calls to the API server: each has a time limit, and its error says what was attempted on which object.
 
-use std::{error::Error as StdError, fmt, iter, time::Duration};
+use std::{error::Error as StdError, fmt, io, iter, time::Duration};
+
+use kube::runtime::watcher;
 
 /// The time limit of [`call`]. kube itself sets no limit on reading an answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// The longest silence on a connection. The API server sends a bookmark on each watch every minute.
+/// The longest silence on a connection. The API server sends a bookmark on most idle watches every minute; see [`is_silence`].
 pub const SILENCE: Duration = Duration::from_secs(90);
 
 /// The client configuration that every part of the product uses.
@@ -148,6 +150,23 @@ pub fn reason(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
+/// Whether a watch has ended because no byte arrived for [`SILENCE`]. That is no failure: an API server sends no bookmarks on a
+/// watch if nothing of its kind has changed since the server started. The watch goes on where it was, with one more request.
+pub fn is_silence(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchFailed(error) = error else { return false };
+    let mut causes = iter::successors(Some(error as &(dyn StdError + 'static)), |&error| error.source());
+    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut))
+}
+
+/// Logs that a watch is started again after this error.
+pub fn log_restart(kind: &str, error: &watcher::Error) {
+    if is_silence(error) {
+        tracing::debug!(kind, "the watch was silent and is started again");
+    } else {
+        tracing::warn!(kind, error = %reason(error), "the watch failed and is started again");
+    }
+}
+
 /// Waits for an answer, for at most 10 s.
 pub async fn call<T>(attempt: Attempt, answer: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     call_within(TIME_LIMIT, attempt, answer).await
@@ -168,8 +187,6 @@ pub async fn call_within<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -186,6 +203,15 @@ mod tests {
         let why = "ServiceError: client error (Connect): connection refused";
         assert_eq!(error.to_string(), format!("could not read Secret network/office: {why}"));
         assert_eq!(error.why(), why);
+    }
+
+    #[test]
+    fn a_watch_without_a_byte_is_silent_and_one_that_breaks_is_not() {
+        let of = |kind: io::ErrorKind| {
+            watcher::Error::WatchFailed(kube::Error::ReadEvents(io::Error::other(Connect(kind.into()))))
+        };
+        assert!(is_silence(&of(io::ErrorKind::TimedOut)));
+        assert!(!is_silence(&of(io::ErrorKind::ConnectionReset)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
-use crate::cluster::{call::reason, pages};
+use crate::cluster::{call::log_restart, pages};
 
 /// What a watch fills. The verbs are those of `kubert::index`.
 pub trait Index<K>: Send + Sync {
@@ -83,7 +83,7 @@ where
             }
             Ok(None) => return ControlFlow::Break(()),
             Err(error) => {
-                tracing::warn!(%kind, error = %reason(&error), "the watch failed; starting it again");
+                log_restart(&kind, &error);
                 if skips(&error) {
                     return ControlFlow::Continue(());
                 }

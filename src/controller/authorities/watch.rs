@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     api::{Authority, AuthorityKind, ClusterAuthority},
-    cluster::{call::reason, pages, scoped},
+    cluster::{call::log_restart, pages, scoped},
 };
 
 /// Watches until it is dropped.
@@ -58,7 +58,7 @@ where
                 let namespace = object.namespace().unwrap_or_default();
                 all.deleted(&AuthorityName { kind, namespace, name: object.name_any() });
             }
-            Err(error) => tracing::warn!(?kind, error = %reason(&error), "the watch failed and is started again"),
+            Err(error) => log_restart(&K::kind(&()), &error),
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
         SetupKey,
         metadata::{KEY_LABEL, ROTATE_ANNOTATION},
     },
-    cluster::{bound, call::reason, pages, scoped, strip},
+    cluster::{bound, call::log_restart, pages, scoped, strip},
 };
 
 pub use conflicts::Conflicts;
@@ -188,7 +188,7 @@ where
             future::ready(match event {
                 Ok(event) => Some(event),
                 Err(error) => {
-                    tracing::warn!(kind = %K::KIND, error = %reason(&error), "the watch failed and is started again");
+                    log_restart(&K::KIND.to_string(), &error);
                     None
                 }
             })
