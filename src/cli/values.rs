@@ -28,9 +28,12 @@ pub fn namespace(text: &str) -> Result<String, String> {
 /// The name of an object.
 pub fn object_name(text: &str) -> Result<String, String> {
     let name = not_blank(text)?;
-    let is_label = |label: &str| protocol::is_dns_label(label);
     let rule = "a name has 1 to 253 lower-case letters, digits, and inner hyphens and dots";
-    if name.len() <= 253 && name.split('.').all(is_label) { Ok(name.to_owned()) } else { Err(rule.to_owned()) }
+    if name.len() <= 253 && name.split('.').all(protocol::is_dns_label) {
+        Ok(name.to_owned())
+    } else {
+        Err(rule.to_owned())
+    }
 }
 
 /// The hostname of a machine, within the limits of the enrollment service.

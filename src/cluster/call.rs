@@ -135,14 +135,18 @@ impl Error {
     }
 }
 
+/// An error, its cause, the cause of that one, and so on.
+pub fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
 /// The message of an error, with the causes of a connection that failed: kube's says "client error (Connect)" and no more. The
 /// causes of other errors are left out, because those of a decoder can quote a key.
 pub fn reason(error: &(dyn StdError + 'static)) -> String {
-    let causes = iter::successors(Some(error), |&error| error.source());
     let is_connection =
         |error: &&(dyn StdError + 'static)| matches!(error.downcast_ref(), Some(kube::Error::Service(_)));
     let mut text = error.to_string();
-    for cause in causes.skip_while(|error| !is_connection(error)).map(ToString::to_string) {
+    for cause in causes(error).skip_while(|error| !is_connection(error)).map(ToString::to_string) {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
@@ -154,16 +158,16 @@ pub fn reason(error: &(dyn StdError + 'static)) -> String {
 /// watch if nothing of its kind has changed since the server started. The watch goes on where it was, with one more request.
 pub fn is_silence(error: &watcher::Error) -> bool {
     let watcher::Error::WatchFailed(error) = error else { return false };
-    let mut causes = iter::successors(Some(error as &(dyn StdError + 'static)), |&error| error.source());
-    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut))
+    causes(error)
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut))
 }
 
 /// Logs that a watch is started again after this error.
-pub fn log_restart(kind: &str, error: &watcher::Error) {
+pub fn log_restart(kind: impl fmt::Display, error: &watcher::Error) {
     if is_silence(error) {
-        tracing::debug!(kind, "the watch was silent and is started again");
+        tracing::debug!(%kind, "the watch was silent and is started again");
     } else {
-        tracing::warn!(kind, error = %reason(error), "the watch failed and is started again");
+        tracing::warn!(%kind, error = %reason(error), "the watch failed and is started again");
     }
 }
 

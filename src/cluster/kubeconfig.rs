@@ -62,7 +62,7 @@ pub fn find() -> Result<Config, Error> {
         Err(error) if files.is_none() && is_missing(&error) => return in_cluster(),
         Err(error) => return Err(unusable(error.into())),
     };
-    match config_of(&kubeconfig, None, &ProxyVariables::of_process()) {
+    match config_of(&kubeconfig, &ProxyVariables::of_process()) {
         Err(Complaint::Invalid(KubeconfigError::CurrentContextNotSet)) if files.is_none() => in_cluster(),
         found => found.map_err(unusable),
     }
@@ -84,14 +84,10 @@ fn in_cluster() -> Result<Config, Error> {
     Config::incluster().map_err(|_| Error::None)
 }
 
-/// The configuration of a context, or of the current one.
-pub fn config_of(
-    kubeconfig: &Kubeconfig,
-    context: Option<&str>,
-    variables: &ProxyVariables,
-) -> Result<Config, Complaint> {
+/// The configuration of the current context.
+fn config_of(kubeconfig: &Kubeconfig, variables: &ProxyVariables) -> Result<Config, Complaint> {
     let current = kubeconfig.current_context.as_deref().filter(|name| !name.is_empty());
-    let name = context.or(current).ok_or(KubeconfigError::CurrentContextNotSet)?;
+    let name = current.ok_or(KubeconfigError::CurrentContextNotSet)?;
     let context = kubeconfig.contexts.iter().find(|context| context.name == name);
     let context =
         context.and_then(|context| context.context.as_ref()).ok_or_else(|| Complaint::Context(name.to_owned()))?;

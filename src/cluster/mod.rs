@@ -1,5 +1,5 @@
-//! What every part needs to call the API server: the way to it, time limits, errors, lists in pages, Secrets, backoff, metrics of requests,
-//! and the clock.
+//! What every part needs to call the API server: the way to it, time limits, errors, lists in pages, Secrets, backoff, metrics
+//! of requests, and the clock.
 
 mod backoff;
 mod bucket;

@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tower::{Layer, Service};
 
 use super::{
-    call::{Attempt, Error, call},
+    call::{Attempt, Error, call, causes},
     watch_backoff,
 };
 
@@ -79,8 +79,7 @@ fn is_page(query: &str) -> bool {
 
 /// Whether a body was broken off because it is longer than its limit, as a page is.
 pub fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes.any(|error| error.is::<LengthLimitError>())
+    causes(error).any(|error| error.is::<LengthLimitError>())
 }
 
 fn smaller(page: u32) -> u32 {

@@ -58,8 +58,6 @@ impl AddrListener<Connection, ClientAddress> for BoundedListener {
         self.places.one_is_free().await;
         loop {
             let (stream, address) = self.listener.accept().await?;
-            // A socket of both families shows an address of IPv4 as one of IPv6.
-            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
             let Some(place) = self.places.take(address.ip()) else {
                 self.turned_away.inc();
                 continue;

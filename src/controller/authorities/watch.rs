@@ -58,7 +58,7 @@ where
                 let namespace = object.namespace().unwrap_or_default();
                 all.deleted(&AuthorityName { kind, namespace, name: object.name_any() });
             }
-            Err(error) => log_restart(&K::kind(&()), &error),
+            Err(error) => log_restart(K::kind(&()), &error),
         }
     }
 }

@@ -188,7 +188,7 @@ where
             future::ready(match event {
                 Ok(event) => Some(event),
                 Err(error) => {
-                    log_restart(&K::KIND.to_string(), &error);
+                    log_restart(K::KIND, &error);
                     None
                 }
             })

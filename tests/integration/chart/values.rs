@@ -95,6 +95,15 @@ fn the_readme_of_the_chart_lists_every_value_with_its_default() {
     assert_eq!(listed.collect::<BTreeMap<String, Value>>(), values);
 }
 
+/// Both versions of Helm refuse these values with a message that contains this text.
+fn refused(values: &str, text: &str) {
+    for helm in [Helm::Three, Helm::Four] {
+        let output = template(helm, &["--set", values]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(text), "{values}: {error}");
+    }
+}
+
 #[test]
 fn a_value_that_moved_says_where_it_is() {
     for (old, moved) in [
@@ -102,11 +111,7 @@ fn a_value_that_moved_says_where_it_is() {
         ("resources.limits.memory=1Gi", "the value resources is now controller.resources"),
         ("controller.env[0].name=A", "the value controller.env is now controller.extraEnv"),
     ] {
-        for helm in [Helm::Three, Helm::Four] {
-            let output = template(helm, &["--set", old]);
-            let error = String::from_utf8_lossy(&output.stderr);
-            assert!(!output.status.success() && error.contains(moved), "{old}: {error}");
-        }
+        refused(old, moved);
     }
 }
 
@@ -130,11 +135,7 @@ fn values_that_do_not_fit_together_are_refused_by_name() {
             "api.extraVolumeMounts may not hold /tls",
         ),
     ] {
-        for helm in [Helm::Three, Helm::Four] {
-            let output = template(helm, &["--set", values]);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(!output.status.success() && said.contains(error), "{values}: {said}");
-        }
+        refused(values, error);
     }
 }
 

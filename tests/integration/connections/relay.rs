@@ -79,7 +79,7 @@ async fn relay(kind: Kind, mut client: TcpStream, server: SocketAddr, mut silenc
             client.write_all(&[5, 0]).await.unwrap();
             let mut request = [0; 5];
             client.read_exact(&mut request).await.unwrap();
-            // A name has its length before it. An address of IPv4 has 4 bytes, of which one is read.
+            // A name follows its length, which is read. An IPv4 address has 4 bytes, and the first one is read.
             let rest = if request[3] == 3 { usize::from(request[4]) } else { 3 };
             client.read_exact(&mut vec![0; rest + 2]).await.unwrap();
             client.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 0]).await.unwrap();
