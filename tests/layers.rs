@@ -1,6 +1,7 @@
 //! The layers of `src/`: which folders each folder may use.
 //!
-//! {plain, api} ← key ← {cluster, protocol} ← authority ← {controller, enrollment, rest, agent, serve} ← cli. The test
+//! {plain, api} ← key ← {cluster, protocol} ← {authority, audit, actions} ← {controller, enrollment, rest, agent,
+//! serve} ← {cli, bin}. The test
 //! reads the paths in each file of a folder, in `use` lines and elsewhere. A new folder fails the test until it has a row.
 
 use std::{
@@ -12,17 +13,19 @@ use std::{
 use regex::Regex;
 
 /// Each folder, and what it may use besides itself. A row may name only folders above it. A row may lack its folder.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("plain", &[]),
     ("api", &[]),
     ("key", &["plain", "api"]),
     ("cluster", &["api", "key"]),
     ("protocol", &["api", "key"]),
+    ("audit", &["api", "key"]),
+    ("actions", &["api", "key", "cluster"]),
     ("serve", &["cluster"]),
     ("authority", &["plain", "api", "key", "cluster", "protocol"]),
     ("controller", &["plain", "api", "key", "cluster", "authority"]),
     ("enrollment", &["api", "key", "cluster", "protocol", "authority", "serve"]),
-    ("rest", &["api", "key", "cluster", "protocol", "authority", "serve"]),
+    ("rest", &["api", "key", "cluster", "actions", "protocol", "authority", "serve"]),
     ("agent", &["api", "key", "protocol", "serve"]),
     // The wiring.
     (
@@ -41,6 +44,8 @@ const LAYERS: [(&str, &[&str]); 14] = [
             "agent",
         ],
     ),
+    // `kubectl setupkey`.
+    ("bin", &["plain", "api", "key", "cluster", "protocol", "audit", "actions"]),
     ("lib.rs", &[]),
     ("main.rs", &["plain", "api", "cli"]),
 ];

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, io, iter, time::Duration};
 use kube::runtime::watcher;
 
 /// The time limit of [`call`]. kube itself sets no limit on reading an answer.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest silence on a connection. The API server sends a bookmark on most idle watches every minute; see [`is_silence`].
 pub const SILENCE: Duration = Duration::from_secs(90);
@@ -73,6 +73,13 @@ impl fmt::Display for Attempt {
 }
 
 impl Error {
+    /// What was attempted, and on which object.
+    pub fn attempt(&self) -> &Attempt {
+        match self {
+            Error::Api { attempt, .. } | Error::Timeout { attempt, .. } | Error::Unreadable(attempt) => attempt,
+        }
+    }
+
     /// The HTTP status with which the API server answered, if it answered.
     pub fn code(&self) -> Option<u16> {
         match self {
@@ -82,6 +89,14 @@ impl Error {
             },
             _ => None,
         }
+    }
+
+    /// Whether the API server does not know the resource itself, as before a CRD is installed. It answers 404 then too, and
+    /// names no object.
+    pub fn is_missing_resource(&self) -> bool {
+        let Error::Api { source, .. } = self else { return false };
+        let kube::Error::Api(status) = source.as_ref() else { return false };
+        status.code == 404 && status.details.as_ref().is_none_or(|details| details.name.is_empty())
     }
 
     /// The pause that the API server asks for, if it does. A 429 without a figure, from an overloaded server, means one

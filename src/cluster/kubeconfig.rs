@@ -3,7 +3,7 @@
 //! kube's own loader is not used, because it fails or goes astray where a proxy is in the environment; see
 //! [`proxy`](super::proxy).
 
-use std::{ffi::OsString, io};
+use std::{ffi::OsString, io, path::PathBuf};
 
 use kube::{
     Config,
@@ -49,27 +49,48 @@ pub enum Complaint {
     Proxy(#[from] InvalidProxy),
 }
 
-/// Finds the cluster: that of `KUBECONFIG`, if this is set, else that of `~/.kube/config`, if it names one, else the one in
-/// which the process runs.
-///
-/// A `KUBECONFIG` that cannot be used is an error: the process would otherwise work in a cluster that was not meant. An empty
-/// variable counts as not set, as everywhere in Kubernetes. In a pod, no proxy is used.
+/// What a person has chosen on the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// The kubeconfig file, in place of `KUBECONFIG` and `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// The context, in place of the current one.
+    pub context: Option<String>,
+}
+
+/// Finds the cluster of a process that has no choice to make; see [`choose`].
 pub fn find() -> Result<Config, Error> {
-    let files = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty());
-    let unusable = |complaint: Complaint| Error::Unusable { place: place(files.as_ref()), complaint };
-    let kubeconfig = match Kubeconfig::read() {
+    choose(&Choice::default())
+}
+
+/// Finds the cluster: that of the chosen file, or else of `KUBECONFIG`, if this is set, or else of `~/.kube/config`, if it
+/// names one, or else the one in which the process runs.
+///
+/// A file or a context that was chosen and cannot be used is an error, and so is such a `KUBECONFIG`: the process would
+/// otherwise work in a cluster that was not meant. An empty variable counts as not set, as everywhere in Kubernetes. In a pod,
+/// no proxy is used.
+pub fn choose(choice: &Choice) -> Result<Config, Error> {
+    let variable = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty());
+    let is_open = variable.is_none() && choice.kubeconfig.is_none() && choice.context.is_none();
+    let unusable = |complaint: Complaint| Error::Unusable { place: place(choice, variable.as_ref()), complaint };
+    let read = choice.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
+    let kubeconfig = match read {
         Ok(kubeconfig) => kubeconfig,
-        Err(error) if files.is_none() && is_missing(&error) => return in_cluster(),
+        Err(error) if is_open && is_missing(&error) => return in_cluster(),
         Err(error) => return Err(unusable(error.into())),
     };
-    match config_of(&kubeconfig, &ProxyVariables::of_process()) {
-        Err(Complaint::Invalid(KubeconfigError::CurrentContextNotSet)) if files.is_none() => in_cluster(),
+    match config_of(&kubeconfig, choice.context.as_deref(), &ProxyVariables::of_process()) {
+        Err(Complaint::Invalid(KubeconfigError::CurrentContextNotSet)) if is_open => in_cluster(),
         found => found.map_err(unusable),
     }
 }
 
-fn place(files: Option<&OsString>) -> String {
-    files.map_or_else(|| "~/.kube/config".to_owned(), |files| format!("KUBECONFIG {}", files.display()))
+fn place(choice: &Choice, variable: Option<&OsString>) -> String {
+    match (&choice.kubeconfig, variable) {
+        (Some(file), _) => format!("--kubeconfig {}", file.display()),
+        (None, Some(files)) => format!("KUBECONFIG {}", files.display()),
+        (None, None) => "~/.kube/config".to_owned(),
+    }
 }
 
 fn is_missing(error: &KubeconfigError) -> bool {
@@ -84,9 +105,9 @@ fn in_cluster() -> Result<Config, Error> {
     Config::incluster().map_err(|_| Error::None)
 }
 
-/// The configuration of the current context.
-fn config_of(kubeconfig: &Kubeconfig, variables: &ProxyVariables) -> Result<Config, Complaint> {
-    let current = kubeconfig.current_context.as_deref().filter(|name| !name.is_empty());
+/// The configuration of this context, or of the current one.
+fn config_of(kubeconfig: &Kubeconfig, context: Option<&str>, variables: &ProxyVariables) -> Result<Config, Complaint> {
+    let current = context.or(kubeconfig.current_context.as_deref()).filter(|name| !name.is_empty());
     let name = current.ok_or(KubeconfigError::CurrentContextNotSet)?;
     let context = kubeconfig.contexts.iter().find(|context| context.name == name);
     let context =

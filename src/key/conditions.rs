@@ -140,6 +140,12 @@ pub fn is_ready(key: &SetupKey) -> bool {
     key.status.as_ref().is_some_and(|status| is_true(status, READY))
 }
 
+/// Why a person must act, in the words of the condition `Ready`; `None` if there is nothing for a person to do.
+pub fn stalled(key: &SetupKey) -> Option<&str> {
+    let status = key.status.as_ref().filter(|status| is_true(status, STALLED))?;
+    condition(status, READY).map(|ready| ready.message.as_str())
+}
+
 /// What a condition says.
 #[derive(Clone)]
 pub struct Finding {

@@ -5,17 +5,11 @@
 
 use std::time::Duration;
 
-use kube::{ResourceExt, api::ListParams};
-use tokio::time::{Instant, timeout_at};
+use kube::ResourceExt;
 
-use super::{
-    creation::{FIRST_PAUSE, LONGEST_PAUSE},
-    keys::CallerKeys,
-    refusal::Refusal,
-};
+use super::{keys::CallerKeys, refusal::Refusal};
 use crate::{
     api::SetupKey,
-    cluster::call::{Attempt, call},
     key::conditions::{GROUP_NOT_FOUND, READY, STALLED, condition, is_ready, is_true},
 };
 
@@ -30,7 +24,7 @@ impl CallerKeys {
                 "{place} was changed, do not repeat the call; {authority} has not taken it up: {why}"
             ))
         };
-        let seen = self.until(&changed, patience, |key| {
+        let seen = self.keys.until(&changed, patience, |key| {
             let Some(key) = key else { return Some(Err(Refusal::NotFound(id(&changed)))) };
             let status = key.status.as_ref()?;
             if status.observed_generation < changed.metadata.generation {
@@ -41,53 +35,21 @@ impl CallerKeys {
             let waits = is_true(status, STALLED) || ready.reason == GROUP_NOT_FOUND;
             if waits { Some(Err(not_there(&ready.message))) } else { is_ready(key).then(|| Ok(key.clone())) }
         });
-        let (answer, last) = seen.await;
-        answer.unwrap_or_else(|| Err(not_there(&why(last.as_ref()))))
+        let waited = seen.await;
+        waited.answer.unwrap_or_else(|| Err(not_there(&why(waited.last.as_ref()))))
     }
 
     /// Waits until the key has left its authority and the `SetupKey` is gone, for at most `patience`.
     pub(super) async fn gone(&self, deleted: &SetupKey, patience: Duration) -> Result<(), Refusal> {
         let Some(authority) = &deleted.spec.authority_ref else { return Ok(()) };
-        let (answer, last) = self.until(deleted, patience, |key| key.is_none().then_some(())).await;
-        answer.ok_or_else(|| {
+        let waited = self.keys.until(deleted, patience, |key| key.is_none().then_some(())).await;
+        waited.answer.ok_or_else(|| {
             let (namespace, name, authority) = (&self.namespace, deleted.name_any(), &authority.name);
-            let why = why(last.as_ref());
+            let why = why(waited.last.as_ref());
             Refusal::NotThereYet(format!(
                 "SetupKey {namespace}/{name} is being deleted, do not repeat the call; {authority} still has the key: {why}"
             ))
         })
-    }
-
-    /// Looks at a key, again and again, until `look` has an answer. Returns that, if it came in time, and the key as last seen.
-    async fn until<T>(
-        &self,
-        key: &SetupKey,
-        patience: Duration,
-        look: impl Fn(Option<&SetupKey>) -> Option<T>,
-    ) -> (Option<T>, Option<SetupKey>) {
-        let (deadline, mut pause) = (Instant::now() + patience, FIRST_PAUSE);
-        let mut last = None;
-        loop {
-            if let Ok(Ok(seen)) = timeout_at(deadline, self.seen(key)).await {
-                if let Some(answer) = look(seen.as_ref()) {
-                    return (Some(answer), seen);
-                }
-                last = seen;
-            }
-            if Instant::now() + pause > deadline {
-                return (None, last);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// This `SetupKey` as it is now, if it is there. By a list, because that right is needed for the call anyway.
-    async fn seen(&self, key: &SetupKey) -> Result<Option<SetupKey>, Refusal> {
-        let name = key.name_any();
-        let params = ListParams::default().fields(&format!("metadata.name={name}"));
-        let listed = call(Attempt::on("read SetupKey", &self.namespace, &name), self.keys.list(&params)).await?;
-        Ok(listed.items.into_iter().find(|seen| seen.metadata.uid == key.metadata.uid))
     }
 }
 

@@ -9,26 +9,13 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 use kube::{Api, api::PostParams};
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    keys::{CallerKeys, FIELD_MANAGER},
-    refusal::Refusal,
-};
+use super::{keys::CallerKeys, refusal::Refusal};
 use crate::{
+    actions::{FIRST_PAUSE, LONGEST_PAUSE},
     api::SetupKey,
-    cluster::{
-        ObjectName,
-        call::{Attempt, call},
-        secrets,
-    },
-    key::{
-        Digest, KeyValue,
-        conditions::{READY, STALLED, condition, is_true},
-    },
+    cluster::call::{Attempt, call},
+    key::{KeyValue, conditions::stalled},
 };
-
-/// The pause between two reads of a key that is not issued yet: doubled from the first to the longest.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 impl CallerKeys {
     /// Creates a key and waits until it is issued, for at most `patience`.
@@ -41,9 +28,7 @@ impl CallerKeys {
                 self.namespace
             )));
         }
-        let attempt = Attempt::to(format!("create a SetupKey in namespace {}", self.namespace));
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        let created = call(attempt, self.keys.create(&params, key)).await;
+        let created = self.keys.create(&self.namespace, key, false).await;
         let created = created.map_err(|error| {
             let in_doubt = error.code() != Some(404);
             match error.into() {
@@ -68,7 +53,7 @@ impl CallerKeys {
             spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() },
             ..SelfSubjectAccessReview::default()
         };
-        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.keys.client.clone());
         let attempt = Attempt::to("ask what the caller may do");
         match call(attempt, reviews.create(&PostParams::default(), &review)).await {
             Ok(review) => Ok(review.status.is_some_and(|status| status.allowed)),
@@ -99,13 +84,14 @@ impl CallerKeys {
 
     async fn look(&self, created: &SetupKey) -> Look {
         let place = Place::of(created, &self.namespace);
-        let Place { namespace, name, secret } = place;
+        let Place { namespace, name, .. } = place;
         let hidden = |refusal| match refusal {
             Refusal::Forbidden(reason) => Look::Hidden(place.known_by(format!("permission denied: {reason}"))),
             refusal => Look::NotYet(place.known_by(refusal)),
         };
         let attempt = Attempt::on("read SetupKey", namespace, name);
-        let key = match call(attempt, self.keys.get_opt(name)).await {
+        let keys: Api<SetupKey> = Api::namespaced(self.keys.client.clone(), namespace);
+        let key = match call(attempt, keys.get_opt(name)).await {
             Ok(Some(key)) if key.metadata.uid == created.metadata.uid => key,
             Ok(_) => return Look::Stuck(place.deleted()),
             Err(error) => return hidden(error.into()),
@@ -113,16 +99,11 @@ impl CallerKeys {
         if let Some(reason) = stalled(&key) {
             return Look::Stuck(place.not_to_be_issued(reason));
         }
-        let digest = key.status.as_ref().and_then(|status| status.id.as_ref().and(status.digest.clone()));
-        let Some(digest) = digest else { return Look::NotYet(place.not_issued_yet()) };
-        let value = match secrets::read(&self.client, &ObjectName::new(namespace, secret)).await {
-            Ok(data) => data.and_then(|data| KeyValue::parse(data.get(key.secret_key())?)),
-            Err(error) => return hidden(error.into()),
-        };
-        match value {
-            Some(value) if Digest::of(value.expose()).as_str() == digest => Look::Issued(Box::new((key, value))),
-            // The Secret changed after the status was written. The controller is about to repair it.
-            _ => Look::NotYet(place.not_issued_yet()),
+        match self.keys.value(&key).await {
+            Ok(Some(value)) => Look::Issued(Box::new((key, value))),
+            // Or the Secret changed after the status was written, and the controller is about to repair it.
+            Ok(None) => Look::NotYet(place.not_issued_yet()),
+            Err(error) => hidden(error.into()),
         }
     }
 }
@@ -174,10 +155,4 @@ enum Look {
     Hidden(String),
     /// Waiting longer does not help.
     Stuck(String),
-}
-
-/// Why a person must act before the key can be issued.
-fn stalled(key: &SetupKey) -> Option<&str> {
-    let status = key.status.as_ref().filter(|status| is_true(status, STALLED))?;
-    condition(status, READY).map(|ready| ready.message.as_str())
 }

@@ -4,39 +4,36 @@ use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions},
-    core::DeserializeGuard,
+    Api, Client, ResourceExt,
+    api::{DeleteParams, ListParams, Preconditions},
 };
 use serde_json::json;
 
 use super::{refusal::Refusal, translate::Change};
 use crate::{
+    actions::Keys,
     api::SetupKey,
-    cluster::{
-        call::{Attempt, call},
-        pages,
-    },
+    cluster::call::{Attempt, TIME_LIMIT, call},
     key::KeyId,
 };
 
 /// The field manager of this API's writes.
-pub(super) const FIELD_MANAGER: &str = "setupkey-api";
+const FIELD_MANAGER: &str = "setupkey-api";
 
 /// How often a change is sent when other writes of the same key come first.
 const ATTEMPTS: usize = 5;
 
 /// The keys of one namespace, with the rights of one caller.
 pub struct CallerKeys {
-    pub(super) client: Client,
-    pub(super) keys: Api<SetupKey>,
+    pub(super) keys: Keys,
     pub(super) namespace: String,
 }
 
 impl CallerKeys {
     /// The keys of this namespace, with the rights of the client.
     pub fn new(client: Client, namespace: &str) -> Self {
-        Self { keys: Api::namespaced(client.clone(), namespace), client, namespace: namespace.to_owned() }
+        let keys = Keys { client, manager: FIELD_MANAGER, limit: TIME_LIMIT };
+        Self { keys, namespace: namespace.to_owned() }
     }
 
     /// All keys, a page at a time. A key that cannot be decoded is logged and left out, so that it does not hide the others.
@@ -59,18 +56,14 @@ impl CallerKeys {
     }
 
     fn select(&self, params: ListParams) -> impl Stream<Item = Result<Vec<SetupKey>, Refusal>> {
-        let keys: Api<DeserializeGuard<SetupKey>> = Api::namespaced(self.client.clone(), &self.namespace);
-        let attempt = Attempt::to(format!("list SetupKeys of namespace {}", self.namespace));
-        let usable = |DeserializeGuard(key): DeserializeGuard<SetupKey>| match key {
-            Ok(key) => key.metadata.deletion_timestamp.is_none().then_some(key),
-            Err(invalid) => {
+        let pages = self.keys.pages(Some(&self.namespace), params).err_into();
+        pages.map_ok(|page| {
+            for invalid in page.undecodable {
                 let name = invalid.metadata.name.as_deref().unwrap_or_default();
                 tracing::warn!(namespace = self.namespace, name, error = invalid.error, "cannot decode a SetupKey");
-                None
             }
-        };
-        let pages = pages::list(keys, params, attempt).err_into();
-        pages.map_ok(move |page| page.into_iter().filter_map(usable).collect())
+            page.keys.into_iter().filter(|key| key.metadata.deletion_timestamp.is_none()).collect()
+        })
     }
 
     /// Changes both fields in one write, so that of two concurrent changes one wins as a whole.
@@ -81,17 +74,8 @@ impl CallerKeys {
         for _ in 0..ATTEMPTS {
             let key = self.find(id).await?;
             change.allowed_for(&key)?;
-            let name = key.name_any();
-            // With the UID as a precondition, the patch fails if another SetupKey has taken the name.
-            let patch = json!({
-                "apiVersion": SetupKey::api_version(&()),
-                "kind": SetupKey::kind(&()),
-                "metadata": { "uid": key.metadata.uid },
-                "spec": { "revoked": change.revoked, "autoGroups": change.auto_groups },
-            });
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            let attempt = Attempt::on("change SetupKey", &self.namespace, &name);
-            match call(attempt, self.keys.patch(&name, &params, &Patch::Merge(patch))).await {
+            let spec = json!({ "revoked": change.revoked, "autoGroups": change.auto_groups });
+            match self.keys.patch(&key, json!({ "spec": spec })).await {
                 Ok(changed) => return self.taken_up(changed, patience).await,
                 Err(error) if error.code() == Some(404) => {}
                 Err(error) if error.code() == Some(409) => lost = error.into(),
@@ -108,7 +92,8 @@ impl CallerKeys {
         let same = Preconditions { uid: key.metadata.uid.clone(), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
         let attempt = Attempt::on("delete SetupKey", &self.namespace, &name);
-        match call(attempt, self.keys.delete(&name, &params)).await {
+        let keys: Api<SetupKey> = Api::namespaced(self.keys.client.clone(), &self.namespace);
+        match call(attempt, keys.delete(&name, &params)).await {
             Ok(_) => self.gone(&key, patience).await.map(|()| key),
             // Another request deleted the key first. A conflict means that a new SetupKey has its name.
             Err(error) if matches!(error.code(), Some(404 | 409)) => Err(Refusal::NotFound(id.to_string())),

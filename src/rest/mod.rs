@@ -7,7 +7,6 @@
 mod at_authority;
 mod caller;
 mod creation;
-mod gitops;
 mod keys;
 mod listing;
 mod refusal;

@@ -20,7 +20,6 @@ use serde_json::json;
 
 use super::{
     caller::{Caller, Cluster},
-    gitops,
     keys::CallerKeys,
     listing::Lists,
     refusal::{self, JSON_UTF8, Refusal},
@@ -28,6 +27,7 @@ use super::{
     wire::{self, JSON},
 };
 use crate::{
+    actions::gitops,
     api::SetupKey,
     authority::netbird::json::SetupKeyAnswer,
     cluster::Clock,

@@ -4,23 +4,11 @@
 use kube::core::Status;
 use serde::de::IgnoredAny;
 
+use crate::actions::rights;
+
 /// Which right is missing, or what else has forbidden the request, such as a quota.
 pub fn forbidden(message: &str) -> String {
-    missing_right(message).unwrap_or_else(|| of_a_policy(message).to_owned())
-}
-
-/// As in `setupkeys.setupkey.dev "k" is forbidden: User "ann" cannot delete resource "setupkeys" in API group "setupkey.dev" in
-/// the namespace "n"`.
-fn missing_right(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("User \"")?;
-    let (user, rest) = rest.split_once("\" cannot ")?;
-    let (verb, rest) = rest.split_once(" resource \"")?;
-    let (resource, rest) = rest.split_once("\" in API group \"")?;
-    let (group, rest) = rest.split_once('"')?;
-    let group = if group.is_empty() { String::new() } else { format!(".{group}") };
-    let namespace = rest.split_once("in the namespace \"").and_then(|(_, rest)| rest.split_once('"'));
-    let place = namespace.map(|(namespace, _)| format!(" in namespace {namespace}")).unwrap_or_default();
-    Some(format!("{user} may not {verb} {resource}{group}{place}"))
+    rights::missing(message).unwrap_or_else(|| of_a_policy(message).to_owned())
 }
 
 /// What is wrong with the values of a request: the violations that the rules of the CRD or an admission policy report, with
@@ -78,15 +66,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-
-    #[test]
-    fn a_missing_right_is_said_in_a_few_words() {
-        let message = "setupkeys.setupkey.dev \"k\" is forbidden: User \"system:serviceaccount:n:ann\" cannot delete resource \"setupkeys\" in API group \"setupkey.dev\" in the namespace \"n\": RBAC: not found";
-        let said = "system:serviceaccount:n:ann may not delete setupkeys.setupkey.dev in namespace n";
-        assert_eq!(forbidden(message), said);
-        let message = "secrets \"k\" is forbidden: User \"ann\" cannot get resource \"secrets\" in API group \"\" in the namespace \"n\"";
-        assert_eq!(forbidden(message), "ann may not get secrets in namespace n");
-    }
 
     #[test]
     fn quotas_and_webhooks_speak_for_themselves() {

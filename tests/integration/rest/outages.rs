@@ -79,7 +79,7 @@ async fn who_turns_out_not_to_see_the_key_is_told_where_it_is() {
     let key = json!({
         "apiVersion": "setupkey.dev/v1alpha1", "kind": "SetupKey",
         "metadata": { "name": "office-x7k2p", "namespace": "default", "uid": "u" }, "spec": {},
-        "status": { "digest": "d", "id": "dc2dqmtqmd2tbgsp86m0" },
+        "status": { "digest": "d", "id": "dc2dqmtqmd2tbgsp86m0", "expires": "2099-01-01T00:00:00Z" },
     });
     let found = key.clone();
     // The access review itself is forbidden, so the missing right shows only at the end.
