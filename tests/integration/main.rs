@@ -32,6 +32,7 @@ mod netbird;
 mod observability;
 mod operator_faults;
 mod peers;
+mod plugin;
 mod policies;
 mod process;
 mod requests;

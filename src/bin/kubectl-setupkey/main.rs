@@ -1,0 +1,95 @@
+//! `kubectl setupkey`: what people do with setup keys, day by day.
+//!
+//! kubectl finds this program on the PATH by its name. Each verb is a file; `session.rs` is the way to the cluster,
+//! `print.rs` and `table.rs` are what people and scripts see, and `failure.rs` has the sentences of what goes wrong.
+
+mod failure;
+mod flags;
+mod list;
+mod print;
+mod revoke;
+mod session;
+mod table;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+use flags::{Connection, Look};
+use print::Printer;
+
+/// See, audit, reveal, rotate and revoke the setup keys of a cluster.
+///
+/// It works with SetupKeys of the group setupkey.dev, and with your own rights.
+#[derive(Parser)]
+#[command(
+    name = "kubectl-setupkey",
+    bin_name = "kubectl setupkey",
+    version,
+    args_override_self = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 error, 2 findings of audit.\nMore: docs/plugin.md"
+)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+
+    #[command(flatten)]
+    look: Look,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    List(list::Flags),
+    Revoke(revoke::Revoke),
+    Unrevoke(revoke::Unrevoke),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return print::usage(&error),
+    };
+    let printer = Printer::new(&cli.look);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli, &printer)),
+        Err(error) => Err(Failure::new(format!("the process cannot start: {error}"))),
+    };
+    result.unwrap_or_else(|failure| printer.fail(&failure))
+}
+
+async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
+    let Cli { connection, verb, .. } = cli;
+    match verb {
+        Verb::List(flags) => list::run(flags, &connection, printer).await,
+        Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
+        Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_of_each_verb_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_each_verb_ends_with_the_plain_command() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let last = help.lines().last().unwrap_or_default();
+            assert!(last.trim_start().starts_with("kubectl "), "{}: {help:?}", verb.get_name());
+        }
+    }
+}
