@@ -3,9 +3,11 @@
 //! A finding is advice. It never says that a key is broken: that is in the conditions of the `SetupKey`.
 
 mod readers;
+mod rules;
 
 use chrono::{DateTime, Utc};
-pub use readers::{How, Reader, Readers};
+pub use readers::{How, Reader, Readers, names};
+pub use rules::{Evidence, Finding, RULES, Rule, findings};
 use schemars::JsonSchema;
 use serde::Serialize;
 

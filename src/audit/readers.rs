@@ -12,9 +12,12 @@ use serde::Serialize;
 /// The label by which the pods of a `ReplicaSet` differ from those of the others of their Deployment.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
+/// How many workloads are named in a sentence.
+const MOST_NAMES: usize = 5;
+
 /// A workload that reads a Secret.
 #[derive(Clone, Debug, Eq, JsonSchema, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Reader {
     /// The kind of the workload in lower case, such as `deployment`; `pod` for a pod that nothing owns.
     pub kind: String,
@@ -42,7 +45,14 @@ impl fmt::Display for Reader {
 
 /// The readers of Secrets, by namespace and name of the Secret.
 #[derive(Debug, Default)]
-pub struct Readers(BTreeMap<(String, String), BTreeSet<Reader>>);
+pub struct Readers(BTreeMap<(String, String), BTreeSet<Use>>);
+
+/// A reader, and the one data key that it reads; `None` for the whole Secret.
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Use {
+    reader: Reader,
+    data_key: Option<String>,
+}
 
 impl Readers {
     /// The readers that these pods show.
@@ -51,18 +61,40 @@ impl Readers {
         for pod in pods {
             let (Some(spec), Some(namespace)) = (&pod.spec, &pod.metadata.namespace) else { continue };
             let (kind, name) = workload(pod);
-            let uses = mounted(spec).map(|secret| (secret, How::File));
-            for (secret, how) in uses.chain(in_variables(spec).map(|secret| (secret, How::Variable))) {
+            let files = mounted(spec).map(|secret| (secret, None, How::File));
+            let variables = in_variables(spec).map(|(secret, data_key)| (secret, data_key, How::Variable));
+            for (secret, data_key, how) in files.chain(variables) {
                 let of_secret = readers.0.entry((namespace.clone(), secret.to_owned())).or_default();
-                of_secret.insert(Reader { kind: kind.clone(), name: name.clone(), how });
+                let reader = Reader { kind: kind.clone(), name: name.clone(), how };
+                of_secret.insert(Use { reader, data_key: data_key.map(str::to_owned) });
             }
         }
         readers
     }
 
     /// Those of one Secret, sorted by kind and name.
-    pub fn of_secret(&self, namespace: &str, secret: &str) -> impl Iterator<Item = &Reader> {
+    pub fn of_secret(&self, namespace: &str, secret: &str) -> BTreeSet<&Reader> {
+        self.uses(namespace, secret).map(|of| &of.reader).collect()
+    }
+
+    /// Those that read the whole Secret, or one of these data keys of it.
+    pub fn of_data_keys(&self, namespace: &str, secret: &str, data_keys: &[&str]) -> BTreeSet<&Reader> {
+        let is_of_them = |of: &&Use| of.data_key.as_deref().is_none_or(|data_key| data_keys.contains(&data_key));
+        self.uses(namespace, secret).filter(is_of_them).map(|of| &of.reader).collect()
+    }
+
+    fn uses(&self, namespace: &str, secret: &str) -> impl Iterator<Item = &Use> {
         self.0.get(&(namespace.to_owned(), secret.to_owned())).into_iter().flatten()
+    }
+}
+
+/// The workloads by kind and name, each once. Of more than five, the first five and how many more there are.
+pub fn names<'a>(readers: impl IntoIterator<Item = &'a Reader>) -> String {
+    let names: BTreeSet<_> = readers.into_iter().map(ToString::to_string).collect();
+    let shown: Vec<_> = names.iter().take(MOST_NAMES).map(String::as_str).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -88,14 +120,17 @@ fn mounted(spec: &PodSpec) -> impl Iterator<Item = &str> {
     })
 }
 
-fn in_variables(spec: &PodSpec) -> impl Iterator<Item = &str> {
+/// The Secrets in environment variables, each with the data key that is read; `None` for all of them.
+fn in_variables(spec: &PodSpec) -> impl Iterator<Item = (&str, Option<&str>)> {
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     containers.flat_map(|container| {
-        let all = container.env_from.iter().flatten().filter_map(|from| Some(from.secret_ref.as_ref()?.name.as_str()));
-        let single = container.env.iter().flatten();
-        all.chain(
-            single.filter_map(|variable| Some(variable.value_from.as_ref()?.secret_key_ref.as_ref()?.name.as_str())),
-        )
+        let all = container.env_from.iter().flatten();
+        let all = all.filter_map(|from| Some((from.secret_ref.as_ref()?.name.as_str(), None)));
+        let single = container.env.iter().flatten().filter_map(|variable| {
+            let reference = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+            Some((reference.name.as_str(), Some(reference.key.as_str())))
+        });
+        all.chain(single)
     })
 }
 
@@ -113,7 +148,7 @@ mod tests {
 
     fn of_secret(pod: Pod) -> Vec<(String, How)> {
         let readers = Readers::of(&[pod]);
-        readers.of_secret("n", "s").map(|reader| (reader.to_string(), reader.how)).collect()
+        readers.of_secret("n", "s").into_iter().map(|reader| (reader.to_string(), reader.how)).collect()
     }
 
     #[test]
@@ -151,5 +186,26 @@ mod tests {
         assert_eq!(of("ReplicaSet", "by-hand"), "replicaset/by-hand");
         assert_eq!(of("DaemonSet", "router"), "daemonset/router");
         assert_eq!(of("Job", "migrate"), "job/migrate");
+    }
+
+    #[test]
+    fn a_variable_from_another_data_key_does_not_read_the_key() {
+        let variables = json!({ "containers": [{ "name": "c", "env": [
+            { "name": "NB_MANAGEMENT_URL", "valueFrom": { "secretKeyRef": { "name": "s", "key": "url" } } },
+        ] }] });
+        let readers = Readers::of(&[pod(json!({}), variables)]);
+        assert_eq!(readers.of_data_keys("n", "s", &["setup-key"]).len(), 0);
+        assert_eq!(readers.of_data_keys("n", "s", &["setup-key", "url"]).len(), 1);
+        let all = json!({ "containers": [{ "name": "c", "envFrom": [{ "secretRef": { "name": "s" } }] }] });
+        assert_eq!(Readers::of(&[pod(json!({}), all)]).of_data_keys("n", "s", &["setup-key"]).len(), 1);
+    }
+
+    #[test]
+    fn of_many_workloads_the_first_are_named() {
+        let of = |number: usize| Reader { kind: "pod".to_owned(), name: format!("p{number}"), how: How::File };
+        let twice = [of(1), Reader { how: How::Variable, ..of(1) }, of(2)];
+        assert_eq!(names(&twice), "pod/p1, pod/p2");
+        let many: Vec<_> = (1..=7).map(of).collect();
+        assert_eq!(names(&many), "pod/p1, pod/p2, pod/p3, pod/p4, pod/p5 and 2 more");
     }
 }
