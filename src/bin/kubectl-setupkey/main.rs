@@ -3,6 +3,7 @@
 //! kubectl finds this program on the PATH by its name. Each verb is a file; `session.rs` is the way to the cluster,
 //! `print.rs` and `table.rs` are what people and scripts see, and `failure.rs` has the sentences of what goes wrong.
 
+mod audit;
 mod failure;
 mod flags;
 mod list;
@@ -46,6 +47,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     List(list::Flags),
+    Audit(audit::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
 }
@@ -68,6 +70,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
     let Cli { connection, verb, .. } = cli;
     match verb {
         Verb::List(flags) => list::run(flags, &connection, printer).await,
+        Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
     }

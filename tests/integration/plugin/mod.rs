@@ -1,6 +1,8 @@
 //! `kubectl setupkey`, run by kubectl itself on a real control plane.
 
+mod audit;
 mod list;
+mod workloads;
 
 use std::{
     path::Path,
