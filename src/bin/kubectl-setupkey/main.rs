@@ -9,7 +9,10 @@ mod flags;
 mod list;
 mod print;
 mod revoke;
+#[cfg(test)]
+mod schemas;
 mod session;
+mod status;
 mod table;
 mod words;
 
@@ -47,6 +50,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     List(list::Flags),
+    Status(status::Flags),
     Audit(audit::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
@@ -70,6 +74,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
     let Cli { connection, verb, .. } = cli;
     match verb {
         Verb::List(flags) => list::run(flags, &connection, printer).await,
+        Verb::Status(flags) => status::run(flags, &connection, printer).await,
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,

@@ -2,6 +2,8 @@
 
 mod audit;
 mod list;
+mod schemas;
+mod status;
 mod workloads;
 
 use std::{

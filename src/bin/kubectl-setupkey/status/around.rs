@@ -1,0 +1,91 @@
+//! What is read about one key: the `SetupKey`, and what is around it as far as the caller may see it.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use kube::{Api, Resource, api::ListParams};
+use serde::de::DeserializeOwned;
+use setupkey_operator::{
+    api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, Peer, SetupKey, metadata::KEY_LABEL},
+    cluster::call::{Attempt, Error, call_within},
+};
+
+use crate::{failure::Failure, session::Session};
+
+/// A part of the report, or why it is not shown, as in "you may not list pods".
+pub type Part<T> = Result<T, String>;
+
+/// What is around a key.
+pub struct Around {
+    /// The pods of the namespace.
+    pub pods: Part<Vec<Pod>>,
+    /// The Peers with the label of the key.
+    pub peers: Part<Vec<Peer>>,
+    /// The events about `SetupKey`s of this name.
+    pub events: Part<Vec<Event>>,
+    /// The URL of the authority; `None` for a key of the cluster itself.
+    pub authority_url: Option<Part<String>>,
+}
+
+impl Around {
+    /// Reads the key of this name and what is around it. Without the key, the rest does not matter.
+    pub async fn read(session: &Session, name: &str) -> Result<(SetupKey, Self), Failure> {
+        let of_key = ListParams::default().labels(&format!("{KEY_LABEL}={name}"));
+        let about_key = ListParams::default().fields(&format!("regarding.kind=SetupKey,regarding.name={name}"));
+        let (keys, namespace) = (&session.keys, Some(session.namespace.as_str()));
+        let (key, pods, peers, events) = futures::join!(
+            session.key(name),
+            keys.list_of::<Pod>("pods", namespace, ListParams::default()),
+            keys.list_of::<Peer>("Peers", namespace, of_key),
+            keys.list_of::<Event>("events", namespace, about_key),
+        );
+        let key = key?;
+        let authority_url = match &key.spec.authority_ref {
+            None => None,
+            Some(authority) => Some(url(session, authority).await),
+        };
+        let around = Self {
+            pods: pods.map_err(|error| hidden(&error, "list pods")),
+            peers: peers.map_err(|error| hidden(&error, "list peers.setupkey.dev")),
+            events: events.map_err(|error| hidden(&error, "list events.events.k8s.io")),
+            authority_url,
+        };
+        Ok((key, around))
+    }
+}
+
+/// Why a part is not shown.
+fn hidden(error: &Error, right: &str) -> String {
+    match error.code() {
+        Some(403) => format!("you may not {right}"),
+        _ => error.why(),
+    }
+}
+
+/// The URL of an authority, as its spec has it.
+async fn url(session: &Session, authority: &AuthorityReference) -> Part<String> {
+    let (client, namespace) = (session.keys.client.clone(), session.namespace.as_str());
+    let name = authority.name.as_str();
+    match authority.kind {
+        AuthorityKind::Authority => {
+            let attempt = Attempt::on("read Authority", namespace, name);
+            let found = get(session, attempt, Api::<Authority>::namespaced(client, namespace), name).await;
+            found
+                .map(|authority| authority.spec.netbird.url)
+                .map_err(|error| hidden(&error, "get authorities.setupkey.dev"))
+        }
+        AuthorityKind::ClusterAuthority => {
+            let attempt = Attempt::to(format!("read ClusterAuthority {name}"));
+            let found = get(session, attempt, Api::<ClusterAuthority>::all(client), name).await;
+            let right = "get clusterauthorities.setupkey.dev";
+            found.map(|authority| authority.spec.netbird.url).map_err(|error| hidden(&error, right))
+        }
+    }
+}
+
+async fn get<K>(session: &Session, attempt: Attempt, api: Api<K>, name: &str) -> Result<K, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    call_within(session.keys.limit, attempt, api.get(name)).await
+}
