@@ -79,7 +79,20 @@ impl Keys {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        pages::list(scoped::<K>(&self.client, namespace), params, list_of(kind, namespace)).try_concat().await
+        self.pages_of(kind, namespace, params).try_concat().await
+    }
+
+    /// The same a page at a time, for objects that can be many and of which little is kept.
+    pub fn pages_of<K>(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        params: ListParams,
+    ) -> impl Stream<Item = Result<Vec<K>, Error>> + use<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        pages::list(scoped::<K>(&self.client, namespace), params, list_of(kind, namespace))
     }
 
     /// The key of this name, if there is one. A caller who may list keys and not get them is answered too.

@@ -58,18 +58,23 @@ impl Readers {
     /// The readers that these pods show.
     pub fn of(pods: &[Pod]) -> Self {
         let mut readers = Self::default();
+        readers.add(pods);
+        readers
+    }
+
+    /// Adds the readers that these pods show.
+    pub fn add(&mut self, pods: &[Pod]) {
         for pod in pods {
             let (Some(spec), Some(namespace)) = (&pod.spec, &pod.metadata.namespace) else { continue };
             let (kind, name) = workload(pod);
             let files = mounted(spec).map(|secret| (secret, None, How::File));
             let variables = in_variables(spec).map(|(secret, data_key)| (secret, data_key, How::Variable));
             for (secret, data_key, how) in files.chain(variables) {
-                let of_secret = readers.0.entry((namespace.clone(), secret.to_owned())).or_default();
+                let of_secret = self.0.entry((namespace.clone(), secret.to_owned())).or_default();
                 let reader = Reader { kind: kind.clone(), name: name.clone(), how };
                 of_secret.insert(Use { reader, data_key: data_key.map(str::to_owned) });
             }
         }
-        readers
     }
 
     /// Those of one Secret, sorted by kind and name.

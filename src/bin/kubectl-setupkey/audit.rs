@@ -1,17 +1,18 @@
 //! `kubectl setupkey audit`.
 
-use std::process::ExitCode;
+use std::{pin::pin, process::ExitCode};
 
 use clap::ValueEnum;
-use futures::future::OptionFuture;
+use futures::{StreamExt, future::OptionFuture};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use schemars::JsonSchema;
 use serde::Serialize;
 use setupkey_operator::{
-    actions::rights,
+    actions::{Keys, rights},
     api::Lifetime,
     audit::{Evidence, Finding, RULES, Readers, Rule, Severity, Thresholds, findings},
+    cluster::call,
 };
 
 use crate::{
@@ -111,20 +112,21 @@ pub struct Audit {
 pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Result<ExitCode, Failure> {
     let rules = chosen(&flags)?;
     let session = Session::start(connection)?;
-    let pods = OptionFuture::from(
-        rules.iter().any(|rule| rule.evidence == Evidence::Pods).then(|| readers(&session, &flags.selection)),
-    );
-    let (keys, readers) = futures::join!(session.select(&flags.selection, printer), pods);
-    let (keys, readers) = (keys?, readers.transpose()?);
-    let (readers, forbidden) = match readers {
-        Some(Seen::Readers(readers)) => (Some(readers), None),
-        Some(Seen::Forbidden(why)) => (None, Some(why)),
-        None => (None, None),
+    let scope = session.scope(&flags.selection);
+    let need_pods = rules.iter().any(|rule| rule.evidence == Evidence::Pods);
+    let readers = OptionFuture::from(need_pods.then(|| readers(&session.keys, scope)));
+    let (keys, readers) = futures::join!(session.select(&flags.selection, printer), readers);
+    let keys = keys?;
+    let (readers, forbidden) = match readers.transpose() {
+        Ok(readers) => (readers, None),
+        Err(error) if error.code() == Some(403) => (None, Some(error.why())),
+        Err(error) => return Err(error.into()),
     };
     let (skipped, rules): (Vec<_>, Vec<_>) =
         rules.into_iter().partition(|rule| forbidden.is_some() && rule.evidence == Evidence::Pods);
     let skipped: Vec<_> = skipped.into_iter().map(|rule| rule.id).collect();
     if let Some(why) = forbidden {
+        let why = rights::missing(&why).unwrap_or(why);
         let skips = skips(&skipped);
         if rules.is_empty() {
             return Err(Failure::new(format!("{skips}, and no other rule is chosen: {why}")));
@@ -145,7 +147,7 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
         Format::Name => printer.print(&names(&audit.findings))?,
         Format::Table | Format::Wide => {
             printer.print(&table(&audit.findings, flags.output.no_headers))?;
-            printer.note(&summary(&audit, session.scope(&flags.selection)));
+            printer.note(&summary(&audit, scope));
         }
     }
     let fails = audit.findings.iter().any(|finding| flags.fail_on.includes(finding.severity));
@@ -173,23 +175,14 @@ fn rule(id: &str) -> Result<&'static Rule, String> {
     RULES.iter().find(|rule| rule.id.eq_ignore_ascii_case(id)).ok_or_else(|| format!("the rules are {}", known()))
 }
 
-/// What the caller may see of the workloads that read Secrets.
-enum Seen {
-    Readers(Readers),
-    /// The caller may not list pods, and why.
-    Forbidden(String),
-}
-
-async fn readers(session: &Session, selection: &Selection) -> Result<Seen, Failure> {
-    let pods = session.keys.list_of::<Pod>("pods", session.scope(selection), ListParams::default()).await;
-    match pods {
-        Ok(pods) => Ok(Seen::Readers(Readers::of(&pods))),
-        Err(error) if error.code() == Some(403) => {
-            let why = error.why();
-            Ok(Seen::Forbidden(rights::missing(&why).unwrap_or(why)))
-        }
-        Err(error) => Err(error.into()),
+/// The workloads that read Secrets. Pods are read a page at a time, because a cluster has many and little of each is kept.
+pub async fn readers(keys: &Keys, namespace: Option<&str>) -> Result<Readers, call::Error> {
+    let mut readers = Readers::default();
+    let mut pages = pin!(keys.pages_of::<Pod>("pods", namespace, ListParams::default()));
+    while let Some(pods) = pages.next().await {
+        readers.add(&pods?);
     }
+    Ok(readers)
 }
 
 /// "SK008 and SK009 are skipped".

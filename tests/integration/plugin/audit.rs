@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::{
     Person, Said, ago, ahead, issued,
-    workloads::{has_in_variable, mounts, pod_of},
+    workloads::{has_in_variable, lone_pods, mounts, pod_of},
 };
 use crate::harness::Cluster;
 
@@ -219,4 +219,16 @@ async fn plugin_audit_tells_of_keys_that_it_cannot_read() {
     let said = Person::administrator(&empty).runs(&["audit", "--fail-on", "info"]);
     let nothing = format!("No SetupKeys found in namespace {}.\n", empty.namespace);
     assert_eq!((said.code, said.out.as_str(), said.err), (0, "", nothing));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugin_audit_reads_the_pods_of_all_pages() {
+    let cluster = Cluster::for_test("plugin-audit-pages").await;
+    issued(&cluster, "office", json!({ "usageLimit": 5 }), json!({})).await;
+    let mut pods: Vec<_> = (100..200).map(|number| (format!("pod-{number}"), mounts("other"))).collect();
+    // The second page has this one alone.
+    pods.push(("z".to_owned(), has_in_variable("office", "setup-key")));
+    lone_pods(&cluster, pods).await;
+    let json = Person::administrator(&cluster).runs(&["audit", "--rule", "SK009", "-o", "json"]).json();
+    assert_eq!(json["findings"][0]["finding"], "read as env variable by pod/z");
 }

@@ -55,11 +55,28 @@ pub async fn pod_of(cluster: &Cluster, workload: &str, spec: Value) {
         }),
     );
     json_patch::merge(&mut template, &json!({ "spec": spec }));
-    // The namespace has its ServiceAccount a moment later.
+    account(cluster).await;
+    created(cluster, &template);
+}
+
+/// Creates pods that nothing owns, by name.
+pub async fn lone_pods(cluster: &Cluster, pods: Vec<(String, Value)>) {
+    let pods = pods.into_iter().map(|(name, change)| {
+        let spec = json!({ "automountServiceAccountToken": false, "containers": [container(&json!({}))] });
+        let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": spec });
+        json_patch::merge(&mut pod["spec"], &change);
+        pod
+    });
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": pods.collect::<Vec<_>>() });
+    account(cluster).await;
+    cluster.kubectl_ok(&["create", "-f", "-"], &list.to_string());
+}
+
+/// Waits for the `ServiceAccount` of pods. The namespace has it a moment later.
+async fn account(cluster: &Cluster) {
     let account =
         || async { cluster.kubectl(&["get", "serviceaccount", "default"], "").status.success().then_some(()) };
-    eventually("the ServiceAccount of the pod", account).await;
-    created(cluster, &template);
+    eventually("the ServiceAccount of pods", account).await;
 }
 
 fn container(change: &Value) -> Value {

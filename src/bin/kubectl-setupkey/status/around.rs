@@ -2,23 +2,24 @@
 
 use std::fmt::Debug;
 
-use k8s_openapi::api::{core::v1::Pod, events::v1::Event};
+use k8s_openapi::api::events::v1::Event;
 use kube::{Api, Resource, api::ListParams};
 use serde::de::DeserializeOwned;
 use setupkey_operator::{
     api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, Peer, SetupKey, metadata::KEY_LABEL},
+    audit::Readers,
     cluster::call::{Attempt, Error, call_within},
 };
 
-use crate::{failure::Failure, session::Session};
+use crate::{audit, failure::Failure, session::Session};
 
 /// A part of the report, or why it is not shown, as in "you may not list pods".
 pub type Part<T> = Result<T, String>;
 
 /// What is around a key.
 pub struct Around {
-    /// The pods of the namespace.
-    pub pods: Part<Vec<Pod>>,
+    /// The workloads of the namespace that read Secrets.
+    pub readers: Part<Readers>,
     /// The Peers with the label of the key.
     pub peers: Part<Vec<Peer>>,
     /// The events about `SetupKey`s of this name.
@@ -33,9 +34,9 @@ impl Around {
         let of_key = ListParams::default().labels(&format!("{KEY_LABEL}={name}"));
         let about_key = ListParams::default().fields(&format!("regarding.kind=SetupKey,regarding.name={name}"));
         let (keys, namespace) = (&session.keys, Some(session.namespace.as_str()));
-        let (key, pods, peers, events) = futures::join!(
+        let (key, readers, peers, events) = futures::join!(
             session.key(name),
-            keys.list_of::<Pod>("pods", namespace, ListParams::default()),
+            audit::readers(keys, namespace),
             keys.list_of::<Peer>("Peers", namespace, of_key),
             keys.list_of::<Event>("events", namespace, about_key),
         );
@@ -45,7 +46,7 @@ impl Around {
             Some(authority) => Some(url(session, authority).await),
         };
         let around = Self {
-            pods: pods.map_err(|error| hidden(&error, "list pods")),
+            readers: readers.map_err(|error| hidden(&error, "list pods")),
             peers: peers.map_err(|error| hidden(&error, "list peers.setupkey.dev")),
             events: events.map_err(|error| hidden(&error, "list events.events.k8s.io")),
             authority_url,

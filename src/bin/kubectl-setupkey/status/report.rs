@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use setupkey_operator::{
     api::{AuthorityKind, GROUP, KeyType, Lifetime, Peer, PreviousKey, SetupKey, SetupKeyStatus, State, Timestamp},
-    audit::{Evidence, Finding, RULES, Reader, Readers, Thresholds, findings},
+    audit::{Evidence, Finding, RULES, Reader, Thresholds, findings},
     key::{
         Facts,
         conditions::{READY, VALID, condition, is_ready, stalled},
@@ -180,7 +180,7 @@ impl Report {
                 written
             }),
         });
-        let readers = part(around.pods, |why| shown("readers", why)).map(|pods| Readers::of(&pods));
+        let readers = part(around.readers, |why| shown("readers", why));
         let peers = match authority {
             Some(_) => None,
             None => part(around.peers, |why| shown("peers", why)).map(|peers| Peers::of(key, &peers)),
