@@ -15,7 +15,8 @@ use crate::{
     cluster::{
         ObjectName,
         call::{Attempt, Error, call_within},
-        pages, scoped, secrets,
+        pages::{self, Paging},
+        scoped, secrets,
     },
     key::{Digest, Facts, KeyValue, issued_at},
 };
@@ -27,8 +28,10 @@ pub struct Keys {
     pub client: Client,
     /// The field manager of the writes.
     pub manager: &'static str,
-    /// The time limit of each call, but for lists and Secrets, which have 10 s.
+    /// The time limit of each call, but for Secrets, which have 10 s.
     pub limit: Duration,
+    /// Objects in one page of a list, at most.
+    pub page: u32,
 }
 
 /// One page of a list.
@@ -50,7 +53,7 @@ impl Keys {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        pages::list(keys, params, list_of("SetupKeys", namespace)).map_ok(|page| {
+        pages::list(keys, params, list_of("SetupKeys", namespace), self.paging()).map_ok(|page| {
             let mut read = Page { keys: Vec::with_capacity(page.len()), undecodable: Vec::new() };
             for DeserializeGuard(key) in page {
                 match key {
@@ -92,7 +95,8 @@ impl Keys {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
     {
-        pages::list(scoped::<K>(&self.client, namespace), params, list_of(kind, namespace))
+        let objects = scoped::<K>(&self.client, namespace);
+        pages::list(objects, params, list_of(kind, namespace), self.paging())
     }
 
     /// The key of this name, if there is one. A caller who may list keys and not get them is answered too.
@@ -169,6 +173,10 @@ impl Keys {
         let secret = secrets::read(&self.client, &ObjectName::new(namespace, key.secret_name())).await?;
         let value = secret.and_then(|secret| KeyValue::parse(secret.get(key.secret_key())?));
         Ok(value.filter(|value| Digest::of(value.expose()) == facts.digest))
+    }
+
+    fn paging(&self) -> Paging {
+        Paging { objects: self.page, limit: self.limit }
     }
 
     fn api(&self, namespace: &str) -> Api<SetupKey> {

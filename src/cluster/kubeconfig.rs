@@ -36,8 +36,13 @@ pub enum Complaint {
     #[error(transparent)]
     Invalid(#[from] KubeconfigError),
     /// There is no context with this name.
-    #[error("it has no context {0:?}")]
-    Context(String),
+    #[error("it has no context {name:?}; it has {}", listed(there))]
+    Context {
+        /// The name.
+        name: String,
+        /// The names of the contexts that are there.
+        there: Vec<String>,
+    },
     /// The context names a cluster that is not there.
     #[error("it has no cluster {0:?}")]
     Cluster(String),
@@ -73,8 +78,7 @@ pub fn choose(choice: &Choice) -> Result<Config, Error> {
     let variable = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty());
     let is_open = variable.is_none() && choice.kubeconfig.is_none() && choice.context.is_none();
     let unusable = |complaint: Complaint| Error::Unusable { place: place(choice, variable.as_ref()), complaint };
-    let read = choice.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from);
-    let kubeconfig = match read {
+    let kubeconfig = match read(choice) {
         Ok(kubeconfig) => kubeconfig,
         Err(error) if is_open && is_missing(&error) => return in_cluster(),
         Err(error) => return Err(unusable(error.into())),
@@ -82,6 +86,34 @@ pub fn choose(choice: &Choice) -> Result<Config, Error> {
     match config_of(&kubeconfig, choice.context.as_deref(), &ProxyVariables::of_process()) {
         Err(Complaint::Invalid(KubeconfigError::CurrentContextNotSet)) if is_open => in_cluster(),
         found => found.map_err(unusable),
+    }
+}
+
+/// The contexts that can be chosen.
+pub fn contexts(choice: &Choice) -> Result<Vec<String>, Error> {
+    let variable = std::env::var_os("KUBECONFIG").filter(|files| !files.is_empty());
+    match read(choice) {
+        Ok(kubeconfig) => Ok(names_of_contexts(&kubeconfig)),
+        Err(error) => Err(Error::Unusable { place: place(choice, variable.as_ref()), complaint: error.into() }),
+    }
+}
+
+fn read(choice: &Choice) -> Result<Kubeconfig, KubeconfigError> {
+    choice.kubeconfig.as_ref().map_or_else(Kubeconfig::read, Kubeconfig::read_from)
+}
+
+fn names_of_contexts(kubeconfig: &Kubeconfig) -> Vec<String> {
+    kubeconfig.contexts.iter().map(|context| context.name.clone()).collect()
+}
+
+/// A few names for a sentence.
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let shown: Vec<_> = names.iter().take(MOST).map(|name| format!("{name:?}")).collect();
+    match names.len().checked_sub(MOST) {
+        _ if names.is_empty() => "none".to_owned(),
+        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
+        _ => shown.join(", "),
     }
 }
 
@@ -110,8 +142,9 @@ fn config_of(kubeconfig: &Kubeconfig, context: Option<&str>, variables: &ProxyVa
     let current = context.or(kubeconfig.current_context.as_deref()).filter(|name| !name.is_empty());
     let name = current.ok_or(KubeconfigError::CurrentContextNotSet)?;
     let context = kubeconfig.contexts.iter().find(|context| context.name == name);
+    let context = context.and_then(|context| context.context.as_ref());
     let context =
-        context.and_then(|context| context.context.as_ref()).ok_or_else(|| Complaint::Context(name.to_owned()))?;
+        context.ok_or_else(|| Complaint::Context { name: name.to_owned(), there: names_of_contexts(kubeconfig) })?;
     let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == context.cluster);
     let cluster = cluster
         .and_then(|cluster| cluster.cluster.as_ref())

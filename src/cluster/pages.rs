@@ -8,6 +8,7 @@ use std::{
     error::Error as StdError,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream};
@@ -25,12 +26,12 @@ use serde::de::DeserializeOwned;
 use tower::{Layer, Service};
 
 use super::{
-    call::{Attempt, Error, call, causes},
+    call::{Attempt, Error, TIME_LIMIT, call_within, causes},
     watch_backoff,
 };
 
 /// Objects in one page. A process keeps the memory that it needs to read a page: at 10,000 keys, pages of 500 cost 6 MiB more.
-const OBJECTS: u32 = 100;
+pub const OBJECTS: u32 = 100;
 
 /// The largest page, in bytes. While a page is decoded, it costs about four times as much.
 const BYTES: usize = 6 * 1024 * 1024;
@@ -86,18 +87,39 @@ fn smaller(page: u32) -> u32 {
     (page / 4).max(1)
 }
 
+/// How a list is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Paging {
+    /// Objects in one page, at most.
+    pub objects: u32,
+    /// The time limit of each page.
+    pub limit: Duration,
+}
+
+impl Default for Paging {
+    fn default() -> Self {
+        Self { objects: OBJECTS, limit: TIME_LIMIT }
+    }
+}
+
 /// The objects of a list, a page at a time.
-pub fn list<K>(api: Api<K>, params: ListParams, attempt: Attempt) -> impl Stream<Item = Result<Vec<K>, Error>>
+pub fn list<K>(
+    api: Api<K>,
+    params: ListParams,
+    attempt: Attempt,
+    paging: Paging,
+) -> impl Stream<Item = Result<Vec<K>, Error>>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let start = Some((params, OBJECTS));
+    let start = Some((params, paging.objects));
     stream::unfold(start, move |state| {
         let (api, attempt) = (api.clone(), attempt.clone());
         async move {
             let (params, mut objects) = state?;
             loop {
-                match call(attempt.clone(), api.list(&params.clone().limit(objects))).await {
+                let page = params.clone().limit(objects);
+                match call_within(paging.limit, attempt.clone(), api.list(&page)).await {
                     Ok(page) => {
                         let more = page.metadata.continue_.filter(|more| !more.is_empty());
                         return Some((Ok(page.items), more.map(|more| (params.continue_token(&more), objects))));

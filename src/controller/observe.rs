@@ -13,7 +13,7 @@ use crate::{
     cluster::{
         ObjectName,
         call::{Attempt, Error, call},
-        pages,
+        pages::{self, Paging},
         secrets::{self, SecretData},
     },
     key::{
@@ -119,7 +119,7 @@ pub async fn count_peers(client: &Client, key: &SetupKey, id: &KeyId) -> Result<
     let peers: Api<DeserializeGuard<Peer>> = Api::namespaced(client.clone(), &namespace);
     let joined_with = ListParams::default().labels(&format!("{KEY_ID_LABEL}={id}"));
     let attempt = Attempt::on("count the Peers of SetupKey", &namespace, &key.name_any());
-    let mut pages = pin!(pages::list(peers, joined_with, attempt));
+    let mut pages = pin!(pages::list(peers, joined_with, attempt, Paging::default()));
     let (mut count, mut latest) = (0, 0);
     while let Some(page) = pages.try_next().await? {
         count += i64::try_from(page.len()).unwrap_or(i64::MAX);

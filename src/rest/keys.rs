@@ -13,7 +13,10 @@ use super::{refusal::Refusal, translate::Change};
 use crate::{
     actions::Keys,
     api::SetupKey,
-    cluster::call::{Attempt, TIME_LIMIT, call},
+    cluster::{
+        call::{Attempt, TIME_LIMIT, call},
+        pages::OBJECTS,
+    },
     key::KeyId,
 };
 
@@ -32,7 +35,7 @@ pub struct CallerKeys {
 impl CallerKeys {
     /// The keys of this namespace, with the rights of the client.
     pub fn new(client: Client, namespace: &str) -> Self {
-        let keys = Keys { client, manager: FIELD_MANAGER, limit: TIME_LIMIT };
+        let keys = Keys { client, manager: FIELD_MANAGER, limit: TIME_LIMIT, page: OBJECTS };
         Self { keys, namespace: namespace.to_owned() }
     }
 

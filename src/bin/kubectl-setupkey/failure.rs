@@ -7,6 +7,9 @@ use setupkey_operator::{
     cluster::{call, kubeconfig},
 };
 
+/// How the client's error begins when there is no connection.
+const NO_CONNECTION: &str = "ServiceError: client error (Connect): ";
+
 /// Why a verb could not do its work.
 #[derive(Debug)]
 pub struct Failure {
@@ -64,21 +67,23 @@ impl From<kubeconfig::Error> for Failure {
 
 impl From<call::Error> for Failure {
     fn from(error: call::Error) -> Self {
+        let attempt = error.attempt();
         if error.is_missing_resource() {
             return Self::new(format!(
-                "{error}; the cluster has no SetupKeys: install the CRDs of setupkey-operator, or choose another --context"
+                "could not {attempt}: the cluster has no such resource; install the CRDs of setupkey-operator, or choose another --context"
             ));
         }
-        let attempt = error.attempt();
-        match error.code() {
-            Some(401) => {
-                Self::new(format!("could not {attempt}: the cluster does not accept your credentials; log in again"))
-            }
-            Some(403) => match rights::missing(&error.why()) {
-                Some(right) => Self::new(format!("could not {attempt}: {right}; ask an administrator for that right")),
-                None => Self::new(error.to_string()),
+        let why = error.why();
+        Self::new(match error.code() {
+            Some(401) => format!("could not {attempt}: the cluster does not accept your credentials; log in again"),
+            Some(403) => match rights::missing(&why) {
+                Some(right) => format!("could not {attempt}: {right}; ask an administrator for that right"),
+                None => format!("could not {attempt}: {why}"),
             },
-            _ => Self::new(error.to_string()),
-        }
+            _ => match why.strip_prefix(NO_CONNECTION) {
+                Some(why) => format!("could not {attempt}: the API server cannot be reached: {why}"),
+                None => format!("could not {attempt}: {why}"),
+            },
+        })
     }
 }

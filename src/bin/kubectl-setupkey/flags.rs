@@ -1,8 +1,11 @@
 //! The flags that every verb has, and their values.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Arg, Args, Command, ValueEnum,
+    builder::{PossibleValue, TypedValueParser},
+};
 use setupkey_operator::api::Lifetime;
 
 /// The cluster, the namespace and the caller.
@@ -81,7 +84,7 @@ pub struct Targets {
 #[derive(Args)]
 pub struct Output {
     /// Form: table, wide, json, yaml or name.
-    #[arg(short, long, value_name = "FORM", default_value = "table", value_parser = format)]
+    #[arg(short, long, value_name = "FORM", default_value = "table", hide_possible_values = true, value_parser = FORMS)]
     pub output: Format,
 
     /// A table without its header.
@@ -97,6 +100,35 @@ pub enum Format {
     Json,
     Yaml,
     Name,
+}
+
+/// The forms, as they are written.
+pub const FORMS: Words<Format> = Words { words: &["table", "wide", "json", "yaml", "name"], read: format };
+
+/// A flag with a fixed set of values, which completion offers. What is none of them is refused in words of its own.
+pub struct Words<T> {
+    /// The values.
+    pub words: &'static [&'static str],
+    /// Reads a value.
+    pub read: fn(&str) -> Result<T, String>,
+}
+
+impl<T> Clone for Words<T> {
+    fn clone(&self) -> Self {
+        Self { words: self.words, read: self.read }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Words<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, argument: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        self.read.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.words.iter().map(PossibleValue::new)))
+    }
 }
 
 /// Reads a form, and says what there is in place of kubectl's others.

@@ -4,6 +4,8 @@
 //! `print.rs` and `table.rs` are what people and scripts see, and `failure.rs` has the sentences of what goes wrong.
 
 mod audit;
+mod complete;
+mod completion;
 mod failure;
 mod flags;
 mod list;
@@ -14,11 +16,12 @@ mod schemas;
 mod session;
 mod status;
 mod table;
+mod version;
 mod words;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
 use flags::{Connection, Look};
@@ -54,15 +57,21 @@ enum Verb {
     Audit(audit::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
+    Version(version::Flags),
+    Completion(completion::Flags),
 }
 
 fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if let Some(words) = complete::asked_for(std::env::args_os()) {
+        // What goes wrong while a line is completed is not told.
+        return runtime.map_or(ExitCode::SUCCESS, |runtime| runtime.block_on(complete::run(Cli::command(), &words)));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return print::usage(&error),
     };
     let printer = Printer::new(&cli.look);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run(cli, &printer)),
         Err(error) => Err(Failure::new(format!("the process cannot start: {error}"))),
@@ -78,13 +87,13 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
+        Verb::Version(flags) => version::run(&flags, &connection, printer).await,
+        Verb::Completion(flags) => completion::run(&flags, printer),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -22,6 +22,9 @@ use crate::{
 /// The field manager of this program's writes.
 const FIELD_MANAGER: &str = "kubectl-setupkey";
 
+/// Objects in one page of a list, as with kubectl. The process ends with its list, so it keeps no memory.
+const PAGE: u32 = 500;
+
 /// A name that differs in more characters than this is not suggested.
 const MOST_TYPOS: usize = 3;
 
@@ -48,7 +51,8 @@ impl Session {
         let client = ClientBuilder::try_from(config)
             .map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {error}")))?;
         let client = client.with_layer(&LimitPages).build();
-        Ok(Self { keys: Keys { client, manager: FIELD_MANAGER, limit: *request_timeout }, namespace })
+        let keys = Keys { client, manager: FIELD_MANAGER, limit: *request_timeout, page: PAGE };
+        Ok(Self { keys, namespace })
     }
 
     /// The moment that ages and remaining times are computed for.

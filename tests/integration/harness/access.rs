@@ -148,7 +148,7 @@ fn run_to_end(command: &mut Command) -> Output {
 }
 
 /// Runs the command with this input.
-pub(super) fn run(mut command: Command, input: &str) -> Output {
+pub fn run(mut command: Command, input: &str) -> Output {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().expect("kubectl runs");
     child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("kubectl reads");

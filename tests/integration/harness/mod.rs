@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use access::{
     admin_config, admin_kubeconfig, config_of, control_plane_folder, enrollment_token, kubeconfig, kubectl,
-    operator_kubeconfig, operator_token,
+    operator_kubeconfig, operator_token, run,
 };
 pub use clock::TestClock;
 pub use cluster::{Cluster, condition, manifest, says};

@@ -5,6 +5,11 @@ mod list;
 mod schemas;
 mod status;
 mod workloads;
+mod completion;
+mod list;
+mod surroundings;
+mod unreachable;
+mod version;
 
 use std::{
     path::Path,
@@ -59,6 +64,11 @@ impl Person {
         let mut kubeconfig: Value = serde_json::from_slice(&view.stdout).expect("a kubeconfig");
         kubeconfig["contexts"][0]["context"]["namespace"] = json!(cluster.namespace);
         change(&mut kubeconfig);
+        Self::of(&kubeconfig)
+    }
+
+    /// Who has this kubeconfig.
+    pub fn of(kubeconfig: &Value) -> Self {
         let person = Self { folder: TempDir::new().expect("a folder") };
         std::fs::write(person.kubeconfig(), kubeconfig.to_string()).expect("a kubeconfig file");
         person
