@@ -4,7 +4,7 @@
 # A static binary does not list its crates, so the SBOM is made from Cargo.lock in the build context.
 ARG BUILDKIT_SBOM_SCAN_CONTEXT=true
 # All binaries of the image, separated by blanks. The first is its command. `make image` reads this line too.
-ARG BINARIES="setupkey-operator"
+ARG BINARIES="setupkey-operator kubectl-setupkey"
 
 FROM rust:1.98.0-alpine3.24@sha256:a10e64dd139b7387337c7fbe8aca31b959b57b2fd4c8ae20a02cf1d6ea424dce AS build
 ARG BINARIES

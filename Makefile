@@ -82,6 +82,10 @@ fuzz: $(CARGO_FUZZ) ## send nonsense to the parser of enrollment requests for FU
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" cargo +nightly fuzz run --target-dir target/fuzz/build request \
 		target/fuzz/corpus fuzz/seeds/request -- -max_total_time=$(or $(FUZZ_SECONDS),60) -max_len=8192
 
+.PHONY: plugin
+plugin: ## build kubectl setupkey for this machine, into target/plugin
+	@hack/plugin.sh
+
 .PHONY: image
 image: ## build the image without a container engine, as target/image/image.tar
 	@hack/image.sh

@@ -173,7 +173,7 @@ keep() {
   fi
   printf '  export KUBECONFIG=%s\n' "$KUBECONFIG"
   if [[ ${CLUSTER:-} != current ]]; then
-    printf "  export PATH=%s:\$PATH # for kubectl\n" "$(dirname "$(command -v kubectl)")"
+    printf "  export PATH=%s:%s:\$PATH # for kubectl and its plugin\n" "$(dirname "$(command -v kubectl)")" "${PATH%%:*}"
   fi
   printf 'The operator logs to %s\nCtrl-C here (or: kill %s) ends and removes everything.\n' "$LOG" $$
   keeping=yes
@@ -181,6 +181,9 @@ keep() {
   fail "the operator ended unexpectedly"
 }
 
+# kubectl finds its plugin beside the operator.
+PATH=$(cd "$(dirname "$PROGRAM")" && pwd):$PATH
+export PATH
 export KUBECACHEDIR=$WORK/cache # not in the caller's home
 # No proxy is between the programs on this machine.
 NO_PROXY=${NO_PROXY:-${no_proxy:-}}

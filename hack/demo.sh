@@ -136,7 +136,8 @@ spec: {ephemeral: true}'"
     start_machine "$name" "$secrets/sensors"
     eventually "let $name join" has_joined "$name"
   done
-  run "kubectl get sk sensors" 'sensors +reusable +overused +3 +3'
+  say "What needs a person comes first in the list of kubectl's plugin:"
+  run "kubectl setupkey list" $'NOTE\nsensors +reusable +overused +3/3 .* refuses machines' 'office +reusable +valid +0/50'
   run "kubectl get peers -l group.setupkey.dev/sensors" sensor-1 sensor-2 sensor-3
   say "A fourth is refused, because the limit is reached:"
   refused "$PROGRAM enroll --server $url --hostname sensor-4 --state-file $WORK/sensor-4.state \\
@@ -178,15 +179,13 @@ mistakes() {
 revocation() {
   local conditions='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'
   numbered "A key can be revoked, and the revocation can be undone"
-  say "Setting revoked stops a key without deleting it:"
-  run "kubectl patch sk office --type=merge -p '{\"spec\": {\"revoked\": true}}'"
-  run "$AWAIT --for=condition=Valid=false sk/office"
+  say "A key that is revoked stops without being deleted. kubectl's plugin sets revoked in the spec, and waits:"
+  run "kubectl setupkey revoke office" '^setupkey office: revoked$'
   run "kubectl get sk office" 'office +reusable +revoked .* True'
   say "Ready: the cluster matches the spec. Valid: the key admits peers."
   run "kubectl get sk office -o jsonpath='$conditions'" 'Ready=True' 'Valid=False Revoked'
-  say "Clearing revoked lets it admit peers again:"
-  run "kubectl patch sk office --type=merge -p '{\"spec\": {\"revoked\": false}}'"
-  run "$AWAIT --for=condition=Valid sk/office"
+  say "The way back:"
+  run "kubectl setupkey unrevoke office" '^setupkey office: valid$'
   run "kubectl get sk office" 'office +reusable +valid .* True'
 }
 
@@ -271,8 +270,7 @@ rotation() {
 peers_outlive_keys() {
   numbered "Keys are for joining, not for staying"
   say "A revoked key admits no machine:"
-  run "kubectl patch sk jobs --type=merge -p '{\"spec\": {\"revoked\": true}}'"
-  run "$AWAIT --for=condition=Valid=false sk/jobs"
+  run "kubectl setupkey revoke jobs" '^setupkey jobs: revoked$'
   refused "$PROGRAM enroll --server $url --hostname job-2 --state-file $WORK/job-2.state \\
     --key-file $WORK/secrets/jobs/setup-key" 'this setup key does not admit this machine'
   say "The SetupKey of the sensors is deleted. Their Peers stay:"

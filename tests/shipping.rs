@@ -1,5 +1,5 @@
 //! What is shipped says what is true: the workflows, the chart's metadata, the labels of the image and the notes of a release.
-//! These tests need no tool but git, bash and tar.
+//! These tests need no tool but git, bash, tar, gzip and zip.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -143,7 +143,9 @@ fn the_packed_image_has_the_labels_of_the_dockerfile() {
     let (first, second) = (folder.path().join("first.tar"), folder.path().join("second.tar"));
     let files = folder.path().join("files");
     fs::create_dir(&files).unwrap();
-    fs::write(files.join("setupkey-operator"), "a program").unwrap();
+    for binary in ["setupkey-operator", "kubectl-setupkey"] {
+        fs::write(files.join(binary), "a program").unwrap();
+    }
     let pack = |archive: &Path, environment: &str| {
         let [files, archive] = [&files, archive].map(|path| path.display().to_string());
         let script =
@@ -248,4 +250,131 @@ fn links_between_pages_lead_to_files_that_exist() {
             assert!(folder.join(&link[1]).exists(), "{page}: {} does not exist", &link[1]);
         }
     }
+}
+
+/// The targets of the plugin, and their names in Go.
+const PLATFORMS: [(&str, &str); 5] = [
+    ("x86_64-unknown-linux-musl", "linux-amd64"),
+    ("aarch64-unknown-linux-musl", "linux-arm64"),
+    ("x86_64-apple-darwin", "darwin-amd64"),
+    ("aarch64-apple-darwin", "darwin-arm64"),
+    ("x86_64-pc-windows-msvc", "windows-amd64"),
+];
+
+/// The files of the plugin for a target, in place of those that hack/plugin.sh builds.
+fn built(folder: &Path) {
+    for (target, _) in PLATFORMS {
+        let folder = folder.join(target);
+        fs::create_dir_all(&folder).unwrap();
+        let (suffix, completer) = if target.contains("windows") { (".exe", ".cmd") } else { ("", "") };
+        fs::write(folder.join(format!("kubectl-setupkey{suffix}")), target).unwrap();
+        fs::write(folder.join(format!("kubectl_complete-setupkey{completer}")), "completes").unwrap();
+    }
+}
+
+fn pack_plugin(folder: &Path, out: &Path, source: &str) -> Output {
+    let [folder, out] = [folder, out].map(|path| path.display().to_string());
+    bash(&format!("export SOURCE={source}\nhack/pack-plugin.sh {folder} {out}"), repository())
+}
+
+/// The rules are those of krew (internal/index/validation, and its guide for authors of plugins).
+#[test]
+fn krew_takes_the_manifest_of_the_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let [built_in, out, again] = ["built", "out", "again"].map(|name| folder.path().join(name));
+    built(&built_in);
+    ok(pack_plugin(&built_in, &out, "https://git.example/o/r"));
+    let plugin: Value = serde_yaml::from_str(&fs::read_to_string(out.join("setupkey.yaml")).unwrap()).unwrap();
+    assert_eq!(plugin["apiVersion"], "krew.googlecontainertools.github.com/v1alpha2");
+    assert_eq!((&plugin["kind"], &plugin["metadata"]["name"]), (&"Plugin".into(), &"setupkey".into()));
+    let spec = &plugin["spec"];
+    let version = format!("v{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        (text(&spec["version"]), text(&spec["homepage"])),
+        (version.clone(), "https://git.example/o/r".to_owned())
+    );
+    let short = text(&spec["shortDescription"]);
+    assert!((1..=50).contains(&short.len()) && !short.contains('\n') && !short.ends_with('.'), "{short}");
+    assert!(!text(&spec["description"]).is_empty());
+    assert!(text(&spec["caveats"]).contains("kubectl setupkey completion kubectl > "), "{spec}");
+    let mut platforms = Vec::new();
+    for platform in spec["platforms"].as_array().unwrap() {
+        let labels = platform["selector"]["matchLabels"].as_object().unwrap();
+        assert_eq!(labels.keys().collect::<Vec<_>>(), ["arch", "os"]);
+        platforms.push(format!("{}-{}", text(&labels["os"]), text(&labels["arch"])));
+        let uri = text(&platform["uri"]);
+        let file = uri.strip_prefix(&format!("https://git.example/o/r/releases/download/{version}/")).expect(&uri);
+        let sum = ok(Command::new("sha256sum").arg(out.join(file)).output().unwrap());
+        assert_eq!(text(&platform["sha256"]), sum[..64]);
+        assert!(platform.get("files").is_none(), "without it, all files are installed");
+        let (bin, list) = (text(&platform["bin"]), out.join(file));
+        let files = if file.ends_with(".zip") {
+            ok(Command::new("unzip").arg("-Z1").arg(&list).output().unwrap())
+        } else {
+            ok(Command::new("tar").arg("tzf").arg(&list).output().unwrap())
+        };
+        let files: Vec<_> = files.lines().collect();
+        assert_eq!(files.len(), 3, "{file}: {files:?}");
+        assert!(files.contains(&bin.as_str()) && files.contains(&"LICENSE"), "{file}: {files:?}");
+        assert!(files.iter().any(|name| name.starts_with("kubectl_complete-setupkey")), "{file}: {files:?}");
+    }
+    platforms.sort();
+    let mut expected = PLATFORMS.map(|(_, platform)| platform.to_owned());
+    expected.sort();
+    assert_eq!(platforms, expected);
+
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    ok(pack_plugin(&built_in, &again, "https://git.example/o/r"));
+    for entry in fs::read_dir(&out).unwrap() {
+        let name = entry.unwrap().file_name();
+        let [first, second] = [&out, &again].map(|folder| fs::read(folder.join(&name)).unwrap());
+        assert!(first == second, "{} is not the same twice", name.display());
+    }
+}
+
+#[test]
+fn a_plugin_that_lacks_a_target_or_a_home_is_not_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let [built_in, out] = ["built", "out"].map(|name| folder.path().join(name));
+    built(&built_in);
+    let refused = |source: &str, reason: &str| {
+        let output = pack_plugin(&built_in, &out, source);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(reason), "{error}");
+    };
+    refused("http://git.example", "SOURCE is no https:// URL");
+    refused("''", "SOURCE is not set");
+    fs::remove_dir_all(built_in.join("aarch64-apple-darwin")).unwrap();
+    refused("https://git.example/o/r", "holds no aarch64-apple-darwin");
+}
+
+/// A target that is built and not packed, or the other way round, would be missing without a word.
+#[test]
+fn the_release_builds_and_ships_the_plugin_for_every_target() {
+    let jobs = yaml(".github/workflows/release.yml")["jobs"].clone();
+    let built: Vec<_> = jobs["plugin"]["strategy"]["matrix"]["include"].as_array().unwrap().clone();
+    let built: BTreeSet<_> = built.iter().map(|target| text(&target["target"])).collect();
+    assert_eq!(built, PLATFORMS.map(|(target, _)| target.to_owned()).into());
+    let packed: BTreeSet<_> = Regex::new(r"(?m)^\t(\S+:\S+-\S+)$")
+        .unwrap()
+        .captures_iter(&read("hack/pack-plugin.sh"))
+        .map(|pair| pair[1].to_owned())
+        .collect();
+    assert_eq!(packed, PLATFORMS.map(|(target, platform)| format!("{target}:{platform}")).into());
+    // What is downloaded into assets before the checksums are made has a checksum and an attestation.
+    let steps = jobs["release"]["steps"].as_array().unwrap().clone();
+    let sums = steps.iter().position(|step| step["run"].as_str().is_some_and(|run| run.contains("SHA256SUMS")));
+    let joined = steps.iter().position(|step| step["with"]["name"] == "archives" && step["with"]["path"] == "assets");
+    assert!(joined.is_some() && joined < sums, "{steps:?}");
+    assert_eq!((&jobs["archives"]["needs"], &jobs["image"]["needs"]), (&"plugin".into(), &"archives".into()));
+}
+
+#[test]
+fn the_image_holds_every_program_of_the_crate() {
+    let dockerfile = read("Dockerfile");
+    let line = dockerfile.lines().find_map(|line| line.strip_prefix("ARG BINARIES=\"")).expect("BINARIES");
+    let programs: BTreeSet<_> = line.trim_end_matches('"').split(' ').map(str::to_owned).collect();
+    let more = fs::read_dir(repository().join("src/bin")).unwrap();
+    let more = more.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
+    assert_eq!(programs, more.chain(["setupkey-operator".to_owned()]).collect());
 }

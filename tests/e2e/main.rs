@@ -24,7 +24,7 @@ use suite::{Needs, Suite};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    use stories::{disturbance, enrollment, examples, installation, keys, mounting, netbird, rest};
+    use stories::{audit, disturbance, enrollment, examples, installation, keys, mounting, netbird, rest};
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![
@@ -38,6 +38,7 @@ async fn main() -> ExitCode {
         story!(enrollment::an_ephemeral_peer_leaves_with_its_pod),
         story!(enrollment::a_deleted_key_leaves_its_peers_and_their_pods_alone),
         story!(rest::the_rest_api_shows_a_pod_what_its_service_account_may_see),
+        story!(audit::an_audit_in_the_cluster_ends_by_what_it_has_found),
         story!(installation::metrics_are_scraped_through_the_service),
         story!(mounting::a_pod_created_before_its_key_waits_and_starts),
         story!(mounting::a_pod_reads_the_key_from_a_directory_and_exactly_the_key),

@@ -101,6 +101,32 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// A person and completion are told what each flag does.
+    #[test]
+    fn each_flag_of_each_verb_has_a_help_text() {
+        let mut root = Cli::command();
+        root.build();
+        for verb in root.get_subcommands() {
+            assert!(verb.get_about().is_some(), "{} has no help", verb.get_name());
+            for flag in verb.get_arguments() {
+                let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.len() > 5, "{} {} has no help", verb.get_name(), flag.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn the_page_has_each_verb_and_its_rights() {
+        let page = include_str!("../../../docs/plugin.md");
+        let (_, rights) = page.split_once("\n## Rights\n").expect("a section about rights");
+        let (rights, _) = rights.split_once("\n## ").expect("another section");
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name();
+            assert!(page.contains(&format!("kubectl setupkey {name}")), "docs/plugin.md has no sample of {name}");
+            assert!(rights.contains(&format!("`{name}`")), "docs/plugin.md has no rights of {name}");
+        }
+    }
+
     #[test]
     fn the_help_of_each_verb_ends_with_the_plain_command() {
         for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {

@@ -1,5 +1,6 @@
 //! Stories: each shows one promise.
 
+pub mod audit;
 pub mod disturbance;
 pub mod enrollment;
 pub mod examples;
