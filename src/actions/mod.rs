@@ -6,6 +6,7 @@
 pub mod gitops;
 mod keys;
 pub mod rights;
+pub mod violations;
 mod waiting;
 
 pub use keys::{Keys, Page};

@@ -2,9 +2,11 @@
 //! Kubernetes knows.
 
 use kube::core::Status;
-use serde::de::IgnoredAny;
 
-use crate::actions::rights;
+use crate::actions::{
+    rights,
+    violations::{Violation, of_a_policy, violations},
+};
 
 /// Which right is missing, or what else has forbidden the request, such as a quota.
 pub fn forbidden(message: &str) -> String {
@@ -14,35 +16,14 @@ pub fn forbidden(message: &str) -> String {
 /// What is wrong with the values of a request: the violations that the rules of the CRD or an admission policy report, with
 /// NetBird's name for each field.
 pub fn invalid(status: &Status) -> String {
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    let sentences: Vec<_> = causes
-        .filter(|cause| !cause.message.is_empty())
-        .map(|cause| {
-            let sentence = without_value(of_a_policy(&cause.message));
-            match netbirds_name(&cause.field) {
-                Some(field) => format!("{field}: {sentence}"),
-                None => sentence.to_owned(),
-            }
+    let sentences: Vec<_> = violations(status)
+        .into_iter()
+        .map(|Violation { field, sentence }| match netbirds_name(&field) {
+            Some(field) => format!("{field}: {sentence}"),
+            None => sentence,
         })
         .collect();
     if sentences.is_empty() { of_a_policy(&status.message).to_owned() } else { sentences.join("; ") }
-}
-
-/// The words of the policy, webhook or quota that has refused a request, without the name of the object before them.
-fn of_a_policy(message: &str) -> &str {
-    let openings = [" denied the request: ", " denied request: ", " is forbidden: "];
-    openings.iter().find_map(|opening| message.split_once(opening)).map_or(message, |(_, words)| words)
-}
-
-/// `Invalid value: VALUE: SENTENCE` without what stands before the sentence. The value is JSON, and may be left out.
-fn without_value(message: &str) -> &str {
-    let Some(rest) = message.strip_prefix("Invalid value: ") else { return message };
-    let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
-    let sentence = match values.next() {
-        Some(Ok(_)) => rest.get(values.byte_offset()..).and_then(|rest| rest.strip_prefix(": ")),
-        _ => None,
-    };
-    sentence.unwrap_or(rest)
 }
 
 fn netbirds_name(field: &str) -> Option<&'static str> {
