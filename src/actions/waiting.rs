@@ -4,7 +4,13 @@ use kube::{ResourceExt, api::ListParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Keys;
-use crate::{api::SetupKey, cluster::call::Error};
+use crate::{
+    api::SetupKey,
+    cluster::{ObjectName, call::Error},
+};
+
+/// The time that the first look has at least.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// The pause between two reads of a key: doubled from the first to the longest.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -22,17 +28,20 @@ pub struct Waited<T> {
 }
 
 impl Keys {
-    /// Looks at a key, again and again for at most `patience`, until `look` has an answer.
+    /// Looks at a key, again and again for at most `patience`, until `look` has an answer. It looks once at least. A caller
+    /// who may not look is told at once.
     pub async fn until<T>(
         &self,
         key: &SetupKey,
         patience: Duration,
         look: impl Fn(Option<&SetupKey>) -> Option<T>,
     ) -> Waited<T> {
-        let (deadline, mut pause) = (Instant::now() + patience, FIRST_PAUSE);
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let deadline = started + patience;
+        let mut until = deadline.max(started + FIRST_LOOK);
         let mut waited = Waited { answer: None, last: None, error: None };
         loop {
-            match timeout_at(deadline, self.seen(key)).await {
+            match timeout_at(until, self.seen(key)).await {
                 Ok(Ok(seen)) => {
                     waited.answer = look(seen.as_ref());
                     (waited.last, waited.error) = (seen, None);
@@ -40,7 +49,9 @@ impl Keys {
                 Ok(Err(error)) => waited.error = Some(error),
                 Err(_) => {}
             }
-            if waited.answer.is_some() || Instant::now() + pause > deadline {
+            until = deadline;
+            let is_refused = waited.error.as_ref().is_some_and(|error| matches!(error.code(), Some(401 | 403)));
+            if waited.answer.is_some() || is_refused || Instant::now() + pause > deadline {
                 return waited;
             }
             sleep(pause).await;
@@ -48,10 +59,15 @@ impl Keys {
         }
     }
 
-    /// This `SetupKey` as it is now, if it is there. By a list, because that right is needed for other calls anyway.
+    /// This `SetupKey` as it is now, if it is there. By a list, because that right is needed for other calls anyway. A caller
+    /// who may get keys and not list them is answered too.
     async fn seen(&self, key: &SetupKey) -> Result<Option<SetupKey>, Error> {
         let params = ListParams::default().fields(&format!("metadata.name={}", key.name_any()));
-        let listed = self.list(key.metadata.namespace.as_deref(), params).await?;
-        Ok(listed.keys.into_iter().find(|seen| seen.metadata.uid == key.metadata.uid))
+        let seen = match self.list(key.metadata.namespace.as_deref(), params).await {
+            Ok(page) => page.keys.into_iter().next(),
+            Err(error) if error.code() == Some(403) => self.get(&ObjectName::of(key)).await?,
+            Err(error) => return Err(error),
+        };
+        Ok(seen.filter(|seen| seen.metadata.uid == key.metadata.uid))
     }
 }
