@@ -4,14 +4,14 @@ use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt, TryStreamExt};
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    api::{Lifetime, SetupKey, Timestamp, metadata::ROTATE_ANNOTATION},
+    api::{SetupKey, Timestamp, metadata::ROTATE_ANNOTATION},
     cluster::{
         ObjectName,
         call::{Attempt, Error, call_within},
@@ -127,6 +127,25 @@ impl Keys {
         call_within(self.limit, attempt, keys.create(&params, key)).await
     }
 
+    /// Creates a key from a manifest as it is, so that the API server fills in what it leaves out.
+    pub async fn create_from(
+        &self,
+        namespace: &str,
+        manifest: &DynamicObject,
+        dry_run: bool,
+    ) -> Result<DynamicObject, Error> {
+        let attempt = Attempt::on("create SetupKey", namespace, &manifest.name_any());
+        let params = PostParams { dry_run, field_manager: Some(self.manager.to_owned()) };
+        let keys = self.as_they_are(namespace);
+        call_within(self.limit, attempt, keys.create(&params, manifest)).await
+    }
+
+    /// The key of this name with every text as it is stored. A [`SetupKey`] has `24h` where the spec says `1440m`.
+    pub async fn stored(&self, name: &ObjectName) -> Result<DynamicObject, Error> {
+        let attempt = Attempt::on("read SetupKey", &name.namespace, &name.name);
+        call_within(self.limit, attempt, self.as_they_are(&name.namespace).get(&name.name)).await
+    }
+
     /// Changes a key by a merge patch. The UID is a precondition: the patch fails with 409 if another `SetupKey` has taken the
     /// name.
     pub async fn patch(&self, key: &SetupKey, mut patch: Value) -> Result<SetupKey, Error> {
@@ -145,25 +164,11 @@ impl Keys {
         self.patch(key, json!({ "spec": { "revoked": revoked } })).await
     }
 
-    /// Asks for the next key. With an overlap, that of the spec is replaced by it in the same write.
-    ///
-    /// The request is for this moment, or for the first second that counts as a new request: later than the issue of the
-    /// current key, and not before the `SetupKey` was created. The clock of the caller may be behind.
-    pub async fn request_rotation(
-        &self,
-        key: &SetupKey,
-        now: DateTime<Utc>,
-        overlap: Option<Lifetime>,
-    ) -> Result<SetupKey, Error> {
-        let issued = key.status.as_ref().and_then(|status| issued_at(&key.spec, status));
-        let created = key.metadata.creation_timestamp.as_ref().map(Timestamp::from);
-        let first = issued.map(|issued| issued.plus_seconds(1)).max(created);
-        let moment = Timestamp::from(now).max(first.unwrap_or(now.into()));
-        let mut patch = json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: moment } } });
-        if let Some(overlap) = overlap {
-            patch["spec"] = json!({ "rotation": { "overlap": overlap } });
-        }
-        self.patch(key, patch).await
+    /// Asks for the next key. Returns the key, and the moment that was asked for.
+    pub async fn request_rotation(&self, key: &SetupKey, now: DateTime<Utc>) -> Result<(SetupKey, Timestamp), Error> {
+        let moment = moment_of_request(key, now);
+        let patch = json!({ "metadata": { "annotations": { ROTATE_ANNOTATION: moment } } });
+        Ok((self.patch(key, patch).await?, moment))
     }
 
     /// The value of the key, or `None` while the Secret does not hold the key that the status speaks of.
@@ -179,9 +184,22 @@ impl Keys {
         Paging { objects: self.page, limit: self.limit }
     }
 
+    fn as_they_are(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &ApiResource::erase::<SetupKey>(&()))
+    }
+
     fn api(&self, namespace: &str) -> Api<SetupKey> {
         Api::namespaced(self.client.clone(), namespace)
     }
+}
+
+/// The moment for which a rotation is asked for: this one, or the first second that counts as a new request. That is later
+/// than the issue of the current key, and not before the `SetupKey` was created. The clock of the caller may be behind.
+pub fn moment_of_request(key: &SetupKey, now: DateTime<Utc>) -> Timestamp {
+    let issued = key.status.as_ref().and_then(|status| issued_at(&key.spec, status));
+    let created = key.metadata.creation_timestamp.as_ref().map(Timestamp::from);
+    let first = issued.map(|issued| issued.plus_seconds(1)).max(created);
+    Timestamp::from(now).max(first.unwrap_or(now.into()))
 }
 
 fn list_of(kind: &str, namespace: Option<&str>) -> Attempt {

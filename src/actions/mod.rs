@@ -9,5 +9,5 @@ pub mod rights;
 pub mod violations;
 mod waiting;
 
-pub use keys::{Keys, Page};
+pub use keys::{Keys, Page, moment_of_request};
 pub use waiting::{FIRST_PAUSE, LONGEST_PAUSE, Waited};
