@@ -6,6 +6,7 @@
 mod audit;
 mod complete;
 mod completion;
+mod each;
 mod failure;
 mod flags;
 mod list;
