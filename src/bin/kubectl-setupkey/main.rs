@@ -6,6 +6,7 @@
 mod audit;
 mod complete;
 mod completion;
+mod create;
 mod each;
 mod failure;
 mod flags;
@@ -60,6 +61,7 @@ enum Verb {
     Unrevoke(revoke::Unrevoke),
     Version(version::Flags),
     Completion(completion::Flags),
+    Create(Box<create::Flags>),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +92,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,
         Verb::Completion(flags) => completion::run(&flags, printer),
+        Verb::Create(flags) => create::run(*flags, &connection, printer).await,
     }
 }
 

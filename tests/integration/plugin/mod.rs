@@ -1,6 +1,7 @@
 //! `kubectl setupkey`, run by kubectl itself on a real control plane.
 
 mod audit;
+mod create;
 mod list;
 mod schemas;
 mod status;
@@ -117,6 +118,12 @@ impl Said {
     pub fn fails(&self) -> &str {
         assert_eq!((self.code, self.out.as_str()), (1, ""), "{}", self.err);
         self.err.strip_prefix("error: ").unwrap_or_else(|| panic!("no error: {}", self.err)).trim_end()
+    }
+
+    /// The message of a command line that must have been refused before anything was done.
+    pub fn is_refused(&self) -> &str {
+        assert_eq!((self.code, self.out.as_str()), (1, ""), "{}", self.err);
+        &self.err
     }
 
     /// What was printed, as JSON.
