@@ -19,6 +19,7 @@ mod session;
 mod status;
 mod table;
 mod version;
+mod wait;
 mod words;
 
 use std::process::ExitCode;
@@ -62,6 +63,7 @@ enum Verb {
     Version(version::Flags),
     Completion(completion::Flags),
     Create(Box<create::Flags>),
+    Wait(wait::Flags),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,
         Verb::Completion(flags) => completion::run(&flags, printer),
         Verb::Create(flags) => create::run(*flags, &connection, printer).await,
+        Verb::Wait(flags) => wait::run(flags, &connection, printer).await,
     }
 }
 

@@ -11,6 +11,7 @@ mod list;
 mod surroundings;
 mod unreachable;
 mod version;
+mod wait;
 
 use std::{
     path::Path,
