@@ -6,6 +6,7 @@
 mod audit;
 mod complete;
 mod completion;
+mod at_once;
 mod create;
 mod each;
 mod failure;
@@ -15,6 +16,7 @@ mod print;
 mod revoke;
 #[cfg(test)]
 mod schemas;
+mod rotate;
 mod session;
 mod status;
 mod table;
@@ -63,6 +65,7 @@ enum Verb {
     Version(version::Flags),
     Completion(completion::Flags),
     Create(Box<create::Flags>),
+    Rotate(rotate::Flags),
     Wait(wait::Flags),
 }
 
@@ -95,6 +98,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,
         Verb::Completion(flags) => completion::run(&flags, printer),
         Verb::Create(flags) => create::run(*flags, &connection, printer).await,
+        Verb::Rotate(flags) => rotate::run(flags, &connection, printer).await,
         Verb::Wait(flags) => wait::run(flags, &connection, printer).await,
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The field manager of this program's writes.
-const FIELD_MANAGER: &str = "kubectl-setupkey";
+pub const FIELD_MANAGER: &str = "kubectl-setupkey";
 
 /// Objects in one page of a list, as with kubectl. The process ends with its list, so it keeps no memory.
 const PAGE: u32 = 500;

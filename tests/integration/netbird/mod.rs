@@ -16,4 +16,4 @@ mod rotation;
 mod secrets;
 mod selector;
 mod token_expiry;
-mod world;
+pub mod world;

@@ -11,6 +11,11 @@ mod list;
 mod surroundings;
 mod unreachable;
 mod version;
+mod at_netbird;
+mod create;
+mod list;
+mod revoke;
+mod rotate;
 mod wait;
 
 use std::{
