@@ -4,6 +4,7 @@
 //! `print.rs` and `table.rs` are what people and scripts see, and `failure.rs` has the sentences of what goes wrong.
 
 mod audit;
+mod client;
 mod complete;
 mod completion;
 mod at_once;

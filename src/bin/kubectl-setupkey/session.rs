@@ -1,19 +1,19 @@
 //! The way to the cluster, and what every verb asks it.
 
 use chrono::{DateTime, Utc};
-use kube::{api::ListParams, client::ClientBuilder, core::error_boundary::InvalidObject};
+use kube::{api::ListParams, core::error_boundary::InvalidObject};
 use setupkey_operator::{
     actions::{Keys, gitops::managed_by},
     api::SetupKey,
     cluster::{
         Clock, ObjectName, SystemClock,
         kubeconfig::{self, Choice},
-        pages::LimitPages,
         tuned,
     },
 };
 
 use crate::{
+    client::client,
     failure::Failure,
     flags::{Connection, Selection, Targets},
     print::Printer,
@@ -48,9 +48,7 @@ impl Session {
             config.auth_info.impersonate_groups = Some(impersonate_groups.clone()).filter(|groups| !groups.is_empty());
         }
         let namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = ClientBuilder::try_from(config)
-            .map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {error}")))?;
-        let client = client.with_layer(&LimitPages).build();
+        let client = client(config).map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {error}")))?;
         let keys = Keys { client, manager: FIELD_MANAGER, limit: *request_timeout, page: PAGE };
         Ok(Self { keys, namespace })
     }
