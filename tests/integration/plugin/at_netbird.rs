@@ -53,6 +53,26 @@ async fn plugin_revoke_waits_until_netbird_has_revoked_the_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plugin_revoke_is_not_done_while_netbird_still_has_a_replaced_key() {
+    let world = World::new("plugin-nb-replaced").await;
+    let person = Person::administrator(&world.cluster);
+    let operator = world.cluster.start_operator().await;
+    let first = world.issue("office", json!({})).await;
+    world.cluster.rotate("office", &first).await;
+    let refusal = Fault::Answer(Canned::refusal(422, "not now"));
+    let refusals = world.netbird.proxy.inject(on(DELETE), Which::Every, refusal);
+    let said = person.runs(&["revoke", "office", "--timeout", "10s"]);
+    let there = world.there("office").await;
+    assert!(there.iter().any(|key| Some(&key.id) == first.id.as_ref() && key.valid), "the replaced key has ended");
+    let expected = "setupkey office is written as revoked, and is not reported so after 10s: ";
+    assert!(said.fails().starts_with(expected), "{said:?}");
+    refusals.remove();
+    assert_eq!(person.runs(&["revoke", "office"]).ok(), "setupkey office: revoked\n");
+    assert!(world.only("office").await.revoked);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plugin_verbs_say_that_netbird_does_not_answer() {
     let world = World::new("plugin-nb-down").await;
     let person = Person::administrator(&world.cluster);
