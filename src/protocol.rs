@@ -2,6 +2,9 @@
 //!
 //! The service, its OpenAPI document and the client of `setupkey-operator enroll` all use what is here.
 
+use std::net::Ipv6Addr;
+
+use http::Uri;
 use secrecy::zeroize::Zeroize;
 use serde::{Deserialize, Serialize};
 use utoipa::{
@@ -33,6 +36,24 @@ pub mod limits {
 pub fn is_hostname(text: &str) -> bool {
     limits::HOSTNAME.contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+/// Reads the URL of a service, such as `https://enroll.example.com`. It is logged, so one with a password is none.
+pub fn service_url(text: &str) -> Option<Uri> {
+    let url: Uri = text.trim_end_matches('/').parse().ok()?;
+    let authority = url.authority()?;
+    let host = authority.host();
+    let named = is_host(host) && (authority.as_str() == host || authority.port().is_some());
+    let known = matches!(url.scheme_str(), Some("http" | "https"));
+    (known && named && url.query().is_none()).then_some(url)
+}
+
+/// Whether this is a name, an address of IPv4, or one of IPv6 in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_hostname(text),
+    }
 }
 
 /// A setup key without what surrounds it: white space, and the mark with which some editors begin a file. NetBird: root.go,

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::Ipv6Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -25,7 +24,7 @@ use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 use serde::de::DeserializeOwned;
 
 use super::{Introduction, identity::Identity};
-use crate::protocol::{EnrollRequest, Enrolled, Problem, is_hostname, limits};
+use crate::protocol::{self, EnrollRequest, Enrolled, Problem, limits};
 
 /// The longest that a call may take. The service answers within 25 s.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -97,22 +96,9 @@ pub enum Error {
     },
 }
 
-/// Reads the URL of a service. It is logged, so it must not hold a password.
+/// Reads the URL of a service.
 pub fn service_url(text: &str) -> Result<Uri, Error> {
-    let url: Uri = text.trim_end_matches('/').parse().map_err(|_| Error::Url)?;
-    let authority = url.authority().ok_or(Error::Url)?;
-    let host = authority.host();
-    let named = is_host(host) && (authority.as_str() == host || authority.port().is_some());
-    let known = matches!(url.scheme_str(), Some("http" | "https"));
-    if known && named && url.query().is_none() { Ok(url) } else { Err(Error::Url) }
-}
-
-/// Whether this is a name, an address of IPv4, or one of IPv6 in brackets.
-fn is_host(text: &str) -> bool {
-    match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => is_hostname(text),
-    }
+    protocol::service_url(text).ok_or(Error::Url)
 }
 
 impl Client {
