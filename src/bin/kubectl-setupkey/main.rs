@@ -13,6 +13,8 @@ mod each;
 mod failure;
 mod flags;
 mod list;
+mod management;
+mod peers;
 mod print;
 mod revoke;
 #[cfg(test)]
@@ -61,6 +63,7 @@ enum Verb {
     List(list::Flags),
     Status(status::Flags),
     Audit(audit::Flags),
+    Peers(peers::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
     Version(version::Flags),
@@ -94,6 +97,7 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
         Verb::List(flags) => list::run(flags, &connection, printer).await,
         Verb::Status(flags) => status::run(flags, &connection, printer).await,
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
+        Verb::Peers(flags) => peers::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,

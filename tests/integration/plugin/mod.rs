@@ -17,6 +17,7 @@ mod list;
 mod revoke;
 mod rotate;
 mod wait;
+mod peers;
 
 use std::{
     path::Path,

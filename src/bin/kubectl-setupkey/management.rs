@@ -1,0 +1,40 @@
+//! Where people see the machines of a key at NetBird.
+
+use kube::Api;
+use setupkey_operator::{
+    api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, NetBird},
+    cluster::call::{Attempt, Error, call_within},
+    protocol::service_url,
+};
+
+use crate::{failure::Failure, session::Session};
+
+/// The base of NetBird's management API, or a sentence that says why it is not known.
+pub async fn url(session: &Session, authority: &AuthorityReference) -> Result<String, String> {
+    checked(netbird(session, authority).await?.url)
+}
+
+async fn netbird(session: &Session, authority: &AuthorityReference) -> Result<NetBird, String> {
+    let (client, limit, name) = (session.keys.client.clone(), session.keys.limit, authority.name.as_str());
+    let read: Result<_, Error> = match authority.kind {
+        AuthorityKind::Authority => {
+            let attempt = Attempt::on("read Authority", &session.namespace, name);
+            let there = Api::<Authority>::namespaced(client, &session.namespace);
+            call_within(limit, attempt, there.get(name)).await.map(|authority| authority.spec.netbird)
+        }
+        AuthorityKind::ClusterAuthority => {
+            let attempt = Attempt::to(format!("read ClusterAuthority {name}"));
+            let there = Api::<ClusterAuthority>::all(client);
+            call_within(limit, attempt, there.get(name)).await.map(|authority| authority.spec.netbird)
+        }
+    };
+    read.map_err(|error| Failure::from(error).to_string())
+}
+
+/// The API server holds authorities to this form too. Those that are older than its rule can differ.
+fn checked(url: String) -> Result<String, String> {
+    match service_url(&url) {
+        Some(_) => Ok(url),
+        None => Err(format!("the authority has {url:?}, which is no URL such as https://netbird.example.com")),
+    }
+}
