@@ -10,6 +10,7 @@ mod completion;
 mod at_once;
 mod create;
 mod each;
+mod events;
 mod failure;
 mod flags;
 mod list;
@@ -60,6 +61,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Events(events::Flags),
     List(list::Flags),
     Status(status::Flags),
     Audit(audit::Flags),
@@ -94,6 +96,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
     let Cli { connection, verb, .. } = cli;
     match verb {
+        Verb::Events(flags) => events::run(flags, &connection, printer).await,
         Verb::List(flags) => list::run(flags, &connection, printer).await,
         Verb::Status(flags) => status::run(flags, &connection, printer).await,
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,

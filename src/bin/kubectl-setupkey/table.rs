@@ -85,14 +85,21 @@ impl Table {
 
     /// The lines of the table. A table without rows has no header either.
     pub fn render(&self) -> String {
+        self.render_below(&mut Vec::new())
+    }
+
+    /// The lines of a table that stands below others: its columns are at least as wide as theirs. `widths` is theirs, and is
+    /// then that of all of them.
+    pub fn render_below(&self, widths: &mut Vec<usize>) -> String {
         let lines = || self.header.iter().filter(|_| !self.rows.is_empty()).chain(&self.rows);
         let columns = lines().map(Vec::len).max().unwrap_or(0);
         let width = |at: usize| lines().filter_map(|line| line.get(at)).map(|cell| cell.text.width()).max();
-        let widths: Vec<_> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
+        widths.resize(widths.len().max(columns), 0);
+        widths.iter_mut().enumerate().for_each(|(at, widest)| *widest = width(at).unwrap_or(0).max(*widest));
         let mut text = String::new();
         for line in lines() {
             let mut blanks = 0;
-            for (cell, width) in line.iter().zip(&widths) {
+            for (cell, width) in line.iter().zip(widths.iter()) {
                 // Blanks are written before the next text, so that no line ends with any.
                 if !cell.text.is_empty() {
                     let _ = write!(text, "{:blanks$}{}", "", cell.tone.paint(&cell.text));
@@ -117,6 +124,17 @@ mod tests {
         table.push(vec!["東京".into(), "".into(), "a\nb".into()]);
         let shown = "NAME  STATE  NOTE\nbüro  \u{1b}[32mvalid\u{1b}[0m\n東京         a\\nb\n";
         assert_eq!(table.render(), shown);
+    }
+
+    #[test]
+    fn a_table_below_another_one_has_its_columns() {
+        let mut widths = Vec::new();
+        let mut table = Table::new(&["NAME", "STATE"], false);
+        table.push(vec!["office".into(), "valid".into()]);
+        assert_eq!(table.render_below(&mut widths), "NAME    STATE\noffice  valid\n");
+        let mut table = Table::new(&["NAME", "STATE"], true);
+        table.push(vec!["a".into(), "b".into()]);
+        assert_eq!(table.render_below(&mut widths), "a       b\n");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod audit;
 mod create;
+mod events;
 mod list;
 mod schemas;
 mod status;
