@@ -10,13 +10,16 @@ mod completion;
 mod at_once;
 mod create;
 mod each;
+mod commands;
 mod events;
 mod failure;
 mod flags;
+mod join;
 mod list;
 mod management;
 mod peers;
 mod print;
+mod reveal;
 mod revoke;
 #[cfg(test)]
 mod schemas;
@@ -62,10 +65,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Events(events::Flags),
+    Join(join::Flags),
     List(list::Flags),
     Status(status::Flags),
     Audit(audit::Flags),
     Peers(peers::Flags),
+    Reveal(reveal::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
     Version(version::Flags),
@@ -97,10 +102,12 @@ async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
     let Cli { connection, verb, .. } = cli;
     match verb {
         Verb::Events(flags) => events::run(flags, &connection, printer).await,
+        Verb::Join(flags) => join::run(flags, &connection, printer).await,
         Verb::List(flags) => list::run(flags, &connection, printer).await,
         Verb::Status(flags) => status::run(flags, &connection, printer).await,
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
         Verb::Peers(flags) => peers::run(flags, &connection, printer).await,
+        Verb::Reveal(flags) => reveal::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,

@@ -1,13 +1,24 @@
-//! Where people see the machines of a key at NetBird.
+//! Where the machines of a key at NetBird join, and where people see them.
 
 use kube::Api;
 use setupkey_operator::{
-    api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, NetBird},
+    api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, NetBird, SetupKey},
     cluster::call::{Attempt, Error, call_within},
     protocol::service_url,
 };
 
 use crate::{failure::Failure, session::Session};
+
+/// The URL that NetBird's agents join at with a key of this authority, or a sentence that says why it is not known.
+///
+/// The status of the key has it where the Secret does. Otherwise the authority is asked, which takes the right to read it.
+pub async fn agent_url(session: &Session, key: &SetupKey, authority: &AuthorityReference) -> Result<String, String> {
+    let secret = key.status.as_ref().and_then(|status| status.secret.as_ref());
+    if let Some(url) = secret.and_then(|secret| secret.management_url.clone()) {
+        return checked(url);
+    }
+    checked(netbird(session, authority).await?.agent_url().to_owned())
+}
 
 /// The base of NetBird's management API, or a sentence that says why it is not known.
 pub async fn url(session: &Session, authority: &AuthorityReference) -> Result<String, String> {

@@ -1,11 +1,13 @@
 //! What is printed: results on standard output, all else on standard error.
 
 use std::{
-    io::{self, ErrorKind, Write},
+    fs::File,
+    io::{self, ErrorKind, IsTerminal, Write},
     process::ExitCode,
 };
 
 use anstream::{AutoStream, ColorChoice};
+use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 use setupkey_operator::plain::plain;
 
@@ -41,6 +43,16 @@ impl Printer {
         Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush())?)
     }
 
+    /// Prints a result that holds a key. It goes past the buffer of standard output, which nothing would wipe.
+    pub fn print_key(&self, text: &Zeroizing<String>) -> Result<(), Failure> {
+        Ok(unbuffered()?.write_all(text.as_bytes())?)
+    }
+
+    /// Whether a person sees the results at once.
+    pub fn is_terminal(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
     /// Prints a result as JSON.
     pub fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.print(&format!("{}\n", serde_json::to_string_pretty(value)?))
@@ -73,6 +85,20 @@ impl Printer {
         let _ = writeln!(err, "{} {}", Tone::Bad.paint("error:"), plain(&failure.to_string()));
         ExitCode::from(FAILURE)
     }
+}
+
+/// Standard output without its buffer.
+#[cfg(unix)]
+fn unbuffered() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    io::stdout().as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Standard output without its buffer.
+#[cfg(windows)]
+fn unbuffered() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    io::stdout().as_handle().try_clone_to_owned().map(File::from)
 }
 
 /// Prints what clap has to say: help and version as results, mistakes as errors.

@@ -6,7 +6,7 @@ mod canary;
 mod contract;
 mod inputs;
 mod leaked_key;
-mod machine;
+pub mod machine;
 mod races;
 mod rotation;
 mod schema;
@@ -74,7 +74,7 @@ impl Default for Setup {
 }
 
 /// A replica in this process.
-struct Replica {
+pub struct Replica {
     address: SocketAddr,
     /// The requests that reached the API server.
     requests: Requests,
@@ -85,7 +85,7 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(cluster: &Cluster) -> Self {
+    pub async fn start(cluster: &Cluster) -> Self {
         Self::start_with(cluster, Setup::default()).await
     }
 
@@ -148,7 +148,7 @@ impl Replica {
         futures::future::join_all((0..3).map(|_| Self::start(cluster))).await
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.task).await.expect("it ends").expect("it does not panic");
     }

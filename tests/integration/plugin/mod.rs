@@ -3,6 +3,7 @@
 mod audit;
 mod create;
 mod events;
+mod join;
 mod list;
 mod schemas;
 mod status;
@@ -19,6 +20,7 @@ mod revoke;
 mod rotate;
 mod wait;
 mod peers;
+mod reveal;
 
 use std::{
     path::Path,
@@ -146,6 +148,13 @@ impl Said {
             .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
             .collect()
     }
+}
+
+/// The Secret of a key, in place of the operator. The key may be none.
+pub async fn secret(cluster: &Cluster, name: &str, data_key: &str, value: &str) {
+    let secret = json!({ "metadata": { "name": name }, "stringData": { data_key: value } });
+    let secret = serde_json::from_value(secret).expect("a Secret");
+    cluster.secrets().create(&Default::default(), &secret).await.expect("a created Secret");
 }
 
 /// So long ago, with half a minute in reserve for a slow machine.
