@@ -24,7 +24,9 @@ use suite::{Needs, Suite};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    use stories::{audit, disturbance, enrollment, examples, installation, keys, mounting, netbird, rest};
+    use stories::{
+        audit, disturbance, enrollment, examples, installation, keys, mounting, netbird, plugin, rest,
+    };
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![
@@ -37,6 +39,8 @@ async fn main() -> ExitCode {
         story!(enrollment::the_third_pod_of_a_key_for_two_ends_and_says_why),
         story!(enrollment::an_ephemeral_peer_leaves_with_its_pod),
         story!(enrollment::a_deleted_key_leaves_its_peers_and_their_pods_alone),
+        story!(plugin::pods_join_with_the_manifest_that_the_plugin_prints),
+        story!(plugin::pods_join_netbird_with_the_manifest_that_the_plugin_prints, Needs::NetBird),
         story!(rest::the_rest_api_shows_a_pod_what_its_service_account_may_see),
         story!(audit::an_audit_in_the_cluster_ends_by_what_it_has_found),
         story!(installation::metrics_are_scraped_through_the_service),

@@ -8,4 +8,5 @@ pub mod installation;
 pub mod keys;
 pub mod mounting;
 pub mod netbird;
+pub mod plugin;
 pub mod rest;
