@@ -24,9 +24,7 @@ use suite::{Needs, Suite};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    use stories::{
-        audit, disturbance, enrollment, examples, installation, keys, mounting, netbird, plugin, rest,
-    };
+    use stories::{audit, disturbance, enrollment, examples, installation, keys, mounting, netbird, plugin, rest};
     let mut suite = Suite::from_arguments();
     suite.first(story!(installation::the_chart_installs_under_pod_security_restricted));
     suite.side_by_side(vec![

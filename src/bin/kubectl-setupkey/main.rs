@@ -3,14 +3,14 @@
 //! kubectl finds this program on the PATH by its name. Each verb is a file; `session.rs` is the way to the cluster,
 //! `print.rs` and `table.rs` are what people and scripts see, and `failure.rs` has the sentences of what goes wrong.
 
+mod at_once;
 mod audit;
 mod client;
+mod commands;
 mod complete;
 mod completion;
-mod at_once;
 mod create;
 mod each;
-mod commands;
 mod events;
 mod failure;
 mod flags;
@@ -21,9 +21,9 @@ mod peers;
 mod print;
 mod reveal;
 mod revoke;
+mod rotate;
 #[cfg(test)]
 mod schemas;
-mod rotate;
 mod session;
 mod status;
 mod table;
@@ -64,20 +64,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    Events(events::Flags),
-    Join(join::Flags),
     List(list::Flags),
     Status(status::Flags),
     Audit(audit::Flags),
-    Peers(peers::Flags),
+    Create(Box<create::Flags>),
     Reveal(reveal::Flags),
+    Join(join::Flags),
+    Rotate(rotate::Flags),
     Revoke(revoke::Revoke),
     Unrevoke(revoke::Unrevoke),
+    Wait(wait::Flags),
+    Peers(peers::Flags),
+    Events(events::Flags),
     Version(version::Flags),
     Completion(completion::Flags),
-    Create(Box<create::Flags>),
-    Rotate(rotate::Flags),
-    Wait(wait::Flags),
 }
 
 fn main() -> ExitCode {
@@ -101,20 +101,20 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, printer: &Printer) -> Result<ExitCode, Failure> {
     let Cli { connection, verb, .. } = cli;
     match verb {
-        Verb::Events(flags) => events::run(flags, &connection, printer).await,
-        Verb::Join(flags) => join::run(flags, &connection, printer).await,
         Verb::List(flags) => list::run(flags, &connection, printer).await,
         Verb::Status(flags) => status::run(flags, &connection, printer).await,
         Verb::Audit(flags) => audit::run(flags, &connection, printer).await,
-        Verb::Peers(flags) => peers::run(flags, &connection, printer).await,
+        Verb::Create(flags) => create::run(*flags, &connection, printer).await,
         Verb::Reveal(flags) => reveal::run(flags, &connection, printer).await,
+        Verb::Join(flags) => join::run(flags, &connection, printer).await,
+        Verb::Rotate(flags) => rotate::run(flags, &connection, printer).await,
         Verb::Revoke(flags) => revoke::revoke(flags, &connection, printer).await,
         Verb::Unrevoke(flags) => revoke::unrevoke(flags, &connection, printer).await,
+        Verb::Wait(flags) => wait::run(flags, &connection, printer).await,
+        Verb::Peers(flags) => peers::run(flags, &connection, printer).await,
+        Verb::Events(flags) => events::run(flags, &connection, printer).await,
         Verb::Version(flags) => version::run(&flags, &connection, printer).await,
         Verb::Completion(flags) => completion::run(&flags, printer),
-        Verb::Create(flags) => create::run(*flags, &connection, printer).await,
-        Verb::Rotate(flags) => rotate::run(flags, &connection, printer).await,
-        Verb::Wait(flags) => wait::run(flags, &connection, printer).await,
     }
 }
 

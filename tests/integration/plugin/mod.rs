@@ -1,26 +1,23 @@
 //! `kubectl setupkey`, run by kubectl itself on a real control plane.
 
+mod at_netbird;
 mod audit;
+mod completion;
 mod create;
 mod events;
 mod join;
 mod list;
+mod peers;
+mod reveal;
+mod revoke;
+mod rotate;
 mod schemas;
 mod status;
-mod workloads;
-mod completion;
-mod list;
 mod surroundings;
 mod unreachable;
 mod version;
-mod at_netbird;
-mod create;
-mod list;
-mod revoke;
-mod rotate;
 mod wait;
-mod peers;
-mod reveal;
+mod workloads;
 
 use std::{
     path::Path,
