@@ -14,11 +14,11 @@ use setupkey_operator::{
 
 use crate::{
     commands::{self, Shell},
+    each::why,
     failure::Failure,
     flags::{self, Connection},
     management,
     print::Printer,
-    revoke::why,
     session::Session,
 };
 
