@@ -174,7 +174,8 @@ pub fn time(text: &str) -> Result<Lifetime, String> {
 /// A time as people read it, in whole seconds: `30s`, `1h30m`.
 pub fn in_words(time: Duration) -> String {
     let seconds = time.as_secs();
-    if seconds < 60 { format!("{seconds}s") } else { Lifetime::seconds(seconds).to_string() }
+    let text = Lifetime::seconds(seconds).to_string();
+    if seconds < 60 { format!("{seconds}s") } else { text.strip_prefix("0h").unwrap_or(&text).to_owned() }
 }
 
 fn request_timeout(text: &str) -> Result<Duration, String> {
@@ -221,6 +222,13 @@ mod tests {
             ["30x", "", "d", "1.5d", "-1d", "-24h", "24", "1h1d", "99999999999d", "9999999999999999999999h", "1d1d"]
         {
             assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_words_has_no_part_that_is_nothing_before_it() {
+        for (seconds, words) in [(0, "0s"), (45, "45s"), (60, "1m"), (90, "1m30s"), (36_305, "10h5m5s")] {
+            assert_eq!(in_words(Duration::from_secs(seconds)), words);
         }
     }
 
