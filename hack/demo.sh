@@ -16,7 +16,6 @@ url='' machine=''
 
 office() { kubectl get sk office -o jsonpath="{.status.$1}"; }
 has_new_key() { local now; now=$(office digest) && [[ -n $now && $now != "$1" ]]; }
-later_than() { [[ $(date -u +%Y-%m-%dT%H:%M:%SZ) > $1 ]]; }
 has_event() { kubectl events --for sk/office | grep -Eq "$1"; }
 
 # The enrollment service, with the rights of its own account.
@@ -71,8 +70,8 @@ the_secret() {
   numbered "The key is in a Secret, and nowhere else"
   say "Pods mount this Secret like any other:"
   run "kubectl describe secret office" 'setup-key: +36 bytes'
-  say "This demo masks the key before it prints it:"
-  run "$value | sed -E 's/^(.{5}).*/\\1****/'" "^$(office key | tr -d '*')\*{4}\$"
+  say "kubectl's plugin prints the key, with the right to get the Secret. This demo masks it before it prints it:"
+  run "kubectl setupkey reveal office | sed -E 's/^(.{5}).*/\\1****/'" "^$(office key | tr -d '*')\*{4}\$"
   say "The status contains the same mask, and the SHA-256 by which the operator recognises the key:"
   run "kubectl get sk office -o jsonpath='{.status.key}{\"\\n\"}{.status.digest}'"
   run "$value | openssl dgst -sha256 -binary | base64"
@@ -149,6 +148,8 @@ what_it_tells() {
   say "The history of this key:"
   eventually "record an event" has_event Issued
   run "kubectl events --for sk/office" Issued
+  say "All about one key:"
+  run "kubectl setupkey status office" '^office  reusable · valid · Ready' 'uses +0 of 50' 'findings +none'
   say "What a field accepts, and whether it can be changed:"
   run "kubectl explain sk.spec.expiresIn" '24h to'
 }
@@ -245,11 +246,8 @@ deletion() {
 rotation() {
   local secrets=$WORK/secrets uses='{.status.previous[0].usedTimes} with the old key, {.status.usedTimes} with the next'
   numbered "A key is replaced, and no machine is cut off"
-  # A request in the second in which the key was issued would be an old one.
-  eventually "leave the second of the issue" later_than "$(kubectl get sk jobs -o jsonpath='{.status.issuedAt}')"
-  say "An annotation asks for the next key. A schedule can do so too, by rotation.renewBefore:"
-  run "kubectl annotate sk jobs setupkey.dev/rotate-requested-at=\$(date -u +%Y-%m-%dT%H:%M:%SZ)"
-  run "$AWAIT --for=jsonpath='{.status.revision}'=2 sk/jobs"
+  say "An annotation asks for the next key; the plugin sets it, and waits. A schedule can do so too, by rotation.renewBefore:"
+  run "kubectl setupkey rotate jobs --wait" '^setupkey jobs: revision 2 issued .* admits until '
   mount_secret jobs "$secrets/jobs-next"
   say "For a day, machines join with the old key and with the next. Each key counts its own uses:"
   start_machine job-old "$secrets/jobs"

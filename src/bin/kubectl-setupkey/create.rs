@@ -18,7 +18,7 @@ use setupkey_operator::{
 use crate::{
     each::{Patience, why},
     failure::Failure,
-    flags::{self, Connection, Format},
+    flags::{self, Connection, Format, Words},
     print::Printer,
     session::Session,
 };
@@ -55,7 +55,7 @@ const FIELDS: [(&str, &str); 17] = [
 )]
 pub struct Flags {
     /// Name of the SetupKey, and of its Secret unless --secret names another one.
-    #[arg(value_name = "NAME", value_parser = flags::name)]
+    #[arg(value_name = "NEW_NAME", value_parser = flags::name)]
     name: String,
 
     /// reusable admits many machines, one-off admits one. Default: reusable.
@@ -135,7 +135,7 @@ pub struct Flags {
     dry_run: DryRun,
 
     /// Print the object, as yaml, json or name.
-    #[arg(short, long, value_name = "FORM", value_parser = form)]
+    #[arg(short, long, value_name = "FORM", hide_possible_values = true, value_parser = FORMS)]
     output: Option<Format>,
 
     /// Wait until the key is issued.
@@ -154,6 +154,8 @@ enum DryRun {
     Client,
     Server,
 }
+
+const FORMS: Words<Format> = Words { words: &["yaml", "json", "name"], read: form };
 
 fn form(text: &str) -> Result<Format, String> {
     let forms = "yaml, json and name";

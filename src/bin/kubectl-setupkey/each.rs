@@ -85,5 +85,5 @@ pub fn why(last: Option<&SetupKey>, error: Option<call::Error>) -> String {
         let ready = condition(key.status.as_ref()?, READY)?;
         (ready.status != "True").then_some(ready.message.as_str())
     });
-    said.unwrap_or("the operator has not reported yet; is it running?").to_owned()
+    said.unwrap_or("the operator has not reported yet (is it running?)").to_owned()
 }

@@ -17,17 +17,18 @@ pub async fn agent_url(session: &Session, key: &SetupKey, authority: &AuthorityR
     if let Some(url) = secret.and_then(|secret| secret.management_url.clone()) {
         return checked(url);
     }
-    checked(netbird(session, authority).await?.agent_url().to_owned())
+    checked(said(netbird(session, authority).await)?.agent_url().to_owned())
 }
 
 /// The base of NetBird's management API, or a sentence that says why it is not known.
 pub async fn url(session: &Session, authority: &AuthorityReference) -> Result<String, String> {
-    checked(netbird(session, authority).await?.url)
+    checked(said(netbird(session, authority).await)?.url)
 }
 
-async fn netbird(session: &Session, authority: &AuthorityReference) -> Result<NetBird, String> {
+/// The NetBird account of an authority, as its spec has it.
+pub async fn netbird(session: &Session, authority: &AuthorityReference) -> Result<NetBird, Error> {
     let (client, limit, name) = (session.keys.client.clone(), session.keys.limit, authority.name.as_str());
-    let read: Result<_, Error> = match authority.kind {
+    match authority.kind {
         AuthorityKind::Authority => {
             let attempt = Attempt::on("read Authority", &session.namespace, name);
             let there = Api::<Authority>::namespaced(client, &session.namespace);
@@ -38,7 +39,10 @@ async fn netbird(session: &Session, authority: &AuthorityReference) -> Result<Ne
             let there = Api::<ClusterAuthority>::all(client);
             call_within(limit, attempt, there.get(name)).await.map(|authority| authority.spec.netbird)
         }
-    };
+    }
+}
+
+fn said(read: Result<NetBird, Error>) -> Result<NetBird, String> {
     read.map_err(|error| Failure::from(error).to_string())
 }
 

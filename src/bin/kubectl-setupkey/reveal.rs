@@ -16,7 +16,7 @@ use crate::{
     commands::{self, Shell},
     each::why,
     failure::Failure,
-    flags::{self, Connection},
+    flags::{self, Connection, Words},
     management,
     print::Printer,
     session::Session,
@@ -36,7 +36,7 @@ pub struct Flags {
     name: String,
 
     /// Form: key is the key alone; env is NB_SETUP_KEY=… for docker --env-file, with NB_MANAGEMENT_URL=… for a key at NetBird.
-    #[arg(short, long, value_name = "FORM", default_value = "key", value_parser = form)]
+    #[arg(short, long, value_name = "FORM", default_value = "key", hide_possible_values = true, value_parser = FORMS)]
     output: Form,
 }
 
@@ -45,6 +45,8 @@ enum Form {
     Key,
     Env,
 }
+
+const FORMS: Words<Form> = Words { words: &["key", "env"], read: form };
 
 fn form(text: &str) -> Result<Form, String> {
     match text {

@@ -16,7 +16,7 @@ use setupkey_operator::{
 use crate::{
     each::{Patience, each, tell_each, why},
     failure::Failure,
-    flags::{self, Connection},
+    flags::{self, Connection, Words},
     print::Printer,
     session::Session,
 };
@@ -32,7 +32,7 @@ pub struct Flags {
     names: Vec<String>,
 
     /// What to wait for: valid, issued, rotated, used=N, expired, revoked or ready.
-    #[arg(long = "for", value_name = "WHAT", value_parser = goal)]
+    #[arg(long = "for", value_name = "WHAT", hide_possible_values = true, value_parser = GOALS)]
     goal: Goal,
 
     /// How long to wait; 0s looks once.
@@ -53,6 +53,9 @@ enum Goal {
     Revoked,
     Ready,
 }
+
+const GOALS: Words<Goal> =
+    Words { words: &["valid", "issued", "rotated", "used=", "expired", "revoked", "ready"], read: goal };
 
 fn goal(text: &str) -> Result<Goal, String> {
     Ok(match text {

@@ -43,7 +43,7 @@ async fn plugin_create_waits_until_the_key_is_issued() {
     let cluster = Cluster::for_test("plugin-create-wait").await;
     let person = Person::administrator(&cluster);
     let late = person.runs(&["create", "late", "--wait", "--timeout", "1s"]);
-    let why = "the operator has not reported yet; is it running?";
+    let why = "the operator has not reported yet (is it running?)";
     assert_eq!(late.fails(), format!("setupkey late is created, and is not issued after 1s: {why}"));
 
     let operator = cluster.start_operator().await;

@@ -111,7 +111,7 @@ async fn plugin_reveal_says_why_there_is_no_key_to_print() {
     assert!(fails("offcie").starts_with(&format!("there is no SetupKey {namespace}/offcie")));
     cluster.apply("new", "");
     let expected =
-        format!("SetupKey {namespace}/new has no key yet: the operator has not reported yet; is it running?");
+        format!("SetupKey {namespace}/new has no key yet: the operator has not reported yet (is it running?)");
     assert_eq!(fails("new"), expected);
     let conditions = json!([{
         "type": "Ready", "status": "False", "reason": "SecretConflict", "message": "Secret new has another owner.",

@@ -41,7 +41,7 @@ async fn plugin_revoke_stops_keys_and_unrevoke_brings_them_back() {
     operator.stop().await;
 
     let said = person.runs(&["revoke", "office", "--timeout", "1s"]);
-    let expected = "setupkey office is written as revoked, and is not reported so after 1s: the operator has not reported yet; is it running?";
+    let expected = "setupkey office is written as revoked, and is not reported so after 1s: the operator has not reported yet (is it running?)";
     assert_eq!(said.fails(), expected);
     assert_eq!(revoked(&cluster, &["office"]).await, [true]);
     let said = person.runs(&["revoke", "office", "--timeout", "0s"]);

@@ -80,7 +80,7 @@ async fn plugin_rotate_asks_for_the_next_key_or_waits_for_it() {
     assert_eq!(serde_json::to_value(&ours.fields_v1).unwrap(), fields, "more was written than the annotation");
     operator.stop().await;
     let late = person.runs(&["rotate", "office", "--wait", "--timeout", "1s"]);
-    let expected = "the rotation of setupkey office is requested, and is not done after 1s: the operator has not reported yet; is it running?";
+    let expected = "the rotation of setupkey office is requested, and is not done after 1s: the operator has not reported yet (is it running?)";
     assert_eq!(late.fails(), expected);
 }
 
@@ -135,7 +135,7 @@ async fn plugin_rotate_now_says_what_is_left_to_do() {
         let said = person.runs(&["rotate", name, "--now", "--timeout", "1s"]);
         let command = format!("kubectl patch setupkeys.setupkey.dev {name} -n {namespace} --type=merge -p '{back}'");
         let expected = format!(
-            "the rotation of setupkey {name} is requested, and it is not done after 1s: the operator has not reported yet; is it running?; spec.rotation.overlap is 0s, which ends all replaced keys; once the next key is issued and status.previous is empty, put it back with: {command}"
+            "the rotation of setupkey {name} is requested, and it is not done after 1s: the operator has not reported yet (is it running?); spec.rotation.overlap is 0s, which ends all replaced keys; once the next key is issued and status.previous is empty, put it back with: {command}"
         );
         assert_eq!(said.fails(), expected);
         assert_eq!(spec(&cluster, name)["rotation"]["overlap"], "0s");
@@ -200,7 +200,7 @@ async fn plugin_rotate_refuses_what_would_not_take_place() {
             "there",
             "it is revoked, and NetBird creates no key that is revoked; kubectl setupkey unrevoke there issues another key",
         ),
-        ("new", "it has no key yet: the operator has not reported yet; is it running?"),
+        ("new", "it has no key yet: the operator has not reported yet (is it running?)"),
         ("going", "it is being deleted"),
     ] {
         for flags in [&["rotate", name][..], &["rotate", name, "--now"]] {

@@ -166,7 +166,7 @@ async fn plugin_status_of_a_key_in_each_state_reads_well() {
     cluster.apply("fresh", "usageLimit: 5");
     let (head, rest) = lines(&person, "fresh", 1);
     assert_eq!(head, "fresh  reusable · not issued · not Ready     authority the cluster itself");
-    assert_eq!(of(&rest, "ready"), "the operator has not reported yet; is it running?");
+    assert_eq!(of(&rest, "ready"), "the operator has not reported yet (is it running?)");
     assert_eq!(of(&rest, "key"), "not issued yet");
     assert_eq!(of(&rest, "rotation"), "on request only");
     assert_eq!(of(&rest, "uses"), "0 of 5, never used        groups  none");

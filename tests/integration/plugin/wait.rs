@@ -77,7 +77,7 @@ async fn plugin_wait_says_what_is_so_instead() {
     issued(&cluster, "planned", json!({ "rotation": { "renewBefore": "24h" } }), json!({ "rotateAt": due })).await;
     issued(&cluster, "changed", json!({}), json!({ "observedGeneration": 0 })).await;
     cluster.apply_quickly("new", json!({})).await;
-    let unseen = "the operator has not reported yet; is it running?";
+    let unseen = "the operator has not reported yet (is it running?)";
     for (name, goal, said) in [
         ("stopped", "valid", "not valid after 1s: it is revoked: The key is revoked; set revoked to false.".to_owned()),
         ("late", "ready", "not ready after 1s: The host does not answer.".to_owned()),

@@ -286,6 +286,9 @@ mod tests {
         assert_eq!(next(&["list", "-o", ""]), ["table", "wide", "json", "yaml", "name"]);
         assert_eq!(next(&["list", "-o=j"]), ["json"]);
         assert_eq!(next(&["completion", "k"]), ["kubectl"]);
+        assert_eq!(next(&["wait", "office", "--for", "re"]), ["revoked", "ready"]);
+        assert_eq!(next(&["reveal", "office", "-o", ""]), ["key", "env"]);
+        assert_eq!(next(&["join", "office", "--for", "l"]), ["linux"]);
         assert_eq!(line(&["list", "-n", ""]).wanted(), Wanted::Namespaces);
         assert_eq!(line(&["list", "-An", ""]).wanted(), Wanted::Namespaces);
         assert_eq!(line(&["--context=k"]).wanted(), Wanted::Contexts);
@@ -300,6 +303,7 @@ mod tests {
         assert_eq!(line(&["revoke", "--timeout", "3s", "office", "k"]).wanted(), keys(&["office"]));
         assert_eq!(line(&["revoke", "--", "-"]).wanted(), keys(&[]));
         assert_eq!(line(&["revoke", "--all", ""]).wanted(), Wanted::Nothing);
+        assert_eq!(line(&["create", ""]).wanted(), Wanted::Nothing, "a new key has a new name");
         assert_eq!(line(&["list", ""]).wanted(), Wanted::Nothing);
     }
 

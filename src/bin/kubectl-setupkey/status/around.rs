@@ -1,17 +1,14 @@
 //! What is read about one key: the `SetupKey`, and what is around it as far as the caller may see it.
 
-use std::fmt::Debug;
-
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, Resource, api::ListParams};
-use serde::de::DeserializeOwned;
+use kube::api::ListParams;
 use setupkey_operator::{
-    api::{Authority, AuthorityKind, AuthorityReference, ClusterAuthority, Peer, SetupKey, metadata::KEY_LABEL},
+    api::{AuthorityKind, AuthorityReference, Peer, SetupKey, metadata::KEY_LABEL},
     audit::Readers,
-    cluster::call::{Attempt, Error, call_within},
+    cluster::call::Error,
 };
 
-use crate::{audit, failure::Failure, session::Session};
+use crate::{audit, failure::Failure, management, session::Session};
 
 /// A part of the report, or why it is not shown, as in "you may not list pods".
 pub type Part<T> = Result<T, String>;
@@ -65,28 +62,9 @@ fn hidden(error: &Error, right: &str) -> String {
 
 /// The URL of an authority, as its spec has it.
 async fn url(session: &Session, authority: &AuthorityReference) -> Part<String> {
-    let (client, namespace) = (session.keys.client.clone(), session.namespace.as_str());
-    let name = authority.name.as_str();
-    match authority.kind {
-        AuthorityKind::Authority => {
-            let attempt = Attempt::on("read Authority", namespace, name);
-            let found = get(session, attempt, Api::<Authority>::namespaced(client, namespace), name).await;
-            found
-                .map(|authority| authority.spec.netbird.url)
-                .map_err(|error| hidden(&error, "get authorities.setupkey.dev"))
-        }
-        AuthorityKind::ClusterAuthority => {
-            let attempt = Attempt::to(format!("read ClusterAuthority {name}"));
-            let found = get(session, attempt, Api::<ClusterAuthority>::all(client), name).await;
-            let right = "get clusterauthorities.setupkey.dev";
-            found.map(|authority| authority.spec.netbird.url).map_err(|error| hidden(&error, right))
-        }
-    }
-}
-
-async fn get<K>(session: &Session, attempt: Attempt, api: Api<K>, name: &str) -> Result<K, Error>
-where
-    K: Resource + Clone + DeserializeOwned + Debug,
-{
-    call_within(session.keys.limit, attempt, api.get(name)).await
+    let right = match authority.kind {
+        AuthorityKind::Authority => "get authorities.setupkey.dev",
+        AuthorityKind::ClusterAuthority => "get clusterauthorities.setupkey.dev",
+    };
+    management::netbird(session, authority).await.map(|netbird| netbird.url).map_err(|error| hidden(&error, right))
 }

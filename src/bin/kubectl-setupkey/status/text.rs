@@ -84,7 +84,7 @@ impl Report {
     fn unready(&self) -> String {
         match (&self.ready_reason, &self.ready_message) {
             (Some(reason), Some(message)) => format!("{reason}: {message}"),
-            _ => "the operator has not reported yet; is it running?".to_owned(),
+            _ => "the operator has not reported yet (is it running?)".to_owned(),
         }
     }
 
