@@ -37,7 +37,7 @@ for archive in "$folder/kubectl-setupkey-$version"-*; do
 	[[ -f $archive ]] || continue
 	file=$(basename "$archive")
 	platform=${file#"kubectl-setupkey-$version-"} suffix=''
-	platform=${platform%.zip} platform=${platform%.tar.gz}
+	platform=${platform%.tar.gz}
 	if [[ $platform == windows-* ]]; then suffix=.exe; fi
 	cat <<-YAML
 		    - selector:

@@ -35,15 +35,9 @@ for pair in "${targets[@]}"; do
 	chmod 644 "$work/files/LICENSE"
 	archive=$out/kubectl-setupkey-v$version-$platform
 	names=$(ls "$work/files")
-	if [[ $platform == windows-* ]]; then
-		rm -f "$archive.zip"
-		(cd "$work/files" && touch --date=@315532800 -- * && TZ=UTC zip --quiet -X "$archive.zip" -- *)
-		echo "$archive.zip: ${names//$'\n'/, }"
-	else
-		# shellcheck disable=SC2086 # one argument for each file
-		pack "$work/files" "$work/files.tar" -- $names
-		gzip --no-name --best <"$work/files.tar" >"$archive.tar.gz"
-		echo "$archive.tar.gz: ${names//$'\n'/, }"
-	fi
+	# shellcheck disable=SC2086 # one argument for each file
+	pack "$work/files" "$work/files.tar" -- $names
+	gzip --no-name --best <"$work/files.tar" >"$archive.tar.gz"
+	echo "$archive.tar.gz: ${names//$'\n'/, }"
 done
 hack/krew.sh "$out" >"$out/setupkey.yaml"
