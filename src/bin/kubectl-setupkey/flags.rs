@@ -8,31 +8,34 @@ use clap::{
 };
 use setupkey_operator::api::Lifetime;
 
+/// Where the help of a verb lists the flags that all verbs have.
+const OF_EVERY_VERB: &str = "Flags of every verb";
+
 /// The cluster, the namespace and the caller.
 #[derive(Args)]
 pub struct Connection {
     /// Namespace. Default: that of the context.
-    #[arg(short, long, value_name = "NAME", global = true, value_parser = namespace)]
+    #[arg(short, long, value_name = "NAME", global = true, help_heading = OF_EVERY_VERB, value_parser = namespace)]
     pub namespace: Option<String>,
 
     /// Context of the kubeconfig. Default: the current one.
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, help_heading = OF_EVERY_VERB)]
     pub context: Option<String>,
 
     /// Kubeconfig file. Default: KUBECONFIG, or ~/.kube/config, or in a pod its ServiceAccount.
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, help_heading = OF_EVERY_VERB)]
     pub kubeconfig: Option<PathBuf>,
 
     /// User to act as. It takes the right to impersonate that user.
-    #[arg(long = "as", value_name = "USER", global = true)]
+    #[arg(long = "as", value_name = "USER", global = true, help_heading = OF_EVERY_VERB)]
     pub impersonate: Option<String>,
 
     /// Group to act as, with --as. It can be repeated.
-    #[arg(long = "as-group", value_name = "GROUP", global = true, requires = "impersonate")]
+    #[arg(long = "as-group", value_name = "GROUP", global = true, help_heading = OF_EVERY_VERB, requires = "impersonate")]
     pub impersonate_groups: Vec<String>,
 
     /// How long each call to the API server may take, such as 30s or 2m; 0 is no limit.
-    #[arg(long, value_name = "TIME", global = true, default_value = "10s", value_parser = request_timeout)]
+    #[arg(long, value_name = "TIME", global = true, help_heading = OF_EVERY_VERB, default_value = "10s", value_parser = request_timeout)]
     pub request_timeout: Duration,
 }
 
@@ -40,7 +43,7 @@ pub struct Connection {
 #[derive(Args)]
 pub struct Look {
     /// Colours: auto has them on a terminal, unless NO_COLOR is set.
-    #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t = Color::Auto)]
+    #[arg(long, value_name = "WHEN", global = true, help_heading = OF_EVERY_VERB, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
 }
 
