@@ -85,7 +85,7 @@ impl Keys {
         self.pages_of(kind, namespace, params).try_concat().await
     }
 
-    /// The same a page at a time, for objects that can be many and of which little is kept.
+    /// The same a page at a time, for objects that can be many.
     pub fn pages_of<K>(
         &self,
         kind: &str,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use setupkey_operator::api::Timestamp;
 
-/// A span in the largest unit of which it holds two or more: `12d`, `47h`, `90m`, `30s`.
+/// A span in the largest unit that gives two or more: `12d`, `47h`, `90m`, `30s`.
 pub fn span(span: TimeDelta) -> String {
     let seconds = span.num_seconds().max(0);
     match (seconds / 86_400, seconds / 3600, seconds / 60) {
