@@ -107,12 +107,22 @@ impl Keys {
             Ok(key) => Ok(Some(key)),
             // Without the CRD, the answer names no object.
             Err(error) if error.code() == Some(404) && !error.is_missing_resource() => Ok(None),
-            Err(forbidden) if forbidden.code() == Some(403) => {
-                let params = ListParams::default().fields(&format!("metadata.name={}", name.name));
-                let listed = self.list(Some(&name.namespace), params).await;
-                listed.map(|mut page| page.keys.pop()).map_err(|_| forbidden)
-            }
+            Err(forbidden) if forbidden.code() == Some(403) => match self.listed(name).await {
+                Err(error) if error.code() == Some(403) => Err(forbidden),
+                listed => listed,
+            },
             Err(error) => Err(error),
+        }
+    }
+
+    /// The key of this name, by a list. One that cannot be decoded is an error: it is there.
+    pub(super) async fn listed(&self, name: &ObjectName) -> Result<Option<SetupKey>, Error> {
+        let params = ListParams::default().fields(&format!("metadata.name={}", name.name));
+        let mut page = self.list(Some(&name.namespace), params).await?;
+        if page.undecodable.is_empty() {
+            Ok(page.keys.pop())
+        } else {
+            Err(Error::Unreadable(Attempt::on("read SetupKey", &name.namespace, &name.name)))
         }
     }
 

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use kube::{ResourceExt, api::ListParams};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Keys;
@@ -62,12 +61,46 @@ impl Keys {
     /// This `SetupKey` as it is now, if it is there. By a list, because that right is needed for other calls anyway. A caller
     /// who may get keys and not list them is answered too.
     async fn seen(&self, key: &SetupKey) -> Result<Option<SetupKey>, Error> {
-        let params = ListParams::default().fields(&format!("metadata.name={}", key.name_any()));
-        let seen = match self.list(key.metadata.namespace.as_deref(), params).await {
-            Ok(page) => page.keys.into_iter().next(),
-            Err(error) if error.code() == Some(403) => self.get(&ObjectName::of(key)).await?,
-            Err(error) => return Err(error),
+        let name = ObjectName::of(key);
+        let seen = match self.listed(&name).await {
+            Err(error) if error.code() == Some(403) => self.get(&name).await?,
+            listed => listed?,
         };
         Ok(seen.filter(|seen| seen.metadata.uid == key.metadata.uid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::{Client, client::Body};
+    use serde_json::{Value, json};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// The keys of an API server that gives this answer to each request.
+    fn keys(answer: &Value) -> Keys {
+        let answer = answer.to_string();
+        let service = service_fn(move |_: http::Request<Body>| {
+            let answer = http::Response::new(Body::from(answer.clone().into_bytes()));
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        Keys { client: Client::new(service, "network"), manager: "test", limit: Duration::from_secs(1), page: 100 }
+    }
+
+    fn key(key_type: &str) -> Value {
+        json!({ "metadata": { "name": "office", "namespace": "network", "uid": "u" }, "spec": { "type": key_type } })
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_decoded_is_not_taken_for_one_that_is_gone() {
+        let office: SetupKey = serde_json::from_value(key("reusable")).unwrap();
+        for (there, is_gone) in [(vec![], true), (vec![key("reusable")], false), (vec![key("of-the-future")], false)] {
+            let keys = keys(&json!({ "metadata": {}, "items": there }));
+            let waited = keys.until(&office, Duration::ZERO, |key| key.is_none().then_some(())).await;
+            assert_eq!(waited.answer.is_some(), is_gone, "{there:?}");
+        }
     }
 }

@@ -206,6 +206,17 @@ mod tests {
     }
 
     #[test]
+    fn pods_of_further_pages_are_added() {
+        let mounts = |name: &str| {
+            let volume = json!({ "name": "v", "secret": { "secretName": "s" } });
+            pod(json!({ "name": name }), json!({ "volumes": [volume] }))
+        };
+        let mut readers = Readers::of(&[mounts("a")]);
+        readers.add(&[mounts("b")]);
+        assert_eq!(names(readers.of_secret("n", "s")), "pod/a, pod/b");
+    }
+
+    #[test]
     fn of_many_workloads_the_first_are_named() {
         let of = |number: usize| Reader { kind: "pod".to_owned(), name: format!("p{number}"), how: How::File };
         let twice = [of(1), Reader { how: How::Variable, ..of(1) }, of(2)];

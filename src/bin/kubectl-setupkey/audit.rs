@@ -16,10 +16,11 @@ use setupkey_operator::{
 };
 
 use crate::{
+    each::without,
     failure::Failure,
     flags::{self, Connection, Format, Output, Selection},
     print::Printer,
-    session::Session,
+    session::{Chosen, Session},
     table::{Cell, Table, Tone},
 };
 
@@ -104,6 +105,8 @@ pub struct Audit {
     pub findings: Vec<Finding>,
     /// How many keys were looked at.
     pub keys: usize,
+    /// The keys that cannot be read, as namespace and name. They were not looked at.
+    pub unread: Vec<String>,
     /// The ids of the rules that were skipped, because the caller may not list pods.
     pub skipped: Vec<&'static str>,
 }
@@ -115,8 +118,8 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
     let scope = session.scope(&flags.selection);
     let need_pods = rules.iter().any(|rule| rule.evidence == Evidence::Pods);
     let readers = OptionFuture::from(need_pods.then(|| readers(&session.keys, scope)));
-    let (keys, readers) = futures::join!(session.select(&flags.selection, printer), readers);
-    let keys = keys?;
+    let (chosen, readers) = futures::join!(session.select(&flags.selection, printer), readers);
+    let Chosen { keys, unread } = chosen?;
     let (readers, forbidden) = match readers.transpose() {
         Ok(readers) => (readers, None),
         Err(error) if error.code() == Some(403) => (None, Some(error.why())),
@@ -136,7 +139,7 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
     let thresholds = Thresholds { max_age: flags.max_age, unused: flags.unused, idle: flags.idle, soon: flags.soon };
     let now = session.now();
     let found = keys.iter().flat_map(|key| findings(rules.iter().copied(), key, readers.as_ref(), &thresholds, now));
-    let mut audit = Audit { findings: found.collect(), keys: keys.len(), skipped };
+    let mut audit = Audit { findings: found.collect(), keys: keys.len(), unread, skipped };
     audit.findings.sort_by(|a, b| {
         let (a, b) = ((b.severity, &a.namespace, &a.name, a.id), (a.severity, &b.namespace, &b.name, b.id));
         a.cmp(&b)
@@ -151,7 +154,7 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
         }
     }
     let fails = audit.findings.iter().any(|finding| flags.fail_on.includes(finding.severity));
-    Ok(if fails { ExitCode::from(FINDINGS) } else { ExitCode::SUCCESS })
+    Ok(if fails { ExitCode::from(FINDINGS) } else { without(&audit.unread, ExitCode::SUCCESS) })
 }
 
 /// The rules that the flags choose.
@@ -282,7 +285,8 @@ mod tests {
             finding: String::new(),
             advice: String::new(),
         };
-        let of = |findings, keys| summary(&Audit { findings, keys, skipped: Vec::new() }, Some("n"));
+        let of =
+            |findings, keys| summary(&Audit { findings, keys, unread: Vec::new(), skipped: Vec::new() }, Some("n"));
         let (warn, info) = (Severity::Warn, Severity::Info);
         assert_eq!(of(vec![finding(warn), finding(info)], 1), "1 warning, 1 note in 1 key.");
         assert_eq!(of(vec![finding(info), finding(info)], 37), "0 warnings, 2 notes in 37 keys.");

@@ -50,6 +50,11 @@ where
     }
 }
 
+/// The exit code of work that was meant for every key, where these could not be read.
+pub fn without(unread: &[String], code: ExitCode) -> ExitCode {
+    if unread.is_empty() { code } else { ExitCode::FAILURE }
+}
+
 /// How long a verb waits for all of its keys together.
 #[derive(Clone, Copy)]
 pub struct Patience {

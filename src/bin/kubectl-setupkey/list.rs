@@ -101,7 +101,7 @@ enum Rank {
 pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Result<ExitCode, Failure> {
     let session = Session::start(connection)?;
     let now = session.now();
-    let keys = session.select(&flags.selection, printer).await?;
+    let keys = session.select(&flags.selection, printer).await?.keys;
     let mut rows: Vec<_> = keys.iter().map(|key| Row::of(key, now)).collect();
     rows.sort_by(|a, b| (a.rank, &a.namespace, &a.name).cmp(&(b.rank, &b.namespace, &b.name)));
     match flags.output.output {

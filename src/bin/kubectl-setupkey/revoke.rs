@@ -12,11 +12,11 @@ use setupkey_operator::{
 };
 
 use crate::{
-    each::{Patience, each, tell_each, why},
+    each::{Patience, each, tell_each, why, without},
     failure::Failure,
     flags::{self, Connection, Targets},
     print::Printer,
-    session::Session,
+    session::{Chosen, Session},
 };
 
 /// Stop keys from admitting machines. Machines that have joined stay.
@@ -64,16 +64,18 @@ pub async fn unrevoke(verb: Unrevoke, connection: &Connection, printer: &Printer
 
 async fn set(flags: Flags, revoked: bool, connection: &Connection, printer: &Printer) -> Result<ExitCode, Failure> {
     let session = &Session::start(connection)?;
-    let keys = session.targets(&flags.targets, printer).await?;
-    if keys.is_empty() {
+    let chosen = session.targets(&flags.targets, printer).await?;
+    if chosen.is_empty() {
         printer.note(&format!("No SetupKeys found in namespace {}.", session.namespace));
         return Ok(ExitCode::SUCCESS);
     }
+    let Chosen { keys, unread } = chosen;
     keys.iter().for_each(|key| session.warn_of_gitops(key, "spec.revoked", printer));
     // No key waits for what another one waits for.
     let changes = each(&keys, |key| session.keys.set_revoked(key, revoked)).await;
     let patience = Patience::from_now(flags.timeout.as_duration());
-    tell_each(changes, printer, |change| async move { follow(session, &change?, revoked, patience).await }).await
+    let told = tell_each(changes, printer, |change| async move { follow(session, &change?, revoked, patience).await });
+    Ok(without(&unread, told.await?))
 }
 
 /// Waits until a key is as it was asked for, and says what is so now.

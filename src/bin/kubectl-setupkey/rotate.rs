@@ -12,11 +12,11 @@ use setupkey_operator::{
 
 use crate::{
     at_once,
-    each::{Patience, each, tell_each, why},
+    each::{Patience, each, tell_each, why, without},
     failure::Failure,
     flags::{self, Connection, Targets},
     print::Printer,
-    session::{FIELD_MANAGER, Session},
+    session::{Chosen, FIELD_MANAGER, Session},
 };
 
 /// The field that asks for a rotation, as people are told.
@@ -63,28 +63,30 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
         return Err(Failure::new("--timeout needs --wait or --now: without them, rotate only asks and does not wait"));
     }
     let session = &Session::start(connection)?;
-    let keys = session.targets(&flags.targets, printer).await?;
-    if keys.is_empty() {
+    let chosen = session.targets(&flags.targets, printer).await?;
+    if chosen.is_empty() {
         printer.note(&format!("No SetupKeys found in namespace {}.", session.namespace));
         return Ok(ExitCode::SUCCESS);
     }
+    let Chosen { keys, unread } = chosen;
     let time = flags.timeout.unwrap_or(Lifetime::seconds(60)).as_duration();
     if flags.now {
         keys.iter().for_each(|key| at_once::warn_of_gitops(key, printer));
         let asked = each(keys, |key| at_once::ask(session, key)).await;
         let patience = Patience::from_now(time);
-        return tell_each(asked, printer, |asked| async move { asked?.follow(session, patience).await }).await;
+        let told = tell_each(asked, printer, |asked| async move { asked?.follow(session, patience).await });
+        return Ok(without(&unread, told.await?));
     }
     keys.iter().for_each(|key| session.warn_of_gitops(key, FIELD, printer));
     let asked = each(keys, |key| ask(session, key)).await;
     asked.iter().flatten().filter_map(Asked::warning).for_each(|warning| printer.warn(&warning));
     let patience = Patience::from_now(time);
     let waits = flags.wait;
-    tell_each(asked, printer, |asked| async move {
+    let told = tell_each(asked, printer, |asked| async move {
         let asked = asked?;
         if waits { asked.follow(session, patience).await } else { Ok(format!("{}: rotation requested", asked.name())) }
-    })
-    .await
+    });
+    Ok(without(&unread, told.await?))
 }
 
 async fn ask(session: &Session, before: SetupKey) -> Result<Asked, Failure> {

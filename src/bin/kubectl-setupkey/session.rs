@@ -36,6 +36,21 @@ pub struct Session {
     pub namespace: String,
 }
 
+/// The keys that a verb is about.
+pub struct Chosen {
+    /// The keys.
+    pub keys: Vec<SetupKey>,
+    /// Those that cannot be read, as in `network/office`.
+    pub unread: Vec<String>,
+}
+
+impl Chosen {
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.unread.is_empty()
+    }
+}
+
 impl Session {
     /// Connects as the flags and the kubeconfig say.
     pub fn start(connection: &Connection) -> Result<Self, Failure> {
@@ -63,13 +78,13 @@ impl Session {
         (!selection.all_namespaces).then_some(self.namespace.as_str())
     }
 
-    /// The keys of a selection. One that cannot be decoded is told of, and hides no other.
-    pub async fn select(&self, selection: &Selection, printer: &Printer) -> Result<Vec<SetupKey>, Failure> {
+    /// The keys of a selection. One that cannot be read is told of, and hides no other.
+    pub async fn select(&self, selection: &Selection, printer: &Printer) -> Result<Chosen, Failure> {
         self.list(self.scope(selection), selection.selector.as_deref(), printer).await
     }
 
     /// The keys that a verb is to change. Each name must be there, or nothing is changed.
-    pub async fn targets(&self, targets: &Targets, printer: &Printer) -> Result<Vec<SetupKey>, Failure> {
+    pub async fn targets(&self, targets: &Targets, printer: &Printer) -> Result<Chosen, Failure> {
         if targets.names.is_empty() {
             return self.list(Some(&self.namespace), targets.selector.as_deref(), printer).await;
         }
@@ -79,7 +94,7 @@ impl Session {
                 keys.push(self.key(name).await?);
             }
         }
-        Ok(keys)
+        Ok(Chosen { keys, unread: Vec::new() })
     }
 
     async fn list(
@@ -87,11 +102,12 @@ impl Session {
         namespace: Option<&str>,
         selector: Option<&str>,
         printer: &Printer,
-    ) -> Result<Vec<SetupKey>, Failure> {
+    ) -> Result<Chosen, Failure> {
         let params = selector.map_or_else(ListParams::default, |labels| ListParams::default().labels(labels));
         let page = self.keys.list(namespace, params).await?;
         page.undecodable.iter().for_each(|invalid| printer.warn(&left_out(invalid)));
-        Ok(page.keys)
+        let unread = page.undecodable.iter().map(|invalid| ObjectName::from(&invalid.metadata).to_string());
+        Ok(Chosen { keys: page.keys, unread: unread.collect() })
     }
 
     /// The key of this name in the namespace, or a failure that names the nearest one.

@@ -59,19 +59,6 @@ pub async fn pod_of(cluster: &Cluster, workload: &str, spec: Value) {
     created(cluster, &template);
 }
 
-/// Creates pods that nothing owns, by name.
-pub async fn lone_pods(cluster: &Cluster, pods: Vec<(String, Value)>) {
-    let pods = pods.into_iter().map(|(name, change)| {
-        let spec = json!({ "automountServiceAccountToken": false, "containers": [container(&json!({}))] });
-        let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name }, "spec": spec });
-        json_patch::merge(&mut pod["spec"], &change);
-        pod
-    });
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": pods.collect::<Vec<_>>() });
-    account(cluster).await;
-    cluster.kubectl_ok(&["create", "-f", "-"], &list.to_string());
-}
-
 /// Waits for the `ServiceAccount` of pods. The namespace has it a moment later.
 async fn account(cluster: &Cluster) {
     let account =
