@@ -26,8 +26,8 @@ use line::{Line, Wanted};
 /// How long a person waits for a list of names. The flag `--request-timeout` sets another limit.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The most namespaces that are shown.
-const NAMESPACES: u32 = 500;
+/// Namespaces in one page of a list.
+const PAGE: u32 = 500;
 
 /// The name by which kubectl runs this program for completion.
 const COMPLETER: &str = "kubectl_complete-setupkey";
@@ -113,10 +113,15 @@ async fn keys(line: &Line, except: &[String]) -> Option<Vec<Suggestion>> {
 async fn namespaces(line: &Line) -> Option<Vec<Suggestion>> {
     let session = Session::start(&connection(line)?).ok()?;
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(session.keys.client.clone());
-    let params = ListParams::default().limit(NAMESPACES);
-    let listed = namespaces.list_metadata(&params);
-    let listed = call_within(session.keys.limit, Attempt::to("list namespaces"), listed).await.ok()?;
-    Some(listed.iter().map(|namespace| Suggestion { word: namespace.name_any(), meaning: String::new() }).collect())
+    let (mut names, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
+    loop {
+        let page = namespaces.list_metadata(&params);
+        let page = call_within(session.keys.limit, Attempt::to("list namespaces"), page).await.ok()?;
+        names.extend(page.iter().map(ResourceExt::name_any));
+        let Some(next) = page.metadata.continue_.filter(|next| !next.is_empty()) else { break };
+        params = params.continue_token(&next);
+    }
+    Some(names.into_iter().map(|word| Suggestion { word, meaning: String::new() }).collect())
 }
 
 fn contexts(line: &Line) -> Option<Vec<Suggestion>> {
