@@ -1,8 +1,8 @@
 //! The layers of `src/`: which folders each folder may use.
 //!
-//! {plain, api} ← key ← {cluster, protocol} ← {authority, audit, actions} ← {controller, enrollment, rest, agent,
-//! serve} ← {cli, bin}. The test
-//! reads the paths in each file of a folder, in `use` lines and elsewhere. A new folder fails the test until it has a row.
+//! {plain, api} ← key ← {cluster, protocol} ← {authority, audit, actions} ← {controller, enrollment, rest, agent, serve} ←
+//! {cli, bin}. The test reads the paths in each file of a folder, in `use` lines and elsewhere. A new folder fails the test
+//! until it has a row.
 
 use std::{
     collections::BTreeSet,

@@ -118,17 +118,17 @@ async fn plugin_completion_is_silent_about_what_goes_wrong() {
     }
 }
 
-/// The scripts for shells, in the shells that are there. bash always is.
+/// Runs a script in this shell, with the program on the PATH.
+fn in_shell(person: &Person, folder: &Path, shell: &str, script: &str) -> Said {
+    let mut command = Command::new(shell);
+    with_path(&mut command, folder, folder);
+    command.env("KUBECONFIG", person.kubeconfig()).args(["-c", script]);
+    Said::by(&mut command)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn plugin_completion_works_in_shells() {
-    let (cluster, folder) = (sample("plugin-complete-shells").await, folder());
-    let person = Person::administrator(&cluster);
-    let in_shell = |shell: &str, script: &str| {
-        let mut command = Command::new(shell);
-        with_path(&mut command, folder.path(), folder.path());
-        command.env("KUBECONFIG", person.kubeconfig()).args(["-c", script]);
-        Said::by(&mut command)
-    };
+async fn plugin_completion_works_in_bash() {
+    let (cluster, folder) = (sample("plugin-complete-bash").await, folder());
     let bash = r#"
         source <(kubectl-setupkey completion bash)
         try() {
@@ -142,23 +142,26 @@ async fn plugin_completion_works_in_shells() {
         try list --color = a
         try list --context control-plane:
     "#;
-    assert_eq!(in_shell("bash", bash).ok(), "unrevoke\nkiosks office unissued\nkiosks unissued\nauto always\n\n");
-    let is_there = |shell: &str| Command::new(shell).arg("--version").output().is_ok();
-    if is_there("fish") {
-        let fish = r#"
-            kubectl-setupkey completion fish | source
-            for line in "unr" "revoke " "revoke office " "list --color=a"
-                complete -C "kubectl-setupkey $line" | string replace -r '\t.*' ''
-                echo
-            end
-        "#;
-        let offered = "unrevoke\n\nkiosks\noffice\nunissued\n\nkiosks\nunissued\n\n--color=auto\n--color=always\n\n";
-        assert_eq!(in_shell("fish", fish).ok(), offered);
-    }
-    if is_there("zsh") {
-        let zsh = "autoload -U compinit; compinit -u -D; source <(kubectl-setupkey completion zsh); print $_comps[kubectl-setupkey]";
-        assert_eq!(in_shell("zsh", zsh).ok(), "_kubectl_setupkey\n");
-    }
+    let said = in_shell(&Person::administrator(&cluster), folder.path(), "bash", bash);
+    assert_eq!(said.ok(), "unrevoke\nkiosks office unissued\nkiosks unissued\nauto always\n\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs fish and zsh, which few machines have"]
+async fn plugin_completion_works_in_fish_and_zsh() {
+    let (cluster, folder) = (sample("plugin-complete-shells").await, folder());
+    let person = Person::administrator(&cluster);
+    let fish = r#"
+        kubectl-setupkey completion fish | source
+        for line in "unr" "revoke " "revoke office " "list --color=a"
+            complete -C "kubectl-setupkey $line" | string replace -r '\t.*' ''
+            echo
+        end
+    "#;
+    let offered = "unrevoke\n\nkiosks\noffice\nunissued\n\nkiosks\nunissued\n\n--color=auto\n--color=always\n\n";
+    assert_eq!(in_shell(&person, folder.path(), "fish", fish).ok(), offered);
+    let zsh = "autoload -U compinit; compinit -u -D; source <(kubectl-setupkey completion zsh); print $_comps[kubectl-setupkey]";
+    assert_eq!(in_shell(&person, folder.path(), "zsh", zsh).ok(), "_kubectl_setupkey\n");
 }
 
 /// The script that `completion kubectl` prints does the same as the link.
