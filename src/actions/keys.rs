@@ -190,7 +190,8 @@ impl Keys {
         Ok(value.filter(|value| Digest::of(value.expose()) == facts.digest))
     }
 
-    fn paging(&self) -> Paging {
+    /// How lists are asked for.
+    pub fn paging(&self) -> Paging {
         Paging { objects: self.page, limit: self.limit }
     }
 

@@ -19,8 +19,8 @@ use crate::{
     each::without,
     failure::Failure,
     flags::{self, Connection, Format, Output, Selection},
-    print::Printer,
-    session::{Chosen, Session},
+    print::{Printer, resource_line},
+    session::{Chosen, Session, none_found},
     table::{Cell, Table, Tone},
 };
 
@@ -199,7 +199,7 @@ fn names(findings: &[Finding]) -> String {
     let mut keys: Vec<_> = findings.iter().map(|finding| (&finding.namespace, &finding.name)).collect();
     keys.sort();
     keys.dedup();
-    keys.iter().map(|(_, name)| format!("setupkey.setupkey.dev/{name}\n")).collect()
+    keys.iter().map(|(_, name)| resource_line(name)).collect()
 }
 
 fn table(findings: &[Finding], no_headers: bool) -> String {
@@ -228,10 +228,7 @@ pub fn severity_tone(severity: Severity) -> Tone {
 fn summary(audit: &Audit, namespace: Option<&str>) -> String {
     let of = |severity: Severity| audit.findings.iter().filter(|finding| finding.severity == severity).count();
     match (audit.keys, audit.findings.len()) {
-        (0, _) => namespace.map_or_else(
-            || "No SetupKeys found.".to_owned(),
-            |name| format!("No SetupKeys found in namespace {name}."),
-        ),
+        (0, _) => none_found(namespace),
         (keys, 0) => format!("No findings in {}.", count(keys, "key")),
         (keys, _) => {
             let (warnings, notes) = (count(of(Severity::Warn), "warning"), count(of(Severity::Info), "note"));

@@ -19,7 +19,7 @@ use crate::{
     each::{Patience, why},
     failure::Failure,
     flags::{self, Connection, Format, Words},
-    print::Printer,
+    print::{Printer, resource_line},
     session::Session,
 };
 
@@ -260,7 +260,7 @@ fn tell(mut object: DynamicObject, flags: &Flags, how: &str, printer: &Printer) 
     object.metadata.managed_fields = None;
     match flags.output {
         Some(Format::Json) => printer.json(&object)?,
-        Some(Format::Name) => printer.print(&format!("setupkey.setupkey.dev/{}\n", flags.name))?,
+        Some(Format::Name) => printer.print(&resource_line(&flags.name))?,
         Some(_) => printer.yaml(&object)?,
         None => printer.print(&format!("setupkey {} created{how}\n", flags.name))?,
     }

@@ -17,6 +17,9 @@ use crate::{failure::Failure, print::Printer};
 /// How many keys are worked on at a time.
 const AT_A_TIME: usize = 16;
 
+/// Why a key is not as it was asked for, as long as the operator says nothing about it.
+pub const NOT_REPORTED: &str = "the operator has not reported yet (is it running?)";
+
 /// The work for each item. What comes of it has the order of the items.
 pub async fn each<T, R, F>(items: impl IntoIterator<Item = T>, work: impl Fn(T) -> F) -> Vec<R>
 where
@@ -90,5 +93,5 @@ pub fn why(last: Option<&SetupKey>, error: Option<call::Error>) -> String {
         let ready = condition(key.status.as_ref()?, READY)?;
         (ready.status != "True").then_some(ready.message.as_str())
     });
-    said.unwrap_or("the operator has not reported yet (is it running?)").to_owned()
+    said.unwrap_or(NOT_REPORTED).to_owned()
 }

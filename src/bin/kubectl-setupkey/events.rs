@@ -30,7 +30,7 @@ use crate::{
     flags::{self, Connection, Format, Output},
     print::Printer,
     session::Session,
-    table::{Cell, NOTHING, Table, Tone},
+    table::{Cell, Table, Tone},
     words,
 };
 
@@ -186,11 +186,12 @@ fn trouble(error: watcher::Error, name: &ObjectName) -> Result<String, Failure> 
     }
 }
 
-fn fields(name: &str) -> String {
+/// The field selector of the events about `SetupKey`s of this name.
+pub fn fields(name: &str) -> String {
     format!("regarding.kind=SetupKey,regarding.name={name}")
 }
 
-/// The event, if it is about a `SetupKey` of ours. NetBird has a kind of the same name.
+/// The event, if it can be read and is about a `SetupKey` of ours.
 fn read(event: DeserializeGuard<Event>, name: &ObjectName, printer: &Printer) -> Option<Row> {
     match event.0 {
         Ok(event) => Row::of(&event),
@@ -205,7 +206,8 @@ fn read(event: DeserializeGuard<Event>, name: &ObjectName, printer: &Printer) ->
 }
 
 impl Row {
-    fn of(event: &Event) -> Option<Self> {
+    /// The event, if it is about a `SetupKey` of ours. NetBird has a kind of the same name.
+    pub fn of(event: &Event) -> Option<Self> {
         let object = event.regarding.as_ref()?;
         if !object.api_version.as_deref().unwrap_or_default().starts_with("setupkey.dev/") {
             return None;
@@ -276,7 +278,7 @@ fn table(rows: &[Row], form: Format, no_headers: bool, now: DateTime<Utc>) -> Ta
     }
     let mut table = Table::new(&columns, no_headers);
     for row in rows {
-        let since = |moment: Option<Timestamp>| moment.map_or(NOTHING.to_owned(), |moment| words::since(moment, now));
+        let since = |moment| words::since_if_any(moment, now);
         let tone = if row.event_type == "Warning" { Tone::Warn } else { Tone::Plain };
         let mut cells = vec![
             since(row.last_seen).into(),

@@ -17,8 +17,8 @@ use setupkey_operator::{
 use crate::{
     failure::Failure,
     flags::{Connection, Format, Output, Selection},
-    print::Printer,
-    session::Session,
+    print::{Printer, resource_line},
+    session::{Session, none_found},
     table::{Cell, NOTHING, Table, Tone},
     words,
 };
@@ -108,14 +108,11 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
         Format::Json => printer.json(&KeyList { keys: rows })?,
         Format::Yaml => printer.yaml(&KeyList { keys: rows })?,
         Format::Name => {
-            let names: String = rows.iter().map(|row| format!("setupkey.setupkey.dev/{}\n", row.name)).collect();
+            let names: String = rows.iter().map(|row| resource_line(&row.name)).collect();
             printer.print(&names)?;
         }
         Format::Table | Format::Wide if rows.is_empty() => {
-            printer.note(&match session.scope(&flags.selection) {
-                Some(namespace) => format!("No SetupKeys found in namespace {namespace}."),
-                None => "No SetupKeys found.".to_owned(),
-            });
+            printer.note(&none_found(session.scope(&flags.selection)));
         }
         form => printer.print(&table(&rows, flags.selection.all_namespaces, form, flags.output.no_headers, now))?,
     }

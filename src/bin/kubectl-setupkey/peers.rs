@@ -220,7 +220,7 @@ fn table(rows: &[Row], form: Format, no_headers: bool, now: DateTime<Utc>) -> St
     }
     let mut table = Table::new(&columns, no_headers);
     for row in rows {
-        let since = |moment: Option<Timestamp>| moment.map_or(NOTHING.to_owned(), |moment| words::since(moment, now));
+        let since = |moment| words::since_if_any(moment, now);
         let mut cells: Vec<Cell> = vec![
             row.name.as_str().into(),
             row.hostname.as_str().into(),

@@ -87,6 +87,11 @@ impl Printer {
     }
 }
 
+/// A key as one line of `-o name`, in the form that kubectl prints and takes.
+pub fn resource_line(name: &str) -> String {
+    format!("setupkey.setupkey.dev/{name}\n")
+}
+
 /// Standard output without its buffer.
 #[cfg(unix)]
 fn unbuffered() -> io::Result<File> {

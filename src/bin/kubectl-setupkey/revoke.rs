@@ -64,12 +64,9 @@ pub async fn unrevoke(verb: Unrevoke, connection: &Connection, printer: &Printer
 
 async fn set(flags: Flags, revoked: bool, connection: &Connection, printer: &Printer) -> Result<ExitCode, Failure> {
     let session = &Session::start(connection)?;
-    let chosen = session.targets(&flags.targets, printer).await?;
-    if chosen.is_empty() {
-        printer.note(&format!("No SetupKeys found in namespace {}.", session.namespace));
+    let Some(Chosen { keys, unread }) = session.targets(&flags.targets, printer).await? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let Chosen { keys, unread } = chosen;
+    };
     keys.iter().for_each(|key| session.warn_of_gitops(key, "spec.revoked", printer));
     // No key waits for what another one waits for.
     let changes = each(&keys, |key| session.keys.set_revoked(key, revoked)).await;

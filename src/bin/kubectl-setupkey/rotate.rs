@@ -63,12 +63,9 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
         return Err(Failure::new("--timeout needs --wait or --now: without them, rotate only asks and does not wait"));
     }
     let session = &Session::start(connection)?;
-    let chosen = session.targets(&flags.targets, printer).await?;
-    if chosen.is_empty() {
-        printer.note(&format!("No SetupKeys found in namespace {}.", session.namespace));
+    let Some(Chosen { keys, unread }) = session.targets(&flags.targets, printer).await? else {
         return Ok(ExitCode::SUCCESS);
-    }
-    let Chosen { keys, unread } = chosen;
+    };
     let time = flags.timeout.unwrap_or(Lifetime::seconds(60)).as_duration();
     if flags.now {
         keys.iter().for_each(|key| at_once::warn_of_gitops(key, printer));

@@ -44,13 +44,6 @@ pub struct Chosen {
     pub unread: Vec<String>,
 }
 
-impl Chosen {
-    /// Whether there is no key at all.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.unread.is_empty()
-    }
-}
-
 impl Session {
     /// Connects as the flags and the kubeconfig say.
     pub fn start(connection: &Connection) -> Result<Self, Failure> {
@@ -83,10 +76,16 @@ impl Session {
         self.list(self.scope(selection), selection.selector.as_deref(), printer).await
     }
 
-    /// The keys that a verb is to change. Each name must be there, or nothing is changed.
-    pub async fn targets(&self, targets: &Targets, printer: &Printer) -> Result<Chosen, Failure> {
+    /// The keys that a verb is to change; `None` if there are none, which is told. Each name must be there, or nothing is
+    /// changed.
+    pub async fn targets(&self, targets: &Targets, printer: &Printer) -> Result<Option<Chosen>, Failure> {
         if targets.names.is_empty() {
-            return self.list(Some(&self.namespace), targets.selector.as_deref(), printer).await;
+            let chosen = self.list(Some(&self.namespace), targets.selector.as_deref(), printer).await?;
+            if chosen.keys.is_empty() && chosen.unread.is_empty() {
+                printer.note(&none_found(Some(&self.namespace)));
+                return Ok(None);
+            }
+            return Ok(Some(chosen));
         }
         let mut keys: Vec<SetupKey> = Vec::new();
         for name in &targets.names {
@@ -94,7 +93,7 @@ impl Session {
                 keys.push(self.key(name).await?);
             }
         }
-        Ok(Chosen { keys, unread: Vec::new() })
+        Ok(Some(Chosen { keys, unread: Vec::new() }))
     }
 
     async fn list(
@@ -140,6 +139,14 @@ impl Session {
                 "there is no SetupKey {namespace}/{name}: kubectl setupkey list -n {namespace} shows those that are there"
             ),
         })
+    }
+}
+
+/// What is told where a selection has no key.
+pub fn none_found(namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("No SetupKeys found in namespace {namespace}."),
+        None => "No SetupKeys found.".to_owned(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use crate::{
     failure::Failure,
     flags::{self, Connection, Format, Output},
-    print::Printer,
+    print::{Printer, resource_line},
     session::Session,
 };
 use around::Around;
@@ -43,7 +43,7 @@ pub async fn run(flags: Flags, connection: &Connection, printer: &Printer) -> Re
     match flags.output.output {
         Format::Json => printer.json(&report)?,
         Format::Yaml => printer.yaml(&report)?,
-        Format::Name => printer.print(&format!("setupkey.setupkey.dev/{}\n", report.name))?,
+        Format::Name => printer.print(&resource_line(&report.name))?,
         Format::Table | Format::Wide => printer.print(&report.text(now))?,
     }
     Ok(if report.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })

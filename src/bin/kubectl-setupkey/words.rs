@@ -3,6 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use setupkey_operator::api::Timestamp;
 
+use crate::table::NOTHING;
+
 /// A span in the largest unit that gives two or more: `12d`, `47h`, `90m`, `30s`.
 pub fn span(span: TimeDelta) -> String {
     let seconds = span.num_seconds().max(0);
@@ -17,6 +19,11 @@ pub fn span(span: TimeDelta) -> String {
 /// How long ago a moment was: `12d`, without "ago". `0s` for a moment to come, which the clocks of two machines can make.
 pub fn since(moment: Timestamp, now: DateTime<Utc>) -> String {
     span(now - moment.moment())
+}
+
+/// The same for a moment that may not have been: [`NOTHING`] then.
+pub fn since_if_any(moment: Option<Timestamp>, now: DateTime<Utc>) -> String {
+    moment.map_or_else(|| NOTHING.to_owned(), |moment| since(moment, now))
 }
 
 /// How long it is until a moment: `12d`, or `3d ago` once it has passed.

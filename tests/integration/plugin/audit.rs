@@ -193,8 +193,8 @@ async fn plugin_audit_says_what_it_skips_without_the_right_to_list_pods() {
     let seen = Person::administrator(&cluster).runs(&["audit", "--rule", "SK008", "--fail-on", "info"]);
     assert_eq!((seen.code, seen.err.as_str()), (2, "0 warnings, 1 note in 1 key.\n"));
 
-    let nobody = Person::with_rights(&cluster, "nobody", &[("list", "pods")]);
-    assert!(nobody.runs(&["audit"]).fails().contains("may not list setupkeys.setupkey.dev in namespace"));
+    let guest = Person::with_rights(&cluster, "guest", &[("list", "pods")]);
+    assert!(guest.runs(&["audit"]).fails().contains("may not list setupkeys.setupkey.dev in namespace"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

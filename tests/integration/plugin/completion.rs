@@ -105,7 +105,7 @@ async fn plugin_completion_is_silent_about_what_goes_wrong() {
     let person = Person::administrator(&cluster);
     let nothing: [&str; 0] = [];
     for words in [
-        ["revoke", "--as", "nobody", ""].as_slice(),
+        ["revoke", "--as", "guest", ""].as_slice(),
         &["revoke", "--context", "none", ""],
         &["revoke", "--kubeconfig", "/none", ""],
         &["revoke", "-n", "Not_A_Name", ""],

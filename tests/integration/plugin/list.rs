@@ -74,12 +74,12 @@ office  reusable  valid     7/50   12m        88d         81d         netbird-se
 #[tokio::test(flavor = "multi_thread")]
 async fn plugin_list_of_a_caller_without_rights_names_the_right() {
     let cluster = Cluster::for_test("plugin-list-rights").await;
-    let nobody = Person::with_rights(&cluster, "nobody", &[]);
+    let guest = Person::with_rights(&cluster, "guest", &[]);
     let namespace = &cluster.namespace;
     let expected = format!(
-        "could not list SetupKeys of namespace {namespace}: system:serviceaccount:{namespace}:nobody may not list setupkeys.setupkey.dev in namespace {namespace}; ask an administrator for that right"
+        "could not list SetupKeys of namespace {namespace}: system:serviceaccount:{namespace}:guest may not list setupkeys.setupkey.dev in namespace {namespace}; ask an administrator for that right"
     );
-    assert_eq!(nobody.runs(&["list"]).fails(), expected);
+    assert_eq!(guest.runs(&["list"]).fails(), expected);
     let reader = Person::with_rights(&cluster, "reader", &[("list", "setupkeys.setupkey.dev")]);
     let said = reader.runs(&["list"]);
     let nothing = format!("No SetupKeys found in namespace {namespace}.\n");

@@ -20,11 +20,14 @@ mod wait;
 mod workloads;
 
 use std::{
+    fs::File,
+    os::fd::OwnedFd,
     path::Path,
     process::{Command, Stdio},
 };
 
 use chrono::{TimeDelta, Utc};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use setupkey_operator::{api::Timestamp, key::KeyId};
 use tempfile::TempDir;
@@ -189,4 +192,14 @@ pub async fn issued(cluster: &Cluster, name: &str, spec: Value, status: Value) -
     json_patch::merge(&mut whole, &status);
     cluster.patch_status(name, whole).await;
     value
+}
+
+/// Both ends of a terminal: that of the test, and that of a program.
+pub fn terminal() -> (File, OwnedFd) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (File::from(ours), theirs.into())
 }

@@ -8,10 +8,9 @@ use std::{
 };
 
 use chrono::TimeDelta;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 
-use super::{Person, Said, ago, issued, secret};
+use super::{Person, Said, ago, issued, secret, terminal};
 use crate::harness::{Cluster, any_key};
 
 const GET_KEYS: (&str, &str) = ("get", "setupkeys.setupkey.dev");
@@ -197,16 +196,6 @@ async fn plugin_reveal_on_a_terminal_says_that_the_key_is_visible() {
         cluster.namespace
     );
     assert_eq!(String::from_utf8(output.stderr).unwrap(), note);
-}
-
-/// Both ends of a terminal: that of the test, and that of a program.
-fn terminal() -> (File, OwnedFd) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&ours).unwrap();
-    unlockpt(&ours).unwrap();
-    let name = ptsname(&ours, Vec::new()).unwrap();
-    let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    (File::from(ours), theirs.into())
 }
 
 /// What every verb prints with every form, and all command lines of this machine while it runs, hold no key.

@@ -73,7 +73,7 @@ async fn plugin_revoke_changes_nothing_if_a_name_is_wrong() {
             let refused = person.runs(&mixture);
             assert!(refused.is_refused().contains(why), "{mixture:?}: {}", refused.err);
         }
-        let empty = person.runs(&[verb, "-l", "team=nobody"]);
+        let empty = person.runs(&[verb, "-l", "team=guest"]);
         let nothing = format!("No SetupKeys found in namespace {namespace}.\n");
         assert_eq!((empty.code, empty.out.as_str(), empty.err.as_str()), (0, "", nothing.as_str()));
     }
@@ -110,8 +110,8 @@ async fn plugin_revoke_of_all_does_what_it_may() {
     // The right to get is enough to wait, as for a caller without the right to list.
     let one = Person::with_rights(&cluster, "one", &[("get,patch", "setupkeys.setupkey.dev")]);
     assert_eq!(one.runs(&["unrevoke", "a", "c"]).ok(), "setupkey a: valid\nsetupkey c: valid\n");
-    let nobody = Person::with_rights(&cluster, "nobody", &[]);
-    assert!(nobody.runs(&["revoke", "a"]).fails().contains("nobody may not get setupkeys.setupkey.dev"));
+    let guest = Person::with_rights(&cluster, "guest", &[]);
+    assert!(guest.runs(&["revoke", "a"]).fails().contains("guest may not get setupkeys.setupkey.dev"));
     operator.stop().await;
 }
 

@@ -138,8 +138,8 @@ office  reusable · valid · Ready     authority the cluster itself
     assert_eq!((&json["readers"], &json["peers"], &json["events"]), (&Value::Null, &Value::Null, &Value::Null));
     assert_eq!(json["skipped"], json!(["SK008", "SK009"]));
     assert_eq!(json["notShown"]["readers"], "you may not list pods");
-    let nobody = Person::with_rights(&cluster, "nobody", &[("list", "pods")]);
-    assert!(nobody.runs(&["status", "office"]).fails().contains("may not get setupkeys.setupkey.dev in namespace"));
+    let guest = Person::with_rights(&cluster, "guest", &[("list", "pods")]);
+    assert!(guest.runs(&["status", "office"]).fails().contains("may not get setupkeys.setupkey.dev in namespace"));
     let missing = reader.runs(&["status", "ofice"]);
     let expected = format!("there is no SetupKey {}/ofice; did you mean office?", cluster.namespace);
     assert_eq!(missing.fails(), expected);

@@ -9,13 +9,10 @@ use std::{
 use chrono::TimeDelta;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::api::PostParams;
-use rustix::{
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
-};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 
-use super::{Person, Said, ahead, issued};
+use super::{Person, Said, ahead, issued, terminal};
 use crate::harness::Cluster;
 
 /// As many keys as the operator is measured with.
@@ -80,9 +77,9 @@ async fn plugin_acts_with_the_rights_of_a_user_that_it_is_told_to_be() {
     let names = person.runs(&["list", "-o", "name", "--as", "ann", "--as-group", "x", "--as-group", "system:masters"]);
     assert_eq!(names.ok(), "setupkey.setupkey.dev/office\n");
     // The words for the right depend on the version of Kubernetes.
-    let nobody = Person::with_rights(&cluster, "nobody", &[]).runs(&["list", "--as", "ann"]);
-    let sentence = format!("{list}: system:serviceaccount:{namespace}:nobody may not impersonate");
-    assert!(nobody.fails().contains(&sentence), "{nobody:?}");
+    let guest = Person::with_rights(&cluster, "guest", &[]).runs(&["list", "--as", "ann"]);
+    let sentence = format!("{list}: system:serviceaccount:{namespace}:guest may not impersonate");
+    assert!(guest.fails().contains(&sentence), "{guest:?}");
 }
 
 /// The write end of a pipe whose reader is gone.
@@ -111,7 +108,7 @@ async fn plugin_ends_quietly_when_its_reader_is_gone() {
     // Without a place for words, the exit code still tells.
     for (words, code) in [
         (["list", "-n", "team"].as_slice(), 0),
-        (&["list", "--as", "nobody"], 1),
+        (&["list", "--as", "guest"], 1),
         (&["lsit"], 1),
         (&["revoke", "none"], 1),
     ] {
@@ -130,11 +127,7 @@ async fn plugin_ends_quietly_when_its_reader_is_gone() {
 
 /// Runs the command on a terminal with so many columns, and returns what it shows.
 fn on_a_terminal(mut command: Command, columns: u16) -> String {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let program = File::options().read(true).write(true).open(name).unwrap();
+    let (mut ours, program) = terminal();
     tcsetwinsize(&program, Winsize { ws_row: 10, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     let mut child = command
         .env("TERM", "xterm-256color")
@@ -146,7 +139,7 @@ fn on_a_terminal(mut command: Command, columns: u16) -> String {
     drop(command);
     let mut shown = Vec::new();
     // Once the last program has closed it, a terminal ends with an error.
-    let _ = File::from(terminal).read_to_end(&mut shown);
+    let _ = ours.read_to_end(&mut shown);
     assert!(child.wait().unwrap().success());
     String::from_utf8(shown).unwrap().replace("\r\n", "\n")
 }

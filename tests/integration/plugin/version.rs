@@ -30,8 +30,8 @@ async fn plugin_version_tells_of_program_cluster_and_keys() {
 #[tokio::test(flavor = "multi_thread")]
 async fn plugin_version_says_what_it_may_not_know() {
     let cluster = Cluster::for_test("plugin-version-rights").await;
-    let nobody = Person::with_rights(&cluster, "nobody", &[]);
-    assert!(nobody.runs(&["version"]).ok().contains("SetupKeys:   setupkey.dev/v1alpha1\n"));
+    let guest = Person::with_rights(&cluster, "guest", &[]);
+    assert!(guest.runs(&["version"]).ok().contains("SetupKeys:   setupkey.dev/v1alpha1\n"));
     let anonymous = Person::administrator(&cluster).runs(&["version", "--as", "system:anonymous"]);
     assert_eq!(anonymous.code, 0, "{anonymous:?}");
     assert!(anonymous.out.contains(&format!("Kubernetes:  {}\nSetupKeys:   unknown\n", kubernetes())), "{anonymous:?}");

@@ -156,9 +156,9 @@ async fn plugin_wait_refuses_what_makes_no_sense() {
     }
     let missing = person.runs(&["wait", "ofice", "--for", "valid"]);
     assert_eq!(missing.fails(), format!("there is no SetupKey {namespace}/ofice; did you mean office?"));
-    let nobody = Person::with_rights(&cluster, "nobody", &[]);
+    let guest = Person::with_rights(&cluster, "guest", &[]);
     let expected = format!(
-        "could not read SetupKey {namespace}/office: system:serviceaccount:{namespace}:nobody may not get setupkeys.setupkey.dev in namespace {namespace}; ask an administrator for that right"
+        "could not read SetupKey {namespace}/office: system:serviceaccount:{namespace}:guest may not get setupkeys.setupkey.dev in namespace {namespace}; ask an administrator for that right"
     );
-    assert_eq!(nobody.runs(&["wait", "office", "--for", "valid"]).fails(), expected);
+    assert_eq!(guest.runs(&["wait", "office", "--for", "valid"]).fails(), expected);
 }

@@ -9,12 +9,15 @@ mod line;
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{Args, Command, FromArgMatches};
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, ResourceExt, api::ListParams};
 use setupkey_operator::{
     api::SetupKey,
     cluster::{
-        call::{Attempt, call_within},
+        call::Attempt,
         kubeconfig::{self, Choice},
+        pages,
     },
     key::Facts,
     plain::is_plain,
@@ -25,9 +28,6 @@ use line::{Line, Wanted};
 
 /// How long a person waits for a list of names. The flag `--request-timeout` sets another limit.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Namespaces in one page of a list.
-const PAGE: u32 = 500;
 
 /// The name by which kubectl runs this program for completion.
 const COMPLETER: &str = "kubectl_complete-setupkey";
@@ -112,16 +112,11 @@ async fn keys(line: &Line, except: &[String]) -> Option<Vec<Suggestion>> {
 
 async fn namespaces(line: &Line) -> Option<Vec<Suggestion>> {
     let session = Session::start(&connection(line)?).ok()?;
-    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(session.keys.client.clone());
-    let (mut names, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
-    loop {
-        let page = namespaces.list_metadata(&params);
-        let page = call_within(session.keys.limit, Attempt::to("list namespaces"), page).await.ok()?;
-        names.extend(page.iter().map(ResourceExt::name_any));
-        let Some(next) = page.metadata.continue_.filter(|next| !next.is_empty()) else { break };
-        params = params.continue_token(&next);
-    }
-    Some(names.into_iter().map(|word| Suggestion { word, meaning: String::new() }).collect())
+    let namespaces: Api<Namespace> = Api::all(session.keys.client.clone());
+    let attempt = Attempt::to("list namespaces");
+    let pages = pages::list(namespaces, ListParams::default(), attempt, session.keys.paging());
+    let all: Vec<_> = pages.try_concat().await.ok()?;
+    Some(all.iter().map(|namespace| Suggestion { word: namespace.name_any(), meaning: String::new() }).collect())
 }
 
 fn contexts(line: &Line) -> Option<Vec<Suggestion>> {

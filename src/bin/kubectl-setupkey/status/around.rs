@@ -8,7 +8,7 @@ use setupkey_operator::{
     cluster::call::Error,
 };
 
-use crate::{audit, failure::Failure, management, session::Session};
+use crate::{audit, events, failure::Failure, management, session::Session};
 
 /// A part of the report, or why it is not shown, as in "you may not list pods".
 pub type Part<T> = Result<T, String>;
@@ -29,7 +29,7 @@ impl Around {
     /// Reads the key of this name and what is around it. Without the key, the rest does not matter.
     pub async fn read(session: &Session, name: &str) -> Result<(SetupKey, Self), Failure> {
         let of_key = ListParams::default().labels(&format!("{KEY_LABEL}={name}"));
-        let about_key = ListParams::default().fields(&format!("regarding.kind=SetupKey,regarding.name={name}"));
+        let about_key = ListParams::default().fields(&events::fields(name));
         let (keys, namespace) = (&session.keys, Some(session.namespace.as_str()));
         let (key, readers, peers, events) = futures::join!(
             session.key(name),

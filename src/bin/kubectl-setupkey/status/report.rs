@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::{
-    api::events::v1::Event,
-    apimachinery::pkg::apis::meta::v1::{MicroTime, Time},
-};
+use k8s_openapi::api::events::v1::Event;
 use schemars::JsonSchema;
 use serde::Serialize;
 use setupkey_operator::{
-    api::{AuthorityKind, GROUP, KeyType, Lifetime, Peer, PreviousKey, SetupKey, SetupKeyStatus, State, Timestamp},
+    api::{AuthorityKind, KeyType, Lifetime, Peer, PreviousKey, SetupKey, SetupKeyStatus, State, Timestamp},
     audit::{Evidence, Finding, RULES, Reader, Thresholds, findings},
     key::{
         Facts,
@@ -20,6 +17,7 @@ use setupkey_operator::{
 };
 
 use super::around::{Around, Part};
+use crate::events;
 
 /// How many events are reported: the latest.
 const MOST_EVENTS: usize = 10;
@@ -185,7 +183,7 @@ impl Report {
             Some(_) => None,
             None => part(around.peers, |why| shown("peers", why)).map(|peers| Peers::of(key, &peers)),
         };
-        let events = part(around.events, |why| shown("events", why)).map(|events| latest(key, events));
+        let events = part(around.events, |why| shown("events", why)).map(|events| latest(key, &events));
         let skipped = RULES.iter().filter(|rule| readers.is_none() && rule.evidence == Evidence::Pods);
         let namespace = metadata.namespace.clone().unwrap_or_default();
         Self {
@@ -263,29 +261,17 @@ impl Peers {
 }
 
 /// The latest events about this key, the newest first. An event of another object of this name has another uid or group.
-fn latest(key: &SetupKey, events: Vec<Event>) -> Vec<EventOfKey> {
-    let of_key = |event: &Event| {
-        let Some(object) = &event.regarding else { return false };
-        let group = object.api_version.as_deref().and_then(|version| version.split_once('/')).map(|(group, _)| group);
-        group.is_none_or(|group| group == GROUP) && (object.uid.is_none() || object.uid == key.metadata.uid)
-    };
-    let mut events: Vec<_> = events.into_iter().filter(of_key).map(EventOfKey::from).collect();
+fn latest(key: &SetupKey, events: &[Event]) -> Vec<EventOfKey> {
+    let of_key = |row: &events::Row| row.uid.is_empty() || Some(&row.uid) == key.metadata.uid.as_ref();
+    let rows = events.iter().filter_map(events::Row::of).filter(of_key);
+    let mut events: Vec<_> = rows.map(EventOfKey::from).collect();
     events.sort_by_key(|event| std::cmp::Reverse(event.last));
     events.truncate(MOST_EVENTS);
     events
 }
 
-impl From<Event> for EventOfKey {
-    fn from(event: Event) -> Self {
-        let moment = |time: MicroTime| Timestamp::from(&Time(time.0));
-        let (series, once) =
-            (event.series.map(|series| moment(series.last_observed_time)), event.event_time.map(moment));
-        let created = event.metadata.creation_timestamp.as_ref().map(Timestamp::from);
-        Self {
-            event_type: event.type_.unwrap_or_default(),
-            reason: event.reason.unwrap_or_default(),
-            message: event.note.unwrap_or_default(),
-            last: series.max(once).or(event.deprecated_last_timestamp.as_ref().map(Timestamp::from)).or(created),
-        }
+impl From<events::Row> for EventOfKey {
+    fn from(row: events::Row) -> Self {
+        Self { event_type: row.event_type, reason: row.reason, message: row.message, last: row.last_seen }
     }
 }

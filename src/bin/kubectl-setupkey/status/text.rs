@@ -12,6 +12,7 @@ use setupkey_operator::{
 use super::report::{Previous, Report};
 use crate::{
     audit::severity_tone,
+    each::NOT_REPORTED,
     list::{state_tone, type_name},
     table::Tone,
     words,
@@ -84,7 +85,7 @@ impl Report {
     fn unready(&self) -> String {
         match (&self.ready_reason, &self.ready_message) {
             (Some(reason), Some(message)) => format!("{reason}: {message}"),
-            _ => "the operator has not reported yet (is it running?)".to_owned(),
+            _ => NOT_REPORTED.to_owned(),
         }
     }
 
