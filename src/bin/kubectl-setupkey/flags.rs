@@ -42,7 +42,7 @@ pub struct Connection {
 /// What the terminal is shown.
 #[derive(Args)]
 pub struct Look {
-    /// Colours: auto has them on a terminal, unless NO_COLOR is set.
+    /// Colours: auto has them on a terminal, unless NO_COLOR is set or TERM is dumb.
     #[arg(long, value_name = "WHEN", global = true, help_heading = OF_EVERY_VERB, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
 }

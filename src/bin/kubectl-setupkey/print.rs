@@ -1,6 +1,7 @@
 //! What is printed: results on standard output, all else on standard error.
 
 use std::{
+    env,
     fs::File,
     io::{self, ErrorKind, IsTerminal, Write},
     process::ExitCode,
@@ -30,6 +31,8 @@ impl Printer {
     pub fn new(look: &Look) -> Self {
         Self {
             choice: match look.color {
+                // anstream colours a dumb terminal too if `CI` is set.
+                Color::Auto if env::var_os("TERM").is_some_and(|term| term == "dumb") => ColorChoice::Never,
                 Color::Auto => ColorChoice::Auto,
                 Color::Always => ColorChoice::Always,
                 Color::Never => ColorChoice::Never,

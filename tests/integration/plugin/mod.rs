@@ -96,7 +96,7 @@ impl Person {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths([plugins].into_iter().chain(std::env::split_paths(&path))).expect("a PATH");
         command.env("PATH", path).env("KUBECONFIG", self.kubeconfig());
-        for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS"] {
+        for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "CI"] {
             command.env_remove(variable);
         }
         command

@@ -173,7 +173,7 @@ async fn plugin_shows_the_same_on_any_terminal() {
         assert_eq!(on_a_terminal(command, 40), piped, "{variable}={value}");
     }
     let mut dumb = Command::new("env");
-    dumb.args(["TERM=dumb", "kubectl", "setupkey", "list"]);
+    dumb.args(["TERM=dumb", "CI=true", "kubectl", "setupkey", "list"]);
     let plain = list();
     let tools = std::path::Path::new(plain.get_program()).parent().unwrap().to_owned();
     for (name, value) in plain.get_envs() {
