@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{
-    Client, Resource, ResourceExt,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::{Client, Resource, ResourceExt};
 
 use super::{
     Environment,
@@ -16,7 +13,7 @@ use super::{
     notify::Notifier,
     own_writes::{Kind, OwnWrites},
     records::Records,
-    watch::{Conflicts, SecretMetadata, Watched, WatchedKey},
+    watch::{Cache, Conflicts, Mark, SecretMetadata, Sort, WatchedKey},
     work::Work,
 };
 use crate::{
@@ -30,8 +27,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     pub metrics: Metrics,
     pub notifier: Notifier,
-    pub(super) keys: Store<WatchedKey>,
-    pub(super) secrets: Store<SecretMetadata>,
+    pub(super) keys: Cache<WatchedKey>,
+    pub(super) secrets: Cache<SecretMetadata>,
     pub(super) own_writes: Arc<OwnWrites>,
     pub records: Arc<Records>,
     pub authorities: Arc<Authorities>,
@@ -49,9 +46,13 @@ pub struct Shared {
     pub authorities: Arc<Authorities>,
 }
 
+/// The caches of keys and of Secrets, and the writes that they do not show yet.
+type Caches = (Cache<WatchedKey>, Cache<SecretMetadata>, Arc<OwnWrites>);
+
 impl Context {
     /// The context for the watches of one scope.
-    pub fn new(environment: Environment, shared: Shared, watched: &Watched, work: Work, lanes: (Lanes, Lanes)) -> Self {
+    pub fn new(environment: Environment, shared: Shared, caches: Caches, work: Work, lanes: (Lanes, Lanes)) -> Self {
+        let (keys, secrets, own_writes) = caches;
         let Shared { notifier, records, authorities } = shared;
         Self {
             conflicts: Conflicts::new(environment.client.clone(), work.retries()),
@@ -62,9 +63,9 @@ impl Context {
             clock: environment.clock,
             metrics: environment.metrics,
             notifier,
-            keys: watched.keys.clone(),
-            secrets: watched.secrets.clone(),
-            own_writes: Arc::clone(&watched.own_writes),
+            keys,
+            secrets,
+            own_writes,
             records,
             authorities,
             handover: Handover::new(environment.handover),
@@ -86,36 +87,38 @@ impl Context {
         self.work.leads()
     }
 
-    pub fn cached_secret(&self, key: &SetupKey) -> Option<Arc<SecretMetadata>> {
-        let namespace = key.namespace().unwrap_or_default();
-        self.secrets.get(&ObjectRef::new(key.secret_name()).within(&namespace))
+    /// The metadata of the Secret of a key.
+    pub fn cached_secret(&self, key: &SetupKey) -> Option<SecretMetadata> {
+        self.secrets.get(&ObjectName::new(key.namespace().unwrap_or_default(), key.secret_name()))
     }
 
     /// A Secret that this key owns, whatever its name is.
-    pub fn secret_owned_by(&self, key: &WatchedKey) -> Option<Arc<SecretMetadata>> {
-        let (namespace, uid) = (key.namespace(), key.uid()?);
-        let owned = |secret: &SecretMetadata| secret.owner_references().iter().any(|owner| owner.uid == uid);
-        self.secrets.find(|secret| secret.namespace() == namespace && owned(secret))
+    pub fn secret_owned_by(&self, key: &WatchedKey) -> Option<Arc<ObjectName>> {
+        let owned = self.secrets.marked(Mark::new(Sort::Owner, key.uid()?));
+        owned.into_iter().find(|secret| Some(&secret.namespace) == key.meta().namespace.as_ref())
     }
 
-    /// How much longer to wait for the caches to show our own last writes.
-    pub fn wait_for_own_writes(&self, key: &SetupKey) -> Option<Duration> {
-        let namespace = key.namespace().unwrap_or_default();
-        let for_key = self.own_writes.wait(Kind::SetupKey, &namespace, &key.name_any());
-        for_key.or_else(|| self.own_writes.wait(Kind::Secret, &namespace, key.secret_name()))
+    /// How much longer to wait for the cache to show our own last write of this key.
+    pub fn wait_for_key(&self, key: &ObjectName) -> Option<Duration> {
+        self.own_writes.wait(Kind::SetupKey, &key.namespace, &key.name)
+    }
+
+    /// How much longer to wait for the cache to show our own last write of the Secret of this key.
+    pub fn wait_for_secret(&self, key: &SetupKey) -> Option<Duration> {
+        self.own_writes.wait(Kind::Secret, &key.namespace().unwrap_or_default(), key.secret_name())
     }
 
     /// Notes that this version of a key was written.
     pub fn wrote_key(&self, key: &SetupKey) {
-        let ObjectName { namespace, name } = ObjectName::of(key);
-        let cached = || self.keys.get(&ObjectRef::new(&name).within(&namespace))?.meta().resource_version.clone();
+        let name = ObjectName::of(key);
+        let cached = || self.keys.get(&name)?.meta().resource_version.clone();
         let written = key.metadata.resource_version.as_deref().unwrap_or_default();
-        self.own_writes.wrote(Kind::SetupKey, &namespace, &name, written, cached);
+        self.own_writes.wrote(Kind::SetupKey, &name.namespace, &name.name, written, cached);
     }
 
     /// Notes that this version of a Secret was written.
     pub fn wrote_secret(&self, key: &SetupKey, written: &str) {
-        let cached = || self.cached_secret(key)?.metadata.resource_version.clone();
+        let cached = || self.cached_secret(key)?.metadata.resource_version;
         let namespace = key.namespace().unwrap_or_default();
         self.own_writes.wrote(Kind::Secret, &namespace, key.secret_name(), written, cached);
     }

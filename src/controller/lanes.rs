@@ -1,8 +1,8 @@
 //! How many passes are made at the same time over the objects of one namespace, and over the keys at authorities.
 //!
-//! kube's controller begins the passes that wait in no particular order, so one key may wait for thousands of another
-//! namespace that change all the time, or for those whose authority is slow to answer. Here, each of these groups gets some
-//! of the places and no more. What does not fit waits in the line of its group, and is called when a place there is free.
+//! The queue makes passes in the order in which objects were added, so one key may wait for thousands of another namespace
+//! that change all the time, or for those whose authority is slow to answer. Here, each of these groups gets some of the
+//! places and no more. What does not fit waits in the line of its group, and is called when a place there is free.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 

@@ -4,8 +4,8 @@
 //! # Flow
 //!
 //! Watches fill caches: the `SetupKey`s, the metadata of the Secrets with our label, and the few fields of each Peer that
-//! decisions depend on. A change of a key or its Secret leads to one pass over that key ([`reconcile`]), and so does a moment
-//! that the key waits for. A pass asks [`plan`](crate::key::plan) for the next step, takes it, and asks again, until the
+//! decisions depend on. Objects are packed there, and are decoded for a pass. A change of a key or its Secret puts the key into
+//! a [`queue`], and so does a moment that the key waits for. The queue leads to one pass over that key ([`reconcile`]). A pass asks [`plan`](crate::key::plan) for the next step, takes it, and asks again, until the
 //! answer is to wait. A settled key costs no request, because the caches show that it is settled.
 //!
 //! # Caveats
@@ -30,6 +30,7 @@ mod observe;
 mod own_writes;
 mod pass;
 mod peers;
+mod queue;
 mod reconcile;
 mod records;
 mod retry;
@@ -37,21 +38,14 @@ mod watch;
 mod work;
 mod write;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{
-    Stream, StreamExt,
+    StreamExt,
     future::{self, join_all},
     stream,
 };
-use kube::{
-    Client,
-    runtime::{
-        controller::{self, Action, Config, Controller},
-        reflector::{Lookup, ObjectRef},
-        watcher,
-    },
-};
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -65,11 +59,13 @@ use election::Leadership;
 use lanes::Lanes;
 use metrics::Metrics;
 use notify::Notifier;
+use queue::Queue;
 use records::Records;
+use watch::Filled;
 use work::Work;
 
 /// Keys in progress at the same time, per watched scope. Each has at most one request in flight.
-const CONCURRENCY: u16 = 64;
+const CONCURRENCY: usize = 64;
 
 /// Keys of one namespace in progress at the same time because of changes. At most 8 retries come on top, so places are left
 /// for the keys of others.
@@ -161,75 +157,73 @@ async fn watch_and_reconcile(
     shutdown: CancellationToken,
 ) {
     let Shared { notifier, records, authorities, budget } = shared;
-    let watched = watch::start(&environment.client, namespace.as_deref());
-    let filled = tokio::spawn({
+    let (queue, queue_of_peers) = (Arc::<Queue>::default(), Arc::<Queue>::default());
+    let watched = watch::start(&environment.client, namespace.as_deref(), &queue, &queue_of_peers);
+    let ready = {
         let (filled, readiness) = (watched.peers.filled.clone(), Arc::clone(&environment.readiness));
         async move {
             if filled.wait().await {
                 readiness.reached();
             }
         }
-    });
-    // Each of these causes a pass over every key. A pass over a settled key costs no request.
-    let metrics = environment.metrics.clone();
-    metrics.watch(watched.keys.clone());
-    records.watch(watched.keys.clone(), watched.filled.clone());
-    let taken_up = stream::once(environment.leadership.clone().taken_up()).filter_map(move |leads| {
-        metrics.leads(leads);
-        future::ready(leads.then_some(()))
-    });
-    let clock_steps = clock::steps(Arc::clone(&environment.clock));
-    let (work, turns) = Work::new(&environment, watched.filled.clone(), budget.clone());
+    };
+    let (keys, filled, watches) = (watched.keys.clone(), watched.filled.clone(), watched.watches);
+    environment.metrics.watch(keys.clone());
+    records.watch(keys.clone(), filled.clone());
+    authorities.add(keys.clone(), Arc::clone(&queue));
+    let (work, turns) = Work::new(&environment, filled.clone(), budget.clone());
     let (lanes, calls) = Lanes::of_namespaces(CONCURRENCY_OF_NAMESPACE);
     let (at_authorities, calls_at_authorities) = Lanes::of_all(CONCURRENCY_OF_AUTHORITIES);
-    let woken = authorities.add(watched.keys.clone());
-    let shared = context::Shared { notifier, records: Arc::clone(&records), authorities };
-    let context = Arc::new(Context::new(environment.clone(), shared, &watched, work, (lanes, at_authorities)));
-    let forgetful = Arc::clone(&context);
-    let peers = peers::run(environment, watched.peers, budget, shutdown.clone());
-
-    let caches = watched.filled.clone();
-    let idle = shutdown.clone();
-    let keys = Controller::for_stream(watched.key_changes, watched.keys)
-        .watches_stream(watched.secret_changes, watch::keys_of_secret)
-        .reconcile_all_on(records.disputes())
-        .reconcile_all_on(watched.relists.inspect(move |()| records.listed()))
-        .reconcile_all_on(taken_up)
-        .reconcile_all_on(clock_steps)
-        .reconcile_on(turns.map(reference))
-        .reconcile_on(calls.map(reference))
-        .reconcile_on(woken.map(reference))
-        .reconcile_on(calls_at_authorities.map(reference))
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile::reconcile, |_, never: &Infallible, _| -> Action { match *never {} }, context);
-    let keys = passes(keys, move |key| forgetful.forget(key));
-    let keys = async {
-        tokio::select! { () = keys => {}, () = caches.shut_down_before(&idle) => {} }
+    // Each of these causes a pass over every key. A pass over a settled key costs no request.
+    let all = || queue.add_all(keys.names());
+    let taken_up = async {
+        let leads = environment.leadership.clone().taken_up().await;
+        environment.metrics.leads(leads);
+        if leads {
+            all();
+        }
     };
-    future::join(keys, peers).await;
-    filled.abort();
+    let relisted = watched.relists.for_each(|()| {
+        records.listed();
+        future::ready(all())
+    });
+    let clock_steps = clock::steps(Arc::clone(&environment.clock));
+    let disputed_or_late = stream::select(records.disputes().boxed(), clock_steps.boxed());
+    let called = stream::select(turns, stream::select(calls, calls_at_authorities));
+    let called = future::join4(
+        taken_up,
+        relisted,
+        disputed_or_late.for_each(|()| future::ready(all())),
+        called.for_each(|key| future::ready(queue.add(key.into()))),
+    );
+    let shared = context::Shared { notifier, records: Arc::clone(&records), authorities };
+    let caches = (keys.clone(), watched.secrets, watched.own_writes);
+    let context = Arc::new(Context::new(environment.clone(), shared, caches, work, (lanes, at_authorities)));
+    let pass = |key| reconcile::reconcile(key, Arc::clone(&context));
+    let keys = passes(&queue, CONCURRENCY, pass, called, &filled, &shutdown);
+    let peers = peers::run(environment.clone(), watched.peers, budget, queue_of_peers, shutdown.clone());
+    let watches = future::join(watches, ready);
+    tokio::select! { _ = future::join(keys, peers) => {}, _ = watches => {} }
 }
 
-/// An object of a controller's kind.
-fn reference<K: Lookup<DynamicType = ()>>(object: ObjectName) -> ObjectRef<K> {
-    ObjectRef::new(&object.name).within(&object.namespace)
-}
-
-/// Runs the passes of a controller until it ends, and drops what is remembered about objects that are gone.
-async fn passes<T>(
-    passes: impl Stream<Item = Result<T, controller::Error<Infallible, watcher::Error>>>,
-    forget: impl Fn(&ObjectName),
-) {
-    passes
-        .for_each(|result| {
-            // Normal, and no error: an object was deleted while it waited for its next pass.
-            if let Err(controller::Error::ObjectNotFound(gone)) = &result {
-                forget(&ObjectName::new(gone.namespace.as_deref().unwrap_or_default(), &gone.name));
-            } else if let Err(error) = &result {
-                tracing::debug!(%error, "the pass was not made");
-            }
-            future::ready(())
-        })
-        .await;
+/// Makes the passes of a reconciler, once its caches are filled, until a shutdown. `called` adds objects to its queue.
+async fn passes<F>(
+    queue: &Queue,
+    most: usize,
+    pass: impl Fn(Arc<ObjectName>) -> F,
+    called: impl Future,
+    filled: &Filled,
+    shutdown: &CancellationToken,
+) where
+    F: Future<Output = Option<Duration>>,
+{
+    let passes = async {
+        tokio::select! {
+            is_filled = filled.wait() => if is_filled {
+                queue.run(most, pass, shutdown).await;
+            },
+            () = shutdown.cancelled() => {}
+        }
+    };
+    tokio::select! { () = passes => {}, _ = called => {} }
 }

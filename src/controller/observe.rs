@@ -1,6 +1,6 @@
 //! Looking at the Secret and the Peers of a key: in the cache where that is enough, at the API server where it is not.
 
-use std::{pin::pin, sync::Arc};
+use std::pin::pin;
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -30,7 +30,7 @@ use crate::{
 pub fn in_cache(
     key: &SetupKey,
     authority: &AuthorityView,
-    cached: Option<&Arc<SecretMetadata>>,
+    cached: Option<&SecretMetadata>,
     now: DateTime<Utc>,
 ) -> Option<SecretView> {
     if key.metadata.deletion_timestamp.is_some() {
@@ -70,7 +70,7 @@ fn is_unchanged(key: &SetupKey, authority: &AuthorityView, secret: &SecretMetada
 
 /// Reads the Secret from the API server. The data of a Secret that is not ours is not asked for, so its metadata is read
 /// first, unless the cache has shown that it is ours.
-pub async fn live(client: &Client, key: &SetupKey, cached: Option<&Arc<SecretMetadata>>) -> Result<SecretView, Error> {
+pub async fn live(client: &Client, key: &SetupKey, cached: Option<&SecretMetadata>) -> Result<SecretView, Error> {
     let name = ObjectName::new(key.namespace().unwrap_or_default(), key.secret_name());
     if !cached.is_some_and(|secret| is_owned_by(&secret.metadata, key)) {
         let attempt = Attempt::on("read Secret", &name.namespace, &name.name);

@@ -58,7 +58,7 @@ pub struct Pass<'a> {
     /// The key without its record, if another writer has altered that.
     without_record: Option<SetupKey>,
     freshness: Freshness,
-    cached_secret: Option<Arc<SecretMetadata>>,
+    cached_secret: Option<SecretMetadata>,
     /// The Secret, as this pass has seen it last.
     pub secret: SecretView,
     /// The version of the Secret, from the cache or from our own last write.
@@ -96,7 +96,7 @@ impl<'a> Pass<'a> {
     pub fn new(
         context: &'a Context,
         key: &'a SetupKey,
-        cached_secret: Option<Arc<SecretMetadata>>,
+        cached_secret: Option<SecretMetadata>,
         abandoned: BTreeSet<Use>,
         failures: u32,
     ) -> Self {

@@ -8,30 +8,26 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, Hash, RandomState},
+    sync::Arc,
 };
 
 use futures::{Stream, stream};
-use kube::runtime::reflector::Store;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::watch::{Filled, WatchedKey};
+use super::watch::{Cache, Filled, Mark, Sort, WatchedKey};
 use crate::{
     api::{PreviousKey, SetupKey, SetupKeyStatus, Timestamp},
     cluster::ObjectName,
-    key::{
-        Digest,
-        claim::{digests, has_precedence},
-        record::Standing,
-    },
+    key::{Digest, claim::has_precedence, record::Standing},
 };
 
 /// The records of all keys that this process watches.
 #[derive(Default)]
 pub struct Records {
-    caches: Mutex<Vec<(Store<WatchedKey>, Filled)>>,
+    caches: Mutex<Vec<(Cache<WatchedKey>, Filled)>>,
     /// Each record as it was last written or seen.
-    known: Mutex<HashMap<ObjectName, Known>>,
+    known: Mutex<HashMap<Arc<ObjectName>, Known>>,
     /// Keys whose digest stood on record for another key too when they were listed, and that no pass has compared with
     /// their Secret since.
     disputed: Mutex<HashSet<ObjectName>>,
@@ -81,22 +77,28 @@ impl Record {
 
 impl Records {
     /// Adds the keys of a scope.
-    pub fn watch(&self, keys: Store<WatchedKey>, filled: Filled) {
+    pub fn watch(&self, keys: Cache<WatchedKey>, filled: Filled) {
         self.caches.lock().push((keys, filled));
     }
 
     /// Looks for digests that stand on record for more than one key, after keys were listed: another writer may have
     /// changed a status while no process was there to see it.
     pub fn listed(&self) {
-        let keys: Vec<_> = self.caches.lock().iter().flat_map(|(keys, _)| keys.state()).collect();
-        let mut by_digest = HashMap::<&str, &SetupKey>::new();
-        for key in keys.iter().filter_map(|watched| watched.0.as_ref().ok()) {
-            for digest in digests(key) {
-                if let Some(first) = by_digest.insert(digest, key).filter(|first| !std::ptr::eq(*first, key)) {
-                    self.disputed.lock().extend([ObjectName::of(first), ObjectName::of(key)]);
-                    self.found.send_replace(());
-                }
+        let caches = self.caches.lock();
+        let mut marked: Vec<_> = caches.iter().flat_map(|(keys, _)| keys.all_marked(Sort::Digest)).collect();
+        drop(caches);
+        marked.sort_unstable();
+        let mut disputed = HashSet::new();
+        for pair in marked.windows(2) {
+            if let [(first, one), (second, other)] = pair
+                && first == second
+            {
+                disputed.extend([one, other].map(|name| ObjectName::clone(name)));
             }
+        }
+        if !disputed.is_empty() {
+            self.disputed.lock().extend(disputed);
+            self.found.send_replace(());
         }
     }
 
@@ -109,7 +111,10 @@ impl Records {
     pub fn standing(&self, key: &SetupKey) -> Standing {
         let (name, now) = (ObjectName::of(key), self.record(key, key.status.as_ref()));
         let mut known = self.known.lock();
-        let known = known.entry(name.clone()).or_insert_with(|| Known { last: now.clone(), sent: Vec::new() });
+        let known = match known.get_mut(&name) {
+            Some(known) => known,
+            None => known.entry(self.shared_name(&name)).or_insert(Known { last: now.clone(), sent: Vec::new() }),
+        };
         let kept = known.last.allows(&now) || known.sent.iter().any(|sent| sent.allows(&now));
         if kept {
             known.last = now;
@@ -142,6 +147,7 @@ impl Records {
     pub fn wrote(&self, key: &SetupKey) {
         let name = ObjectName::of(key);
         self.disputed.lock().remove(&name);
+        let name = self.shared_name(&name);
         self.known.lock().insert(name, Known { last: self.record(key, key.status.as_ref()), sent: Vec::new() });
     }
 
@@ -167,8 +173,17 @@ impl Records {
     pub fn rival(&self, key: &SetupKey, digest: &Digest) -> Option<ObjectName> {
         let caches = self.caches.lock();
         let precedes = |watched: &WatchedKey| watched.0.as_ref().is_ok_and(|other| has_precedence(other, key, digest));
-        let rival = caches.iter().find_map(|(keys, _)| keys.find(precedes))?;
-        Some(ObjectName::of(&*rival))
+        caches.iter().find_map(|(keys, _)| {
+            let mut others = keys.marked(Mark::new(Sort::Digest, digest.as_str())).into_iter();
+            let rival = others.find(|other| keys.get(other).as_ref().is_some_and(precedes))?;
+            Some(ObjectName::clone(&rival))
+        })
+    }
+
+    /// The name as a cache has it, so that it is in memory once.
+    fn shared_name(&self, name: &ObjectName) -> Arc<ObjectName> {
+        let caches = self.caches.lock();
+        caches.iter().find_map(|(keys, _)| keys.shared_name(name)).unwrap_or_else(|| name.clone().into())
     }
 
     /// A keyed hash, so that no writer can choose another record with the same one.
@@ -210,13 +225,11 @@ fn fixed(previous: &PreviousKey) -> impl Hash {
 
 #[cfg(test)]
 mod tests {
-    use kube::{
-        core::DeserializeGuard,
-        runtime::{reflector, watcher::Event},
-    };
+    use kube::{core::DeserializeGuard, runtime::watcher::Event};
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::controller::watch::Filling;
 
     fn key(name: &str, created: &str, digest: &str) -> SetupKey {
         serde_json::from_value(json!({
@@ -357,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_replaced_digest_that_stands_on_record_elsewhere_is_disputed() {
-        let (store, mut writer) = reflector::store();
+        let mut filling = Filling::new();
         let mut owner = key("b", "2026-11-24T06:00:00Z", "new");
         let replaced = json!({
             "id": "a", "digest": "same", "key": "AAAAA****", "expires": "2026-12-24T06:00:00Z",
@@ -366,10 +379,10 @@ mod tests {
         owner.status.as_mut().unwrap().previous.push(serde_json::from_value(replaced).unwrap());
         let thief = key("a", "2026-11-24T06:00:01Z", "same");
         for listed in [&owner, &thief] {
-            writer.apply_watcher_event(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
+            filling.apply(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
         }
         let records = Records::default();
-        records.watch(store, Filled::from_the_start());
+        records.watch(filling.cache(), Filled::from_the_start());
         records.listed();
         for disputed in [&owner, &thief] {
             assert_eq!(records.standing(disputed), Standing::Disputed);
@@ -379,14 +392,14 @@ mod tests {
 
     #[test]
     fn two_keys_with_one_digest_are_disputed_until_they_are_compared() {
-        let (store, mut writer) = reflector::store();
+        let mut filling = Filling::new();
         let (older, younger) = (key("b", "2026-11-24T06:00:00Z", "same"), key("a", "2026-11-24T06:00:01Z", "same"));
         let alone = key("c", "2026-11-24T06:00:02Z", "other");
         for listed in [&older, &younger, &alone] {
-            writer.apply_watcher_event(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
+            filling.apply(&Event::Apply(DeserializeGuard(Ok(listed.clone()))));
         }
         let records = Records::default();
-        records.watch(store, Filled::from_the_start());
+        records.watch(filling.cache(), Filled::from_the_start());
         records.listed();
         assert_eq!(records.standing(&older), Standing::Disputed);
         assert_eq!(records.standing(&younger), Standing::Disputed);

@@ -14,7 +14,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt};
-use kube::runtime::{controller::Action, watcher::ExponentialBackoff};
+use kube::runtime::watcher::ExponentialBackoff;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -53,8 +53,8 @@ pub enum Gate {
     Open,
     /// The turn of its retry has come.
     Called,
-    /// Not yet.
-    Closed(Action),
+    /// Not yet. It is tried after this pause, or when it is called.
+    Closed(Option<Duration>),
 }
 
 /// A pass that has failed.
@@ -158,7 +158,7 @@ impl Retries {
                 Some(left).filter(|left| !left.is_zero())
             }
         };
-        Gate::Closed(waiting.wait(pause, now).map_or_else(Action::await_change, Action::requeue))
+        Gate::Closed(waiting.wait(pause, now))
     }
 
     /// How many passes over this object have failed in a row.

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::Stream;
-use kube::runtime::controller::Action;
 
 use super::{
     Environment,
@@ -118,9 +117,4 @@ impl Work {
     pub fn forget(&self, object: &ObjectName) {
         self.retries.forget(object);
     }
-}
-
-/// The action for a pause, or for none.
-pub fn action(pause: Option<Duration>) -> Action {
-    pause.map_or_else(Action::await_change, Action::requeue)
 }

@@ -16,12 +16,9 @@ use std::{
     time::Duration,
 };
 
-use futures::Stream;
-use kube::{Api, Client, Resource, ResourceExt, api::Patch, runtime::reflector::Store};
+use kube::{Api, Client, Resource, ResourceExt, api::Patch};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -29,7 +26,8 @@ use super::{
     election::Leadership,
     metrics::Metrics,
     notify::{Notifier, secret_reference},
-    watch::WatchedKey,
+    queue::Queue,
+    watch::{Cache, Sort, WatchedKey},
     write,
 };
 use crate::{
@@ -70,7 +68,8 @@ pub struct Authorities {
     unlisted: Mutex<HashSet<(AuthorityKind, Option<String>)>>,
     /// The labels of the namespaces, once they are listed.
     namespaces: Mutex<Option<HashMap<String, BTreeMap<String, String>>>>,
-    scopes: Mutex<Vec<(Store<WatchedKey>, UnboundedSender<ObjectName>)>>,
+    /// The keys of each scope, and the queue of their reconciler.
+    scopes: Mutex<Vec<(Cache<WatchedKey>, Arc<Queue>)>>,
 }
 
 /// Ends the links when it is dropped. Each of them holds all authorities.
@@ -108,11 +107,9 @@ impl Authorities {
         watch::run(self, namespaces).await;
     }
 
-    /// Adds the keys of a scope. The stream has the keys to which something has happened at their authority.
-    pub fn add(&self, keys: Store<WatchedKey>) -> impl Stream<Item = ObjectName> + Send + 'static {
-        let (wake, woken) = mpsc::unbounded_channel();
-        self.scopes.lock().push((keys, wake));
-        UnboundedReceiverStream::new(woken)
+    /// Adds the keys of a scope. Those to which something has happened at their authority are put into the queue.
+    pub fn add(&self, keys: Cache<WatchedKey>, queue: Arc<Queue>) {
+        self.scopes.lock().push((keys, queue));
     }
 
     /// What is known of the authority of a key, and the link to it, if there is one.
@@ -207,35 +204,37 @@ impl Authorities {
         });
     }
 
+    /// Wakes the keys of an authority.
     fn wake_all(&self, authority: &AuthorityName) {
-        self.wake(|key| authority.is_named_by(key));
+        for (keys, queue) in self.scopes.lock().iter() {
+            queue.add_all(keys.marked(authority.mark()));
+        }
     }
 
     /// Wakes the keys of an authority with these UIDs.
     fn wake_owners(&self, authority: &AuthorityName, owners: &HashSet<String>) {
-        if !owners.is_empty() {
-            let is_meant = |key: &SetupKey| key.metadata.uid.as_ref().is_some_and(|uid| owners.contains(uid));
-            self.wake(|key| is_meant(key) && authority.is_named_by(key));
+        for (keys, queue) in self.scopes.lock().iter() {
+            queue.add_all(owners.iter().flat_map(|uid| keys.marked(authority.mark_of_owner(uid))));
         }
     }
 
-    /// Wakes the keys that fit, in all scopes.
+    /// Wakes those keys at authorities that fit, in all scopes.
     fn wake(&self, fits: impl Fn(&SetupKey) -> bool) {
-        for (keys, wake) in self.scopes.lock().iter() {
-            let keys = keys.state();
-            for key in keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| fits(key)) {
-                // Without a reconciler, there is nothing to wake.
-                let _ = wake.send(ObjectName::of(key));
-            }
+        for (keys, queue) in self.scopes.lock().iter() {
+            let at_authorities = keys.all_marked(Sort::Authority).into_iter().map(|(_, name)| name);
+            let fits = |name: &Arc<ObjectName>| keys.get(name).is_some_and(|key| key.0.as_ref().is_ok_and(&fits));
+            queue.add_all(at_authorities.filter(fits));
         }
     }
 
     /// How many keys at an authority belong to `SetupKey`s that this process watches.
     fn count_keys(&self, link: &Link) -> i64 {
-        let keys: Vec<_> = self.scopes.lock().iter().flat_map(|(keys, _)| keys.state()).collect();
-        let ours = keys.iter().filter_map(|key| key.0.as_ref().ok()).filter(|key| link.name.is_named_by(key));
-        let owners: HashSet<_> = ours.filter_map(|key| key.metadata.uid.as_deref()).collect();
-        let count = link.state.lock().rows.count(|owner| owners.contains(owner));
+        let scopes = self.scopes.lock();
+        let is_ours = |owner: &str| {
+            let mark = link.name.mark_of_owner(owner);
+            scopes.iter().any(|(keys, _)| keys.has(mark))
+        };
+        let count = link.state.lock().rows.count(is_ours);
         i64::try_from(count).unwrap_or(i64::MAX)
     }
 

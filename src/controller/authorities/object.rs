@@ -12,6 +12,7 @@ use kube::{
 };
 
 use crate::api::{Authority, AuthorityKind, AuthorityReference, AuthorityStatus, ClusterAuthority, NetBird, SetupKey};
+use crate::controller::watch::{Mark, Sort};
 
 /// The kind, namespace and name of an authority.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -31,6 +32,16 @@ impl AuthorityName {
             AuthorityKind::ClusterAuthority => String::new(),
         };
         Some(Self { kind, namespace, name })
+    }
+
+    /// The mark of the keys that name this authority.
+    pub fn mark(&self) -> Mark {
+        Mark::new(Sort::Authority, self)
+    }
+
+    /// The mark of the key that names this authority and has this UID.
+    pub fn mark_of_owner(&self, uid: &str) -> Mark {
+        Mark::new(Sort::Owner, (self, uid))
     }
 
     /// Whether a key names this authority.

@@ -1,10 +1,9 @@
 //! Series about each key, computed from the cache at each scrape: a series exists exactly as long as its SetupKey, and
 //! states follow the clock. Neither a key nor its digest is ever a label.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use kube::runtime::reflector::Store;
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
@@ -14,8 +13,8 @@ use prometheus_client::{
 
 use crate::{
     api::{SetupKey, SetupKeyStatus, State, Timestamp},
-    cluster::Clock,
-    controller::watch::WatchedKey,
+    cluster::{Clock, ObjectName},
+    controller::watch::{Cache, Sort, WatchedKey},
     key::{
         Facts,
         conditions::{READY, STALLED, is_true},
@@ -31,7 +30,7 @@ pub struct Keys {
     /// How many keys have series of their own. If there are more, the first ones by namespace and name are shown, so that a
     /// series does not come and go between scrapes.
     most: usize,
-    caches: Mutex<Vec<Store<WatchedKey>>>,
+    caches: Mutex<Vec<Cache<WatchedKey>>>,
 }
 
 impl Keys {
@@ -39,14 +38,35 @@ impl Keys {
         Self { clock, most, caches: Mutex::default() }
     }
 
-    pub fn add(&self, cache: Store<WatchedKey>) {
+    pub fn add(&self, cache: Cache<WatchedKey>) {
         self.caches.lock().push(cache);
     }
 
-    fn all(&self) -> Vec<Arc<WatchedKey>> {
+    /// The keys to show, and how many are omitted and not handled.
+    fn look(&self) -> Look {
         let caches = self.caches.lock();
-        caches.iter().flat_map(Store::state).collect()
+        let undecodable = caches.iter().flat_map(|keys| keys.all_marked(Sort::Undecodable));
+        let not_handled: HashSet<_> = undecodable.map(|(_, name)| name).collect();
+        let names = caches.iter().enumerate().flat_map(|(scope, keys)| {
+            let handled = keys.names().into_iter().filter(|name| !not_handled.contains(name));
+            handled.map(move |name| (name, scope))
+        });
+        let mut names: Vec<(Arc<ObjectName>, usize)> = names.collect();
+        let omitted = names.len().saturating_sub(self.most);
+        if omitted > 0 {
+            names.select_nth_unstable(self.most);
+            names.truncate(self.most);
+        }
+        let shown = names.into_iter().filter_map(|(name, scope)| caches[scope].get(&name)?.0.ok());
+        Look { shown: shown.collect(), omitted, not_handled: not_handled.len() }
     }
+}
+
+/// What a scrape sees of the keys.
+struct Look {
+    shown: Vec<SetupKey>,
+    omitted: usize,
+    not_handled: usize,
 }
 
 impl fmt::Debug for Keys {
@@ -63,7 +83,13 @@ struct Shown<'a> {
     status: &'a SetupKeyStatus,
 }
 
-impl Shown<'_> {
+impl<'a> Shown<'a> {
+    /// `None` as long as the key has no status.
+    fn of(key: &'a SetupKey) -> Option<Self> {
+        let (namespace, name) = (key.metadata.namespace.as_deref()?, key.metadata.name.as_deref()?);
+        Some(Self { namespace, name, key, status: key.status.as_ref()? })
+    }
+
     fn labels(&self) -> [(&str, &str); 2] {
         [("namespace", self.namespace), ("name", self.name)]
     }
@@ -83,13 +109,8 @@ impl Shown<'_> {
 impl Collector for Keys {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let now = self.clock.now();
-        let all = self.all();
-        let mut shown: Vec<_> = all.iter().filter_map(|watched| shown(watched)).collect();
-        let omitted = shown.len().saturating_sub(self.most);
-        if omitted > 0 {
-            shown.sort_unstable_by_key(|key| (key.namespace, key.name));
-            shown.truncate(self.most);
-        }
+        let Look { shown, omitted, not_handled } = self.look();
+        let shown: Vec<_> = shown.iter().filter_map(Shown::of).collect();
         let mut gauge = |name: &str, help: &str, value: &dyn Fn(&Shown<'_>) -> Option<i64>| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             shown.iter().try_for_each(|key| match value(key) {
@@ -136,7 +157,6 @@ impl Collector for Keys {
             &shown,
             now,
         )?;
-        let not_handled = all.iter().filter(|watched| watched.0.is_err()).count();
         let mut not_handled_family = encoder.encode_descriptor(
             "setupkey_keys_not_handled",
             "SetupKeys that are left alone, because they cannot be decoded or are too large",
@@ -164,10 +184,4 @@ fn encode_states(mut family: MetricEncoder<'_>, shown: &[Shown<'_>], now: DateTi
         }
     }
     Ok(())
-}
-
-fn shown(watched: &WatchedKey) -> Option<Shown<'_>> {
-    let key = watched.0.as_ref().ok()?;
-    let (namespace, name) = (key.metadata.namespace.as_deref()?, key.metadata.name.as_deref()?);
-    Some(Shown { namespace, name, key, status: key.status.as_ref()? })
 }

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use kube::runtime::reflector::Store;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -21,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::watch::WatchedKey;
+use super::watch::{Cache, WatchedKey};
 use crate::{
     cluster::{Clock, CountRequests, Requests, openmetrics::text_of},
     key::rotation::Reason,
@@ -135,7 +134,7 @@ impl Metrics {
     }
 
     /// Shows the keys of this cache.
-    pub(super) fn watch(&self, keys: Store<WatchedKey>) {
+    pub(super) fn watch(&self, keys: Cache<WatchedKey>) {
         self.keys.add(keys);
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,10 +9,6 @@ use std::{
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Patch, Preconditions},
-    runtime::{
-        controller::Action,
-        reflector::{ObjectRef, Store},
-    },
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -30,8 +25,8 @@ use crate::{
         error::Error,
         metrics::Metrics,
         retry::{Gate, Versions},
-        watch::{WatchedKey, WatchedPeer, WatchedPeers},
-        work::{Work, action},
+        watch::{Cache, WatchedKey, WatchedPeer, WatchedPeers},
+        work::Work,
     },
     key::{
         plan::Until,
@@ -49,8 +44,8 @@ pub struct Context {
     metrics: Metrics,
     lifetime: Duration,
     handover: Duration,
-    peers: Store<WatchedPeer>,
-    keys: Store<WatchedKey>,
+    peers: Cache<WatchedPeer>,
+    keys: Cache<WatchedKey>,
     /// The peers that have the finalizer, by UID, and since when this process has seen it there.
     held: Mutex<HashMap<ObjectName, (Option<String>, Instant)>>,
     work: Work,
@@ -93,21 +88,21 @@ impl Context {
     }
 }
 
-/// Makes a pass. It never fails: an error is logged and retried.
-pub async fn reconcile(triggered: Arc<WatchedPeer>, context: Arc<Context>) -> Result<Action, Infallible> {
+/// Makes a pass. It never fails: an error is logged and retried. Returns after how long to make the next one.
+pub async fn reconcile(name: Arc<ObjectName>, context: Arc<Context>) -> Option<Duration> {
     if !context.work.may_begin().await {
-        return Ok(Action::await_change());
+        return None;
     }
-    let Some(peer) = context.peers.get(&ObjectRef::from_obj(&*triggered)) else {
-        return Ok(Action::await_change()); // The peer is gone.
+    let Some(peer) = context.peers.get(&name) else {
+        context.forget(&name); // The peer is gone.
+        return None;
     };
-    let name = ObjectName::of(&*peer);
     let seen: Versions = (peer.resource_version(), None);
-    if let Gate::Closed(hold) = context.work.gate(&name, &seen) {
-        return Ok(hold);
+    if let Gate::Closed(pause) = context.work.gate(&name, &seen) {
+        return pause;
     }
     let end = pass(&context, &name, &peer).await;
-    Ok(action(context.work.conclude(&name, seen, end, None).1))
+    context.work.conclude(&name, seen, end, None).1
 }
 
 /// Does what is due, and returns when to look again.
@@ -176,7 +171,7 @@ async fn release(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Re
     let left = context.handover.saturating_sub(context.held_for(peer));
     let wait = |key| wait_to_release(Entry::of(peer, key), peer.is_leaving(), left, context.handover);
     let namespace = &name.namespace;
-    let cached = context.keys.get(&ObjectRef::new(&peer.key().name).within(namespace));
+    let cached = context.keys.get(&ObjectName::new(namespace, &peer.key().name));
     if let Some(wait) = wait(cached.as_ref().and_then(|key| key.0.as_ref().ok())) {
         return Ok(Some(wait));
     }

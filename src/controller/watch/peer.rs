@@ -1,8 +1,11 @@
+use std::sync::LazyLock;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 
-use super::Watchable;
+use super::{Watchable, text};
 use crate::{
     api::{Peer, Timestamp, metadata::PENDING_FINALIZER},
     controller::own_writes::Kind,
@@ -10,7 +13,7 @@ use crate::{
 };
 
 /// The fields of a Peer that the controller decides from. No value in a Peer makes it undecodable.
-#[derive(Clone, Debug, Deserialize, Resource)]
+#[derive(Clone, Debug, Deserialize, Resource, Serialize)]
 #[resource(inherit = Peer)]
 pub struct WatchedPeer {
     pub metadata: ObjectMeta,
@@ -20,21 +23,21 @@ pub struct WatchedPeer {
     status: Status,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
     ephemeral: bool,
     setup_key_ref: KeyReference,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub struct KeyReference {
     pub name: String,
     pub uid: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Status {
     connected: bool,
@@ -74,6 +77,17 @@ impl WatchedPeer {
     }
 }
 
+static SAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let time = "2026-11-24T06:00:00Z";
+    let sample = json!({
+        "metadata": {
+            "name": "peer-a", "namespace": "a", "uid": "a", "resourceVersion": "1", "creationTimestamp": time,
+        },
+        "spec": { "ephemeral": false }, "status": { "connected": true, "lastSeen": time },
+    });
+    text(&serde_json::from_value::<WatchedPeer>(sample).expect("a Peer"))
+});
+
 /// The most characters of finalizers that are kept of a Peer.
 const FINALIZERS: usize = 4096;
 
@@ -97,5 +111,17 @@ impl Watchable for WatchedPeer {
             // The key matters only while the peer is held.
             self.spec.setup_key_ref = KeyReference::default();
         }
+    }
+
+    fn to_text(&self) -> Vec<u8> {
+        text(self)
+    }
+
+    fn from_text(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+
+    fn dictionary() -> &'static [u8] {
+        &SAMPLE
     }
 }

@@ -9,74 +9,13 @@ mod rights;
 mod upgrade;
 mod values;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::harness::{crds, repository, tool};
-
-fn chart() -> PathBuf {
-    repository().join("charts/setupkey-operator")
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Helm {
-    Three,
-    Four,
-}
-
-impl Helm {
-    fn command(self) -> Command {
-        let program = match self {
-            Self::Three => "helm3",
-            Self::Four => "helm",
-        };
-        let mut command = Command::new(tool(program));
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// The flags for an upgrade that changes objects from before the release. Helm 4 uses server-side apply, where
-    /// fields have owners. Helm 3 takes the fields over without a flag.
-    fn upgrade(self) -> &'static [&'static str] {
-        match self {
-            Self::Three => &["upgrade"],
-            Self::Four => &["upgrade", "--force-conflicts"],
-        }
-    }
-}
-
-fn ok(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What the chart renders with these arguments.
-pub fn template_ok(arguments: &[&str]) -> String {
-    ok(template(Helm::Four, arguments))
-}
-
-/// What the chart renders for this release.
-pub fn template_of(release: &str, namespace: &str, arguments: &[&str]) -> String {
-    ok(render(Helm::Four, release, namespace, arguments))
-}
-
-fn template(helm: Helm, arguments: &[&str]) -> Output {
-    render(helm, "setupkey-operator", "setupkey-system", arguments)
-}
-
-fn render(helm: Helm, release: &str, namespace: &str, arguments: &[&str]) -> Output {
-    let mut command = helm.command();
-    command.args(["template", release]).arg(chart()).args(["--namespace", namespace]);
-    // The oldest Kubernetes that the chart supports. Without this flag, Helm uses the version that it was built with.
-    command.args(["--kube-version", "1.33.0"]);
-    command.args(arguments).output().unwrap()
-}
+pub use crate::harness::helm::{Helm, chart, ok, template, template_of, template_ok};
+use crate::harness::{crds, repository};
 
 /// The objects in a manifest. A key that stands twice in a map is an error, as it is for Flux and kustomize.
 fn documents(text: &str) -> Vec<Value> {

@@ -14,8 +14,7 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::{crds, entries::any_peer, repository, waiting::PATIENCE};
-use crate::chart::template_ok;
+use super::{crds, entries::any_peer, helm::template_ok, repository, waiting::PATIENCE};
 
 /// The group that the guards of this control plane exempt. Its members play the operator, or break what it wrote.
 const UNGUARDED: &str = "unguarded";

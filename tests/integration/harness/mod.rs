@@ -5,6 +5,7 @@ mod clock;
 mod cluster;
 mod documentation;
 mod entries;
+pub mod helm;
 mod keys;
 pub mod netbird;
 mod operator;
