@@ -23,7 +23,7 @@ use kube::{
 use serde_json::json;
 use setupkey_operator::{
     api::SetupKey,
-    cluster::{Readiness, Scope, SystemClock, tuned},
+    cluster::{Readiness, Scope, SystemClock, connect, tuned},
     controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     let token = kubeconfig.auth_infos[0].auth_info.as_ref().and_then(|user| user.token.clone());
     let token = secrecy::ExposeSecret::expose_secret(&token.context("the kubeconfig has no token")?).to_owned();
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(tuned(config))?;
+    let client = connect(tuned(config))?.build();
     eprintln!("issuing {KEYS} keys");
     issue(&client).await?;
 

@@ -22,7 +22,7 @@ use kube::{
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::{SetupKey, SetupKeySpec},
-    cluster::tuned,
+    cluster::{connect, tuned},
 };
 
 use super::audit::Window;
@@ -204,7 +204,8 @@ pub fn key_name(number: usize) -> String {
 pub async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
     let read = Kubeconfig::read_from(kubeconfig).context("could not read the kubeconfig")?;
     let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-    Client::try_from(tuned(config.context("the kubeconfig cannot be used")?)).context("could not make a client")
+    let client = connect(tuned(config.context("the kubeconfig cannot be used")?)).context("could not make a client")?;
+    Ok(client.build())
 }
 
 /// Runs the action for each number, `at_a_time` at once.

@@ -15,9 +15,9 @@ use std::{collections::BTreeSet, io::IsTerminal, net::SocketAddr};
 
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum;
-use kube::{Client, client::ClientBuilder};
+use kube::Client;
 use setupkey_operator::{
-    cluster::{CountRequests, Scope, kubeconfig, pages::LimitPages, tuned},
+    cluster::{CountRequests, Scope, connect, kubeconfig, pages::LimitPages, tuned},
     serve::listen as serve_on,
 };
 use tokio::{
@@ -82,7 +82,7 @@ impl LogFlags {
 /// A client of the API server whose requests are counted.
 fn client(count: &CountRequests) -> anyhow::Result<Client> {
     let config = tuned(kubeconfig::find()?);
-    let client = ClientBuilder::try_from(config).context("the client configuration cannot be used")?;
+    let client = connect(config).context("the client configuration cannot be used")?;
     Ok(client.with_layer(count).with_layer(&LimitPages).build())
 }
 

@@ -15,8 +15,8 @@ pub const SILENCE: Duration = Duration::from_secs(90);
 /// It turns off kube's own retries: up to 15 per call, and too fast for an API server in trouble. Callers retry the whole
 /// operation instead, because what they decided on may have changed since.
 ///
-/// A connection without a byte for [`SILENCE`] is closed. kube has no pings of HTTP/2 and no TCP keep-alive, and notices a
-/// silent watch only at the end of its time, after 295 s.
+/// A connection without a byte for [`SILENCE`] is closed. TCP's keepalive does not notice a server or a proxy that holds a
+/// connection and sends nothing, and a silent watch would be noticed only at the end of its time, after 295 s.
 pub fn tuned(mut config: kube::Config) -> kube::Config {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));

@@ -5,6 +5,7 @@ mod backoff;
 mod bucket;
 pub mod call;
 pub mod clock;
+mod connection;
 pub mod kubeconfig;
 mod object_name;
 pub mod openmetrics;
@@ -18,6 +19,7 @@ pub use backoff::{backoff, watch_backoff};
 pub use bucket::Bucket;
 pub use call::tuned;
 pub use clock::{Clock, SystemClock};
+pub use connection::connect;
 use kube::{
     Api, Client, Resource,
     api::ObjectMeta,

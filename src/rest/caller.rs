@@ -11,15 +11,12 @@ use axum::{
         request::Parts,
     },
 };
-use kube::{
-    Client, Config,
-    client::{Body, ClientBuilder},
-};
+use kube::{Client, Config, client::Body};
 use secrecy::zeroize::Zeroizing;
 use tower::service_fn;
 
 use super::refusal::Refusal;
-use crate::cluster::{pages::LimitPages, tuned};
+use crate::cluster::{connect, pages::LimitPages, tuned};
 
 /// The connection to the API server that all callers share. It carries no identity of its own.
 #[derive(Clone)]
@@ -46,7 +43,7 @@ impl Cluster {
         anonymous.accept_invalid_certs = config.accept_invalid_certs;
         anonymous.tls_server_name = config.tls_server_name.clone();
         anonymous.proxy_url = config.proxy_url.clone();
-        let anonymous = ClientBuilder::try_from(tuned(anonymous))?.with_layer(&LimitPages).build();
+        let anonymous = connect(tuned(anonymous))?.with_layer(&LimitPages).build();
         Ok(Self { anonymous, namespace })
     }
 

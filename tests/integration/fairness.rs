@@ -11,12 +11,11 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client, Config,
     api::{ObjectMeta, PostParams},
-    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::json;
 use setupkey_operator::{
-    cluster::{Scope, tuned},
+    cluster::{Scope, connect, tuned},
     controller,
 };
 use tokio::task::JoinHandle;
@@ -50,7 +49,7 @@ impl Shared {
         let kubeconfig = Kubeconfig::read_from(own.kubeconfig()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
         let requests = Requests::default();
-        let counted = ClientBuilder::try_from(tuned(config.clone())).unwrap().with_layer(&requests).build();
+        let counted = connect(tuned(config.clone())).unwrap().with_layer(&requests).build();
         let environment = environment(counted);
         let readiness = Arc::clone(&environment.readiness);
         let shutdown = CancellationToken::new();

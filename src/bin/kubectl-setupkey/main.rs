@@ -5,7 +5,6 @@
 
 mod at_once;
 mod audit;
-mod client;
 mod commands;
 mod complete;
 mod completion;

@@ -6,14 +6,14 @@ use setupkey_operator::{
     actions::{Keys, gitops::managed_by},
     api::SetupKey,
     cluster::{
-        Clock, ObjectName, SystemClock,
+        Clock, ObjectName, SystemClock, connect,
         kubeconfig::{self, Choice},
+        pages::LimitPages,
         tuned,
     },
 };
 
 use crate::{
-    client::client,
     failure::Failure,
     flags::{Connection, Selection, Targets},
     print::Printer,
@@ -56,7 +56,13 @@ impl Session {
             config.auth_info.impersonate_groups = Some(impersonate_groups.clone()).filter(|groups| !groups.is_empty());
         }
         let namespace = namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = client(config).map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {error}")))?;
+        if config.proxy_url.is_none() {
+            // Each call has a limit of its own, and TCP's keepalive looks after a watch. A proxy answers it itself.
+            config.read_timeout = None;
+        }
+        let client =
+            connect(config).map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {error}")))?;
+        let client = client.with_layer(&LimitPages).build();
         let keys = Keys { client, manager: FIELD_MANAGER, limit: *request_timeout, page: PAGE };
         Ok(Self { keys, namespace })
     }

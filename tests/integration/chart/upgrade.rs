@@ -14,7 +14,7 @@ use kube::{
 use serde_json::Value;
 use setupkey_operator::{
     api::SetupKey,
-    cluster::{Readiness, Scope, tuned},
+    cluster::{Readiness, Scope, connect, tuned},
     controller::{self, Environment},
 };
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,7 @@ async fn upgrade_and_removal_with(by: Helm) {
     let mut config = admin.clone();
     config.auth_info = Default::default();
     config.auth_info.token = Some(token.trim().to_owned().into());
-    let client = Client::try_from(tuned(config)).unwrap();
+    let client = connect(tuned(config)).unwrap().build();
     let environment = environment(client);
     let shutdown = CancellationToken::new();
     let operator = tokio::spawn(controller::run(environment.clone(), Scope::Cluster, shutdown.clone()));

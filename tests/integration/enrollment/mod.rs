@@ -29,10 +29,9 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use kube::client::ClientBuilder;
 use serde_json::{Value, json};
 use setupkey_operator::{
-    cluster::{Readiness, Scope, pages::LimitPages, tuned},
+    cluster::{Readiness, Scope, connect, pages::LimitPages, tuned},
     enrollment::{self, Environment, Metrics, OWNER_TIME, Service},
     serve::{Certificate, Server},
 };
@@ -108,7 +107,7 @@ impl Replica {
 
     async fn begin(cluster: &Cluster, setup: Setup, address: SocketAddr, token: &str) -> Self {
         let (requests, metrics) = (Requests::default(), Metrics::default());
-        let client = ClientBuilder::try_from(tuned(config_of(token.to_owned()).await)).unwrap();
+        let client = connect(tuned(config_of(token.to_owned()).await)).unwrap();
         let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
         let client = client.with_layer(&setup.faults).with_layer(&LimitPages).build();
         let readiness = Arc::new(Readiness::default());

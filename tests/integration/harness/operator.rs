@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Client, client::ClientBuilder};
+use kube::Client;
 use setupkey_operator::{
     authority::netbird::Hosts,
-    cluster::{Clock, Readiness, Scope, SystemClock, pages::LimitPages, tuned},
+    cluster::{Clock, Readiness, Scope, SystemClock, connect, pages::LimitPages, tuned},
     controller::{self, AuthoritySettings, Environment, election::Leadership, metrics::Metrics},
     key::ledger,
 };
@@ -126,7 +126,7 @@ impl Cluster {
         };
         let clock: Arc<dyn Clock> = Arc::new(setup.clock);
         let metrics = Metrics::new(Arc::clone(&clock), setup.metrics_max_keys);
-        let client = ClientBuilder::try_from(tuned(config)).expect("a client");
+        let client = connect(tuned(config)).expect("a client");
         let client = client.with_layer(&metrics.count_requests()).with_layer(&requests);
         let client = client.with_layer(&setup.faults).with_layer(&attempts).with_layer(&LimitPages).build();
         let readiness = Arc::new(Readiness::default());

@@ -7,13 +7,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api, Client, Config, ResourceExt,
     api::{Patch, PatchParams, PostParams},
-    client::ClientBuilder,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::{Value, json};
 use setupkey_operator::{
     api::{SetupKey, SetupKeyStatus},
-    cluster::{Scope, tuned},
+    cluster::{Scope, connect, tuned},
     controller,
 };
 use tokio_util::sync::CancellationToken;
@@ -119,7 +118,7 @@ impl World {
     }
 
     async fn start_operator(&self, requests: &Requests) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-        let client = ClientBuilder::try_from(tuned(self.config.clone())).unwrap().with_layer(requests).build();
+        let client = connect(tuned(self.config.clone())).unwrap().with_layer(requests).build();
         let shutdown = CancellationToken::new();
         let environment = environment(client);
         let run = controller::run(environment, Scope::Cluster, shutdown.clone());
