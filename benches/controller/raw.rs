@@ -42,7 +42,7 @@ const WATCHES: &str = "the raw client watches";
 /// What the operator wrote for one key. The raw client writes the same bytes for all keys, except names and versions.
 /// So the comparison stays fair when the operator's writes change.
 #[derive(Deserialize, Serialize)]
-struct Model {
+pub struct Model {
     secret: Secret,
     status: Value,
 }
@@ -64,6 +64,17 @@ pub async fn take_model(cluster: &Cluster, namespace: &str) -> anyhow::Result<()
 /// The file that holds the model.
 const MODEL: &str = "model.json";
 
+impl Model {
+    /// The model that was taken last on this cluster.
+    pub fn of(cluster: &Cluster) -> anyhow::Result<Self> {
+        Self::read(&cluster.file(MODEL))
+    }
+
+    fn read(file: &Path) -> anyhow::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(file).context("could not read the model")?)?)
+    }
+}
+
 /// Starts the raw client and waits until it works.
 pub async fn start(cluster: &Cluster, namespace: &str) -> anyhow::Result<Process> {
     let program = std::env::current_exe().context("could not find out which program this is")?;
@@ -77,7 +88,7 @@ pub async fn start(cluster: &Cluster, namespace: &str) -> anyhow::Result<Process
 
 /// Runs as the raw client, until it is killed.
 pub async fn run(namespace: &str, model: &Path) -> anyhow::Result<()> {
-    let model: Model = serde_json::from_slice(&fs::read(model).context("could not read the model")?)?;
+    let model = Model::read(model)?;
     let kubeconfig = std::env::var_os("KUBECONFIG").context("KUBECONFIG is not set")?;
     let client = client(Path::new(&kubeconfig)).await?;
 
@@ -104,7 +115,8 @@ async fn watch(keys: Api<SetupKey>, appeared: mpsc::UnboundedSender<SetupKey>) -
     Ok(())
 }
 
-async fn two_writes(client: &Client, model: &Model, key: SetupKey) -> anyhow::Result<()> {
+/// Makes the operator's two writes for this key.
+pub async fn two_writes(client: &Client, model: &Model, key: SetupKey) -> anyhow::Result<()> {
     let (namespace, name) = (key.namespace().unwrap_or_default(), key.name_any());
     let mut secret = model.secret.clone();
     secret.metadata.name = Some(name.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use crate::shared::settings::setting;
+use crate::shared::settings::{parts, setting};
 
 /// A part that can be measured by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -38,7 +38,7 @@ impl Settings {
             pairs: setting("BENCH_PAIRS", 2)?.max(1),
             steady: Duration::from_secs(setting("BENCH_STEADY_SECONDS", 30)?.max(1)),
             refusals: Duration::from_secs(setting("BENCH_REFUSAL_SECONDS", 120)?.max(6)),
-            parts: parts(&setting("BENCH_PARTS", String::new())?)?,
+            parts: parts()?,
         })
     }
 
@@ -46,13 +46,4 @@ impl Settings {
     pub fn is_whole(&self) -> bool {
         self.parts == Part::value_variants()
     }
-}
-
-/// The parts with these names, separated by commas. No name means all parts.
-fn parts(names: &str) -> anyhow::Result<Vec<Part>> {
-    if names.is_empty() {
-        return Ok(Part::value_variants().to_vec());
-    }
-    let part = |name| Part::from_str(name, false).map_err(|error| anyhow::anyhow!("BENCH_PARTS is {names:?}: {error}"));
-    names.split(',').map(part).collect()
 }

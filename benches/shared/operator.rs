@@ -55,7 +55,12 @@ impl Operator {
 
     /// Starts the operator and waits until it works.
     pub async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let mut operator = Self::spawn(cluster)?;
+        Self::start_with(cluster, &[]).await
+    }
+
+    /// Starts the operator with further flags, and waits until it works.
+    pub async fn start_with(cluster: &Cluster, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut operator = Self::spawn_with(cluster, flags)?;
         operator.ready().await?;
         operator.leads().await?;
         Ok(operator)

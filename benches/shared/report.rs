@@ -184,6 +184,14 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
+/// The value that this share of all values does not exceed.
+pub fn percentile(values: impl IntoIterator<Item = f64>, share: f64) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let rank = (share * values.len() as f64).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// All values in order.
 pub fn list(values: impl IntoIterator<Item = f64>) -> String {
     values.into_iter().map(number).collect::<Vec<_>>().join(", ")

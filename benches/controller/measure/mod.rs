@@ -3,6 +3,7 @@
 mod creation;
 mod expiry;
 mod fail_over;
+mod one_at_a_time;
 mod restart;
 mod rotation;
 mod settled;
@@ -16,8 +17,10 @@ use crate::{
     cluster::Cluster,
     observer::Observer,
     report::{Report, Row},
-    settings::Settings,
+    settings::{Part, Settings},
 };
+
+pub use one_at_a_time::BLOCKS;
 
 /// Keys of one size, on their cluster.
 struct Bench<'a> {
@@ -47,20 +50,27 @@ impl Bench<'_> {
 pub async fn all(settings: &Settings) -> anyhow::Result<Report> {
     let begun = Instant::now();
     let mut report = None;
-    for &keys in &settings.sizes {
+    if settings.has(Part::OneAtATime) {
+        let cluster = Cluster::start().await?;
+        let report = report.get_or_insert_with(|| begin(&cluster));
+        let keys = settings.one_at_a_time;
+        let bench = Bench { cluster: &cluster, keys, namespace: "one-at-a-time".to_owned(), begun };
+        report.rows.extend(one_at_a_time::measure(&bench).await?);
+    }
+    for &keys in settings.sizes.iter().filter(|_| settings.has(Part::ManyKeys)) {
         let cluster = Cluster::start().await?;
         let report = report.get_or_insert_with(|| begin(&cluster));
         let bench = Bench { cluster: &cluster, keys, namespace: "settled".to_owned(), begun };
         let largest = settings.sizes.last() == Some(&keys);
         report.rows.extend(of_size(&bench, settings, largest, &mut report.curves).await?);
     }
-    if settings.soak > 0 {
+    if settings.has(Part::Soak) && settings.soak > 0 {
         let cluster = Cluster::start().await?;
         let report = report.get_or_insert_with(|| begin(&cluster));
         let bench = Bench { cluster: &cluster, keys: settings.soak * 1000, namespace: "soak".to_owned(), begun };
         report.rows.extend(soak::measure(&bench, settings.soak).await?);
     }
-    report.context("BENCH_SIZES and BENCH_SOAK leave nothing to measure")
+    report.context("BENCH_PARTS, BENCH_SIZES and BENCH_SOAK leave nothing to measure")
 }
 
 fn begin(cluster: &Cluster) -> Report {
