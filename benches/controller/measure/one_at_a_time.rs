@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Each way has so many blocks. An even number, because the order alternates.
-pub const BLOCKS: usize = 4;
+pub const BLOCKS: usize = 8;
 /// Keys that come first and do not count.
 const WARM_UP: usize = 25;
 /// The pause between two keys, in milliseconds. It is random, so that nothing runs in step with it.
