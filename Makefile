@@ -52,6 +52,13 @@ test: tools ## run every check: format, lints, licences, and the tests on a real
 	@$(BUILD) "control-plane" cargo build --locked --package control-plane
 	target/debug/control-plane run --audit --crds crds -- hack/test.sh
 
+# Not part of `make test`: what it shows changes rarely.
+.PHONY: test-kine
+test-kine: control-plane kine ## run the tests on a control plane that stores in SQLite by kine and not in etcd; TEST=words chooses
+	@$(BUILD) "control-plane" cargo build --locked --package control-plane
+	@$(BUILD) "the tests" cargo test --locked --test integration --no-run
+	target/debug/control-plane run --store kine --audit --crds crds -- cargo test --locked --test integration -- $(TEST)
+
 .PHONY: e2e
 ifdef E2E_KUBECONFIG
 e2e: $(TOOLS)/kubectl $(TOOLS)/helm
@@ -67,6 +74,9 @@ node: control-plane $(NODE_BINS) ## install and build what a node needs: contain
 
 .PHONY: netbird
 netbird: $(NETBIRD_BINS) ## build NetBird's server and agent, which run as real peers in the tests
+
+.PHONY: kine
+kine: $(TOOLS)/kine ## build kine, which stores in SQLite what etcd would store
 
 .PHONY: tools
 tools: control-plane netbird $(TOOLS)/helm3 $(CARGO_DENY) $(addprefix $(TOOLS)/,promtool kstatus netbird-client actionlint) ## build everything that the tests need
@@ -137,10 +147,11 @@ endef
 $(TOOLS)/etcd: PACKAGE := go.etcd.io/etcd/server/v3
 $(TOOLS)/helm: PACKAGE := helm.sh/helm/v4/cmd/helm
 $(TOOLS)/helm3: PACKAGE := helm.sh/helm/v3/cmd/helm
+$(TOOLS)/kine: PACKAGE := github.com/k3s-io/kine
 $(TOOLS)/actionlint: PACKAGE := github.com/rhysd/actionlint/cmd/actionlint
 $(TOOLS)/coredns $(TOOLS)/kstatus $(TOOLS)/netbird-client: PACKAGE := .
 
-$(addprefix $(TOOLS)/,etcd helm helm3 actionlint coredns kstatus netbird-client): $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
+$(addprefix $(TOOLS)/,etcd kine helm helm3 actionlint coredns kstatus netbird-client): $(TOOLS)/%: tools/%/go.mod tools/%/go.sum
 	@mkdir -p $(TOOLS)
 	@cd tools/$* && $(BUILD) $* $(GO_BUILD) -ldflags "-s -w" -o $(abspath $@) $(PACKAGE)
 	@touch $@

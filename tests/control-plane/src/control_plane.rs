@@ -17,6 +17,7 @@ use crate::{
     kubectl::Kubectl,
     node::{self, Node, NodeOptions},
     process::{Process, Program, Spawner},
+    store::Store,
     tools::Tools,
 };
 
@@ -46,6 +47,10 @@ pub struct Options {
     pub crds: Vec<PathBuf>,
     /// Flags for kube-apiserver after our own. If a flag is given twice, the last one counts.
     pub api_server_args: Vec<String>,
+    /// The database below the API server. Without one, it is that of the environment, or etcd; see [`STORE_ENV`].
+    ///
+    /// [`STORE_ENV`]: crate::STORE_ENV
+    pub store: Option<Store>,
     /// Give the cluster a node.
     pub node: Option<NodeOptions>,
 }
@@ -58,10 +63,11 @@ pub struct ControlPlane {
     node: Option<Node>,
     controller_manager: Process,
     api_server: Process,
-    etcd: Process,
+    store: Process,
     spawner: Spawner,
     dir: DataDir,
     tools: Tools,
+    store_port: u16,
     api_server_address: SocketAddr,
 }
 
@@ -79,27 +85,27 @@ impl ControlPlane {
 
     fn start_once(options: &Options) -> Result<Self, Error> {
         let tools = Tools::locate()?;
+        let chosen = options.store.map_or_else(Store::of_environment, Ok)?;
         let dir = DataDir::create("setupkey-control-plane-")?;
         let spawner = Spawner::start();
-        let [etcd_port, api_server_port] = free_ports().map_err(Error::Ports)?;
+        let [store_port, api_server_port] = free_ports().map_err(Error::Ports)?;
         let has_node = options.node.is_some();
         let ip = if has_node { node::ADDRESS } else { Ipv4Addr::LOCALHOST };
         let address = SocketAddr::from((ip, api_server_port));
         write_files(&dir, address, has_node)?;
         let kubectl = Kubectl { program: &tools.kubectl, dir: dir.path() };
 
-        let program = Program::new("etcd", &tools.etcd, flags::etcd(dir.path(), etcd_port));
-        let mut etcd = Process::start(&spawner, dir.path(), program)?;
-        wait_for("etcd to listen", &mut [&mut etcd], || listens((Ipv4Addr::LOCALHOST, etcd_port).into()))?;
+        let mut store = Process::start(&spawner, dir.path(), chosen.program(dir.path(), store_port)?)?;
+        wait_for("the store to listen", &mut [&mut store], || listens((Ipv4Addr::LOCALHOST, store_port).into()))?;
 
-        let mut args = flags::api_server(dir.path(), address, etcd_port, has_node);
+        let mut args = flags::api_server(dir.path(), address, store_port, has_node);
         if options.audit_log {
             args.extend(flags::audit(dir.path()));
         }
         args.extend_from_slice(&options.api_server_args);
         let program = Program::new("kube-apiserver", &tools.api_server, args);
         let mut api_server = Process::start(&spawner, dir.path(), program)?;
-        wait_for("kube-apiserver to be ready", &mut [&mut etcd, &mut api_server], || is_ready(address, &kubectl))?;
+        wait_for("kube-apiserver to be ready", &mut [&mut store, &mut api_server], || is_ready(address, &kubectl))?;
 
         kubectl.install_crds(&options.crds)?;
 
@@ -112,13 +118,23 @@ impl ControlPlane {
         let mut controller_manager = Process::start(&spawner, dir.path(), program)?;
         wait_for(
             "the ServiceAccount default/default",
-            &mut [&mut etcd, &mut api_server, &mut controller_manager],
+            &mut [&mut store, &mut api_server, &mut controller_manager],
             || kubectl.gets(DEFAULT_SERVICE_ACCOUNT),
         )?;
 
         let node = options.node.as_ref().map(|node| Node::start(&spawner, dir.path(), &kubectl, node)).transpose()?;
 
-        Ok(Self { node, controller_manager, api_server, etcd, spawner, dir, tools, api_server_address: address })
+        Ok(Self {
+            node,
+            controller_manager,
+            api_server,
+            store,
+            spawner,
+            dir,
+            tools,
+            store_port,
+            api_server_address: address,
+        })
     }
 
     /// The folder with all files of this control plane, such as `kube-apiserver.log`.
@@ -142,6 +158,16 @@ impl ControlPlane {
         url(self.api_server_address)
     }
 
+    /// The address of the store, such as `http://127.0.0.1:34567`. It asks for no credentials.
+    pub fn store_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.store_port)
+    }
+
+    /// The process ids of the store and of the API server.
+    pub fn process_ids(&self) -> [u32; 2] {
+        [self.store.id(), self.api_server.id()]
+    }
+
     /// The path of a kubectl that matches the version of the API server.
     pub fn kubectl(&self) -> &Path {
         &self.tools.kubectl
@@ -160,7 +186,7 @@ impl ControlPlane {
         self.api_server.revive(&self.spawner)?;
         wait_for(
             "kube-apiserver to be ready again",
-            &mut [&mut self.etcd, &mut self.controller_manager, &mut self.api_server],
+            &mut [&mut self.store, &mut self.controller_manager, &mut self.api_server],
             || is_ready(self.api_server_address, &kubectl),
         )
     }
@@ -168,7 +194,7 @@ impl ControlPlane {
     /// Starts programs again that have ended, as the service manager of a machine does. A test may kill a program to
     /// see it restarted. Returns the names of the programs that had ended.
     pub fn revive(&mut self) -> Result<Vec<&'static str>, Error> {
-        let mut processes = vec![&mut self.etcd, &mut self.api_server, &mut self.controller_manager];
+        let mut processes = vec![&mut self.store, &mut self.api_server, &mut self.controller_manager];
         processes.extend(self.node.iter_mut().flat_map(Node::processes));
         let mut revived = Vec::new();
         for process in processes {
@@ -185,7 +211,7 @@ impl ControlPlane {
         self.node = None;
         self.controller_manager.kill();
         self.api_server.kill();
-        self.etcd.kill();
+        self.store.kill();
     }
 }
 

@@ -4,8 +4,11 @@ use std::{io, path::PathBuf, process::ExitStatus, time::Duration};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("there is no {}: run `make control-plane`, or `make node` for a node, or `make netbird` for NetBird, which builds it", path.display())]
+    #[error("there is no {}: run `make control-plane`, or `make node` for a node, or `make netbird` for NetBird, or `make kine` for kine, which builds it", path.display())]
     MissingTool { path: PathBuf },
+
+    #[error("{} is {name:?}, and the stores are etcd and kine", crate::STORE_ENV)]
+    UnknownStore { name: String },
 
     #[error(
         "there is no {}, although KUBEBUILDER_ASSETS is set: fill that folder with setup-envtest, \

@@ -65,10 +65,21 @@ pub fn etcd(dir: &Path, port: u16) -> Vec<String> {
     ]
 }
 
-pub fn api_server(dir: &Path, address: SocketAddr, etcd_port: u16, has_node: bool) -> Vec<String> {
+pub fn kine(dir: &Path, port: u16) -> Vec<String> {
+    // kine's own defaults, except that a write does not wait for the disk.
+    let settings = "_journal_mode=WAL&_busy_timeout=30000&_synchronous=OFF&_txlock=immediate&cache=shared";
+    vec![
+        flag("--listen-address", format!("127.0.0.1:{port}")),
+        flag("--endpoint", format!("sqlite://{}?{settings}", dir.join("kine.db").display())),
+        // Zero: no port for metrics.
+        flag("--metrics-bind-address", 0),
+    ]
+}
+
+pub fn api_server(dir: &Path, address: SocketAddr, store_port: u16, has_node: bool) -> Vec<String> {
     let file = |name: &str| dir.join(name).display().to_string();
     let mut flags = vec![
-        flag("--etcd-servers", format!("http://127.0.0.1:{etcd_port}")),
+        flag("--etcd-servers", format!("http://127.0.0.1:{store_port}")),
         flag("--bind-address", address.ip()),
         flag("--secure-port", address.port()),
         // Without it, kube-apiserver looks for an address that other machines can reach, and there may be none.

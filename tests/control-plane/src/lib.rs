@@ -8,6 +8,7 @@
 //!   `control-plane run -- cargo test` has started for several of them.
 //! - A test that breaks things starts a [`ControlPlane`] of its own; so does one that calls
 //!   [`ControlPlane::restart_api_server`].
+//! - Each control plane can run on another [`Store`] than etcd.
 //! - A test that needs NetBird starts its real management server, and real agents: see [`netbird`].
 //!
 //! On Linux, nothing outlives the process that started it, however that process ends: see `process.rs` for the programs
@@ -27,6 +28,7 @@ pub mod netbird;
 mod node;
 mod process;
 mod shared;
+mod store;
 mod tools;
 
 pub use authority::{Authority, Identity, server as server_certificate};
@@ -35,3 +37,4 @@ pub use error::Error;
 pub use node::{Machine, NodeOptions, furnish, missing_packages, versions as node_versions};
 pub use process::tie_to_this_thread;
 pub use shared::{Access, KUBECONFIG_ENV, shared};
+pub use store::{STORE_ENV, Store};

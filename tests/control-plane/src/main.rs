@@ -20,7 +20,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Parser};
 use control_plane::{
-    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, furnish, missing_packages,
+    ControlPlane, KUBECONFIG_ENV, Machine, NodeOptions, Options, STORE_ENV, Store, furnish, missing_packages,
     netbird::{self, NetBird},
     node_versions, tie_to_this_thread,
 };
@@ -66,6 +66,10 @@ struct Settings {
     /// Write each request's metadata to $CONTROL_PLANE_DIR/audit.log.
     #[arg(long)]
     audit: bool,
+    /// The database below the API server. Default: what CONTROL_PLANE_STORE names, or etcd. CONTROL_PLANE_STORE of the
+    /// command names it, so that control planes which the command starts are on the same store.
+    #[arg(long, value_enum)]
+    store: Option<Store>,
     /// Install the CustomResourceDefinitions of this file first; may be repeated.
     #[arg(long, value_name = "FILE")]
     crds: Vec<PathBuf>,
@@ -139,25 +143,28 @@ fn run_in_a_machine(args: impl Iterator<Item = OsString>) -> anyhow::Result<Exit
 }
 
 fn run(settings: Settings, node: Option<NodeOptions>) -> anyhow::Result<ExitCode> {
-    let Settings { keep, audit, crds, logs, netbird, command, .. } = settings;
+    let Settings { keep, audit, store, crds, logs, netbird, command, .. } = settings;
     let started = Instant::now();
     let has_node = node.is_some();
     // A signal during the start ends this process in the ordinary way, and the programs and files with it. But the
     // kernel delivers to process 1 only the signals that it handles.
     let early = if has_node { Some(end_on_signals()?) } else { None };
-    let mut control_plane = ControlPlane::start(Options { audit_log: audit, crds, node, ..Options::default() })?;
+    let store = store.map_or_else(Store::of_environment, Ok)?;
+    let options = Options { audit_log: audit, crds, store: Some(store), node, ..Options::default() };
+    let mut control_plane = ControlPlane::start(options)?;
     let options = netbird::Options { transport: netbird::Transport::Https, ..Default::default() };
     let netbird = netbird.then(|| NetBird::start(options)).transpose()?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("could not listen for signals")?;
     if let Some(early) = early {
         early.store(false, Ordering::SeqCst);
     }
-    let what = if has_node { format!("a node with {}", node_versions()) } else { "control plane".to_owned() };
+    let on = if store == Store::default() { String::new() } else { format!(" on {}", store.name()) };
+    let what = if has_node { format!("a node with {}", node_versions()) } else { format!("control plane{on}") };
     let what = if netbird.is_some() { format!("{what} and NetBird") } else { what };
     eprintln!("{what} ready in {:.1} s", started.elapsed().as_secs_f64());
 
     let of_netbird = netbird.as_ref().map(variables).transpose()?.unwrap_or_default();
-    let mut child = spawn(&command, &control_plane, of_netbird)?;
+    let mut child = spawn(&command, &control_plane, store, of_netbird)?;
     let supervise = || if has_node { revive(&mut control_plane) } else { Ok(()) };
     let (status, interrupted) = wait(&mut child, &mut signals, supervise).context("could not wait for the command")?;
     if let Some(logs) = logs.filter(|_| !status.success()) {
@@ -190,6 +197,7 @@ fn variables(netbird: &NetBird) -> anyhow::Result<Vec<(&'static str, OsString)>>
 fn spawn(
     command: &[OsString],
     control_plane: &ControlPlane,
+    store: Store,
     of_netbird: Vec<(&'static str, OsString)>,
 ) -> anyhow::Result<Child> {
     let of_netbird_url = of_netbird.iter().find(|(name, _)| *name == "NETBIRD_URL");
@@ -207,6 +215,7 @@ fn spawn(
             .env("PATH", path)
             .env("KUBECONFIG", control_plane.kubeconfig())
             .env(KUBECONFIG_ENV, control_plane.kubeconfig())
+            .env(STORE_ENV, store.name())
             .env("CONTROL_PLANE_DIR", control_plane.dir())
             .env("NO_PROXY", &without_proxy)
             .env("no_proxy", &without_proxy)

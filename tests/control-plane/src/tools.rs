@@ -15,7 +15,6 @@ const ASSETS_ENV: &str = "KUBEBUILDER_ASSETS";
 
 #[derive(Debug)]
 pub struct Tools {
-    pub etcd: PathBuf,
     pub api_server: PathBuf,
     pub controller_manager: PathBuf,
     pub kubectl: PathBuf,
@@ -24,7 +23,6 @@ pub struct Tools {
 impl Tools {
     pub fn locate() -> Result<Self, Error> {
         Ok(Self {
-            etcd: asset_or_built("etcd")?,
             api_server: asset_or_built("kube-apiserver")?,
             controller_manager: built("kube-controller-manager")?,
             kubectl: kubectl()?,
@@ -85,14 +83,14 @@ pub fn kubectl() -> Result<PathBuf, Error> {
     asset_or_built("kubectl")
 }
 
-fn asset_or_built(name: &str) -> Result<PathBuf, Error> {
+pub fn asset_or_built(name: &str) -> Result<PathBuf, Error> {
     match env::var_os(ASSETS_ENV).filter(|folder| !folder.is_empty()) {
         Some(folder) => existing(Path::new(&folder).join(name)).map_err(|path| Error::MissingAsset { path }),
         None => built(name),
     }
 }
 
-fn built(name: &str) -> Result<PathBuf, Error> {
+pub fn built(name: &str) -> Result<PathBuf, Error> {
     let folder = match env::var_os(TOOLS_ENV).filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => workspace_root().join("target/tools"),
