@@ -226,6 +226,10 @@ endif
 bench: control-plane ## measure the controller with 1,000 and 10,000 keys, and a soak; see docs/performance.md (25 minutes)
 	cargo bench --locked --bench controller
 
+.PHONY: bench-scale
+bench-scale: control-plane ## measure 100,000 settled keys; see docs/performance.md (10 minutes)
+	cargo bench --locked --bench scale
+
 .PHONY: bench-enrollment
 bench-enrollment: control-plane ## measure the enrollment service; see docs/performance.md (6 minutes)
 	cargo bench --locked --bench enrollment

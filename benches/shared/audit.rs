@@ -52,6 +52,11 @@ impl Counts {
         self.writes(|what| what.ends_with(&format!(" {resource} (409)")))
     }
 
+    /// The requests of any class that were answered with an error, which is in brackets.
+    pub fn refused(&self) -> u64 {
+        self.0.iter().filter(|((_, what), _)| what.ends_with(')')).map(|(_, count)| count).sum()
+    }
+
     fn writes(&self, wanted: impl Fn(&str) -> bool) -> u64 {
         let writes = self.0.iter().filter(|((class, what), _)| *class == Class::Write && wanted(what));
         writes.map(|(_, count)| count).sum()

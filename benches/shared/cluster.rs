@@ -25,7 +25,7 @@ use setupkey_operator::{
     cluster::{connect, tuned},
 };
 
-use super::audit::Window;
+use super::{audit::Window, process::Usage};
 
 /// Namespace of the operator's and the raw client's ServiceAccounts.
 const SYSTEM: &str = "setupkey-system";
@@ -37,7 +37,7 @@ const WRITERS: usize = 32;
 const DELETION_LIMIT: Duration = Duration::from_secs(300);
 
 pub struct Cluster {
-    // Never read: dropping it ends the programs.
+    /// Dropping it ends the programs.
     control_plane: ControlPlane,
     /// The administrator's client: the load and the observer.
     pub admin: Client,
@@ -47,6 +47,12 @@ pub struct Cluster {
     pub raw_client: Identity,
     /// For example v1.37.2.
     pub version: String,
+}
+
+/// The kernel's figures for the programs below the operator.
+pub struct ControlPlaneUsage {
+    pub store: Usage,
+    pub api_server: Usage,
 }
 
 /// A ServiceAccount with the operator's rights.
@@ -90,6 +96,22 @@ impl Cluster {
     /// A file in the folder of the control plane, which is deleted with it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.control_plane.dir().join(name)
+    }
+
+    /// The address of the store below the API server.
+    pub fn store_url(&self) -> String {
+        self.control_plane.store_url()
+    }
+
+    pub fn usage(&self) -> anyhow::Result<ControlPlaneUsage> {
+        let [store, api_server] = self.control_plane.process_ids().map(Usage::of);
+        Ok(ControlPlaneUsage { store: store?, api_server: api_server? })
+    }
+
+    /// What the API server answers at `/metrics`.
+    pub async fn api_server_metrics(&self) -> anyhow::Result<String> {
+        let request = http::Request::get("/metrics").body(Vec::new())?;
+        self.admin.request_text(request).await.context("could not read the API server's metrics")
     }
 
     /// Counts the requests of this identity from now on.

@@ -22,6 +22,9 @@ use super::process::Process;
 /// The pause between two counts. Times are noted when the watch delivers an event, so this limits no figure.
 const COUNT_PERIOD: Duration = Duration::from_millis(50);
 
+/// How long the list may take that begins the watch.
+const LIST_LIMIT: Duration = Duration::from_secs(180);
+
 /// The watch; it ends when this is dropped.
 pub struct Observer {
     keys: Keys,
@@ -50,8 +53,8 @@ impl Observer {
         let seen = Keys::default();
         let (listing, mut listed) = watch::channel(false);
         let observer = Self { keys: Arc::clone(&seen), task: tokio::spawn(observe(keys, seen, listing)) };
-        let done = tokio::time::timeout(Duration::from_secs(60), listed.wait_for(|listed| *listed)).await;
-        ensure!(matches!(done, Ok(Ok(_))), "the observer could not list the SetupKeys within 60 s");
+        let done = tokio::time::timeout(LIST_LIMIT, listed.wait_for(|listed| *listed)).await;
+        ensure!(matches!(done, Ok(Ok(_))), "the observer could not list the SetupKeys within {LIST_LIMIT:?}");
         Ok(observer)
     }
 

@@ -40,6 +40,22 @@ pub struct Usage {
     pub peak: f64,
 }
 
+impl Usage {
+    /// The figures of the process with this id.
+    pub fn of(process: u32) -> anyhow::Result<Self> {
+        let read = |file: &str| {
+            let path = format!("/proc/{process}/{file}");
+            fs::read_to_string(&path).with_context(|| format!("could not read {path}"))
+        };
+        let (stat, status) = (read("stat")?, read("status")?);
+        let bytes = |name: &str| -> Option<f64> {
+            Some(field(&status, name)?.strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
+        };
+        let usage = (|| Some(Self { cpu: cpu(&stat)?, resident: bytes("VmRSS")?, peak: bytes("VmHWM")? }))();
+        usage.context("could not parse what /proc reports")
+    }
+}
+
 impl Process {
     /// Starts a program with KUBECONFIG for the cluster. It inherits nothing of our environment.
     ///
@@ -63,16 +79,7 @@ impl Process {
     }
 
     pub fn usage(&self) -> anyhow::Result<Usage> {
-        let read = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.child.id());
-            fs::read_to_string(&path).with_context(|| format!("could not read {path}"))
-        };
-        let (stat, status) = (read("stat")?, read("status")?);
-        let bytes = |name: &str| -> Option<f64> {
-            Some(field(&status, name)?.strip_suffix(" kB")?.parse::<f64>().ok()? * 1024.0)
-        };
-        let usage = (|| Some(Usage { cpu: cpu(&stat)?, resident: bytes("VmRSS")?, peak: bytes("VmHWM")? }))();
-        usage.with_context(|| format!("could not parse what /proc reports about {}", self.name))
+        Usage::of(self.child.id()).with_context(|| format!("could not read the usage of {}", self.name))
     }
 
     /// Waits until the condition holds, and returns how long that took.
