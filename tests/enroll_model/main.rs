@@ -7,8 +7,8 @@ mod model;
 use std::collections::BTreeSet;
 
 use model::{
-    ANSWERED_HAS_PEER, Change, ENDED_IS_ENDED, Enrollment, GONE_IS_GONE, LIMIT, Mutant, NEVER_DOWN, ONE_USE_PER_PEER,
-    PENDING_EMPTIES, REVOKED_IS_REVOKED, SIGHTS, USES_DIFFER,
+    ANSWERED_HAS_PEER, Change, ENDED_IS_ENDED, Enrollment, Forgotten, GONE_IS_GONE, LIMIT, Mutant, NEVER_DOWN,
+    ONE_USE_PER_PEER, PENDING_EMPTIES, REVOKED_IS_REVOKED, SIGHTS, USES_DIFFER,
 };
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
@@ -36,6 +36,7 @@ const CALM: Enrollment = Enrollment {
     looks_again: true,
     follows: false,
     interruptions: 0,
+    compactions: 0,
     rotates: false,
     mutant: None,
 };
@@ -147,6 +148,7 @@ fn every_mutant_breaks_a_promise() {
     let two_for_one = Enrollment { losses: 1, ..CALM };
     let interrupted = Enrollment { interruptions: 1, ..FOLLOWED };
     let joins_again = Enrollment { asks: &[3], limit: 3, removals: 1, ..FOLLOWED };
+    let forgotten = Enrollment { compactions: 1, ..RETRY };
     let sent_away_twice = Enrollment { losses: 0, removals: 2, ..RETRY };
     for (mutant, world, promises) in [
         (Mutant::Refund, RETRY, [NEVER_DOWN, ONE_USE_PER_PEER].as_slice()),
@@ -154,6 +156,9 @@ fn every_mutant_breaks_a_promise() {
         (Mutant::NoCompareAndSwap, revoked, &[REVOKED_IS_REVOKED]),
         (Mutant::NoCompareAndSwap, two_for_one, &[ONE_USE_PER_PEER]),
         (Mutant::NoFinalizer, RETRY, &[GONE_IS_GONE]),
+        (Mutant::History(Forgotten::Creates), forgotten, &[GONE_IS_GONE]),
+        (Mutant::History(Forgotten::Clears), forgotten, &[ONE_USE_PER_PEER]),
+        (Mutant::History(Forgotten::Leaves), forgotten, &[PENDING_EMPTIES]),
         (Mutant::PeersBeforeKey, RETRY, &[ONE_USE_PER_PEER]),
         (Mutant::OwnerWithoutLimit, two_for_one, &[LIMIT]),
         (Mutant::OwnerWithoutEnd, RETRY, &[GONE_IS_GONE]),

@@ -40,6 +40,8 @@ pub struct Enrollment {
     pub follows: bool,
     /// How often a watch is interrupted, or the key watch falls behind.
     pub interruptions: u8,
+    /// How often the API server forgets which Peers there were.
+    pub compactions: u8,
     /// Whether the controller rotates the key once, at any time. The replaced key ends at any time after that, and machines
     /// present either key.
     pub rotates: bool,
@@ -54,6 +56,17 @@ pub enum Change {
     Delete,
 }
 
+/// What a process does about an entry if the API server has forgotten whether it ever had a Peer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Forgotten {
+    /// It creates the Peer.
+    Creates,
+    /// It clears the entry.
+    Clears,
+    /// It leaves the entry.
+    Leaves,
+}
+
 /// A protocol that leaves something out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mutant {
@@ -63,6 +76,9 @@ pub enum Mutant {
     NoCompareAndSwap,
     /// A Peer has no finalizer.
     NoFinalizer,
+    /// A Peer has no finalizer. A process that creates a Peer, other than at the first attempt of a replica, reads the API
+    /// server's history from the commit of the entry on, and creates none if there has been one.
+    History(Forgotten),
     /// A replica looks for the Peers of applicants before it reads the key.
     PeersBeforeKey,
     /// A replica admits every machine whose key is not revoked, and ignores the limit.
@@ -117,6 +133,9 @@ pub struct World {
     losses: u8,
     removals: u8,
     interruptions: u8,
+    compactions: u8,
+    /// The API server's history begins after so many commits.
+    compacted: u8,
     changed: usize,
     /// Whether the time has come at which the replaced key ends.
     replaced_has_ended: bool,
@@ -263,6 +282,17 @@ struct Commit {
     created: u8,
 }
 
+/// What the API server's history shows of the Peer of an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Trace {
+    /// There was none.
+    Never,
+    /// There is one, or there was.
+    Existed,
+    /// The history does not go back to the commit of the entry.
+    Forgotten,
+}
+
 /// A step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -270,6 +300,7 @@ pub enum Step {
     Changes,
     ReplacedKeyEnds,
     PeerIsDeleted { machine: u8 },
+    HistoryIsCompacted,
     Crashes { replica: usize },
     LeaderCrashes,
     ReadsKey { replica: usize },
@@ -506,6 +537,14 @@ impl World {
         self.key_changed();
     }
 
+    fn trace(&self, entry: Entry) -> Trace {
+        match self.history.commits[usize::from(entry.commit)].created {
+            _ if entry.commit < self.compacted => Trace::Forgotten,
+            0 => Trace::Never,
+            _ => Trace::Existed,
+        }
+    }
+
     fn create_peer(&mut self, entry: Entry, finalizer: bool) {
         let peer = &mut self.peers[usize::from(entry.machine)];
         if peer.is_none() {
@@ -601,6 +640,24 @@ impl Enrollment {
     /// A replica that started before everything else.
     fn replica(&self) -> Replica {
         Replica { following: self.follows.then(Following::up_to_date), ..Replica::default() }
+    }
+
+    fn has_finalizer(&self) -> bool {
+        !matches!(self.mutant, Some(Mutant::NoFinalizer | Mutant::History(_)))
+    }
+
+    /// Whether a process creates the Peer of an entry that it has found pending.
+    fn is_to_create(&self, trace: Trace) -> bool {
+        match (self.mutant, trace) {
+            (Some(Mutant::History(forgotten)), Trace::Forgotten) => forgotten == Forgotten::Creates,
+            (Some(Mutant::History(_)), Trace::Existed) => false,
+            _ => true,
+        }
+    }
+
+    /// Whether a process leaves an entry that it has found pending as it is.
+    fn is_left(&self, trace: Trace) -> bool {
+        trace == Trace::Forgotten && self.mutant == Some(Mutant::History(Forgotten::Leaves))
     }
 
     fn machines(&self) -> std::ops::Range<u8> {
@@ -714,7 +771,7 @@ impl Enrollment {
 
     fn replica_creates(&self, world: &mut World, at: usize, place: usize, reply: Reply) {
         let entry = world.replicas[at].owned[place].entry;
-        world.create_peer(entry, self.mutant != Some(Mutant::NoFinalizer));
+        world.create_peer(entry, self.has_finalizer());
         world.spend(reply);
         world.replicas[at].owned[place].stage = match reply {
             Reply::Heard => Stage::Clear,
@@ -805,7 +862,8 @@ impl Enrollment {
                 for machine in self.machines() {
                     let pending = world.key.as_ref().and_then(|key| key.entry_of(machine));
                     let owned = world.is_owned(machine, self.mutant);
-                    if pending.is_some() && !owned && self.mutant != Some(Mutant::NothingRollsForward) {
+                    let is_left = pending.is_some_and(|entry| self.is_left(world.trace(entry)));
+                    if pending.is_some() && !owned && !is_left && self.mutant != Some(Mutant::NothingRollsForward) {
                         steps.push(Step::LeaderReadsKey { machine });
                     }
                     let Some(peer) = world.peers[usize::from(machine)] else { continue };
@@ -863,6 +921,9 @@ impl Enrollment {
         if world.changed < self.changes.len() {
             steps.push(Step::Changes);
         }
+        if world.compactions > 0 {
+            steps.push(Step::HistoryIsCompacted);
+        }
         if let Some(key) = &world.key {
             if world.leader == Leader::Idle && self.rotated(world, key).is_some() {
                 steps.push(Step::LeaderReadsKeyToRotate);
@@ -905,6 +966,10 @@ impl Enrollment {
             Step::PeerIsDeleted { machine } => {
                 world.removals -= 1;
                 world.delete_peer(machine)?;
+            }
+            Step::HistoryIsCompacted => {
+                world.compactions -= 1;
+                world.compacted = u8::try_from(world.history.commits.len()).expect("few commits");
             }
             Step::Crashes { replica } => {
                 world.crashes -= 1;
@@ -950,12 +1015,13 @@ impl Enrollment {
             Step::Swaps { replica, reply } => self.swap(world, replica, reply)?,
             Step::CreatesPeer { replica, place, reply } => self.replica_creates(world, replica, place, reply),
             Step::AsksAgain { replica, place } => {
+                let entry = world.replicas[replica].owned[place].entry;
+                let trace = world.trace(entry);
                 let owned = &mut world.replicas[replica].owned;
-                let entry = owned[place].entry;
-                if world.key.as_ref().is_some_and(|key| key.pending.contains(&entry)) {
-                    owned[place].stage = Stage::Post;
-                } else {
+                if !world.key.as_ref().is_some_and(|key| key.pending.contains(&entry)) || self.is_left(trace) {
                     owned.remove(place);
+                } else {
+                    owned[place].stage = if self.is_to_create(trace) { Stage::Post } else { Stage::Clear };
                 }
             }
             Step::RunsOutOfTime { replica, place } => {
@@ -972,10 +1038,14 @@ impl Enrollment {
             }
             Step::LeaderCreatesPeer { reply } => {
                 let Leader::Orphan(entry, version) = world.leader.clone() else { return None };
-                if self.mutant != Some(Mutant::Refund) {
-                    world.create_peer(entry, self.mutant != Some(Mutant::NoFinalizer));
+                if self.mutant != Some(Mutant::Refund) && self.is_to_create(world.trace(entry)) {
+                    world.create_peer(entry, self.has_finalizer());
                 }
                 world.spend(reply);
+                if self.is_left(world.trace(entry)) {
+                    world.leader = Leader::Idle;
+                    return Some(());
+                }
                 world.history.rolled_forward = true;
                 world.leader = match reply {
                     Reply::Heard => Leader::Created(entry, version),
@@ -1055,6 +1125,8 @@ impl Model for Enrollment {
             losses: self.losses,
             removals: self.removals,
             interruptions: self.interruptions,
+            compactions: self.compactions,
+            compacted: 0,
             changed: 0,
             replaced_has_ended: false,
             history: History { has_had: vec![false; self.asks.len()], ..History::default() },
