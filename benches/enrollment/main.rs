@@ -12,6 +12,7 @@ mod settings;
 #[allow(dead_code, reason = "each benchmark needs its part of it")]
 #[path = "../shared/mod.rs"]
 mod shared;
+mod shares;
 
 use settings::Settings;
 use shared::{audit, cluster, operator, process, report};

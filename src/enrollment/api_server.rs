@@ -1,8 +1,9 @@
 //! Every request of the enrollment service to the API server, each with its time limit and its precondition.
 
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, Preconditions},
+    core::Request,
 };
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use super::cache::CachedPeer;
 use crate::{
     api::{Peer, SetupKey, Timestamp, metadata::PENDING_FINALIZER},
     cluster::{
-        ObjectName,
+        Lean, ObjectName, Parts,
         call::{Attempt, Error, call_within},
         patch_params, post_params,
     },
@@ -58,9 +59,11 @@ impl ApiServer {
     /// The status is replaced as a whole, which costs the API server half of what a patch does.
     pub async fn swap(&self, basis: &SetupKey, swap: Swap) -> Result<Swapped, Error> {
         let (namespace, name) = (basis.namespace().unwrap_or_default(), basis.name_any());
-        let keys: Api<SetupKey> = Api::namespaced(self.client.clone(), &namespace);
+        let body = serde_json::to_vec(&swap.onto(basis)).expect("a SetupKey is plain data");
+        let requests = Request::new(SetupKey::url_path(&(), Some(&namespace)));
+        let request = requests.replace_subresource("status", &name, &post_params(), body);
         let attempt = Attempt::on("write the ledger of SetupKey", &namespace, &name);
-        match call_within(REQUEST_TIME, attempt, keys.replace_status(&name, &post_params(), &swap.onto(basis))).await {
+        match self.write(attempt, request.expect("a path and a body make a request")).await {
             Ok(key) => Ok(Swapped::Done(Box::new(key))),
             Err(error) if error.code() == Some(409) => Ok(Swapped::Lost),
             Err(error) if error.code() == Some(404) => Ok(Swapped::Gone),
@@ -78,7 +81,9 @@ impl ApiServer {
     pub async fn create(&self, peer: &Peer) -> Result<Created, Error> {
         let namespace = peer.namespace().unwrap_or_default();
         let attempt = Attempt::on("create Peer", &namespace, &peer.name_any());
-        match call_within(REQUEST_TIME, attempt, self.peers(&namespace).create(&post_params(), peer)).await {
+        let body = serde_json::to_vec(peer).expect("a Peer is plain data");
+        let request = Request::new(Peer::url_path(&(), Some(&namespace))).create(&post_params(), body);
+        match self.write(attempt, request.expect("a path and a body make a request")).await {
             Ok(peer) => Ok(Created::Done(Box::new(peer))),
             Err(error) if error.code() == Some(409) => Ok(Created::Exists),
             Err(error) => Err(error),
@@ -114,6 +119,12 @@ impl ApiServer {
         };
         let attempt = Attempt::on("delete Peer", &peer.namespace, &peer.name);
         call_within(REQUEST_TIME, attempt, self.peers(&peer.namespace).delete(&peer.name, &parameters)).await.map(drop)
+    }
+
+    /// Sends a write, and returns the object as it is now.
+    async fn write<K: Parts>(&self, attempt: Attempt, request: http::Request<Vec<u8>>) -> Result<K, Error> {
+        let Lean(written) = call_within(REQUEST_TIME, attempt.clone(), self.client.request::<Lean<K>>(request)).await?;
+        written.0.map_err(|_| Error::Unreadable(attempt))
     }
 
     fn peers(&self, namespace: &str) -> Api<Peer> {

@@ -6,10 +6,19 @@ use crate::{
     raw,
     report::{Row, list, median},
     service,
+    shares::Shares,
 };
 
 /// The namespace of the keys and their Peers.
 const NAMESPACE: &str = "many-keys";
+
+/// How the raw client created Peers.
+struct Raw {
+    /// Peers per second.
+    rate: f64,
+    /// The processor time of all programs, in milliseconds for each Peer.
+    shares: (f64, String),
+}
 
 pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     let keys = bench.issue(NAMESPACE, KEYS).await?;
@@ -37,17 +46,19 @@ pub async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Row>> {
     Ok(rows(bench.settings.machines as f64, &runs, &raws, &one))
 }
 
-/// Peers created per second.
-async fn by_raw_client(bench: &Bench<'_>, client: &kube::Client, keys: &Keys) -> anyhow::Result<f64> {
-    let created = raw::create(client, NAMESPACE, &keys.objects, bench.settings.machines).await?;
-    Ok(bench.settings.machines as f64 / created.as_secs_f64())
+async fn by_raw_client(bench: &Bench<'_>, client: &kube::Client, keys: &Keys) -> anyhow::Result<Raw> {
+    let (machines, before) = (bench.settings.machines, Shares::read()?);
+    let created = raw::create(client, NAMESPACE, &keys.objects, machines).await?;
+    let shares = Shares::read()?.since(&before, machines as f64);
+    Ok(Raw { rate: machines as f64 / created.as_secs_f64(), shares })
 }
 
-fn rows(machines: f64, runs: &[Run], raws: &[f64], one: &Run) -> Vec<Row> {
+fn rows(machines: f64, runs: &[Run], raws: &[Raw], one: &Run) -> Vec<Row> {
     let rates: Vec<_> = runs.iter().map(|run| machines / run.time.as_secs_f64()).collect();
     let settled: Vec<_> = runs.iter().map(|run| machines / run.settled.as_secs_f64()).collect();
-    let ratios: Vec<_> = rates.iter().zip(raws).map(|(rate, raw)| rate / raw).collect();
-    let last = &runs[runs.len() - 1];
+    let raw_rates: Vec<_> = raws.iter().map(|raw| raw.rate).collect();
+    let ratios: Vec<_> = rates.iter().zip(&raw_rates).map(|(rate, raw)| rate / raw).collect();
+    let (last, last_raw) = (&runs[runs.len() - 1], &raws[raws.len() - 1]);
     let row = |what: &str, value: f64, unit| Row::new(what, KEYS, value, unit);
     let samples = |what: &str, values: &[f64], unit| {
         row(what, median(values.iter().copied()), unit).detail(list(values.iter().copied()))
@@ -55,7 +66,7 @@ fn rows(machines: f64, runs: &[Run], raws: &[f64], one: &Run) -> Vec<Row> {
     vec![
         samples("enrollments, until answered", &rates, "/s"),
         samples("enrollments, until all is done", &settled, "/s"),
-        samples("Peers created by the raw client", raws, "/s"),
+        samples("Peers created by the raw client", &raw_rates, "/s"),
         samples("enrollments ÷ raw client", &ratios, "").at_least(0.8),
         row("requests per enrollment", last.counts.of(&WORK) as f64 / machines, "")
             .detail(last.counts.list(&WORK, machines)),
@@ -63,6 +74,8 @@ fn rows(machines: f64, runs: &[Run], raws: &[f64], one: &Run) -> Vec<Row> {
             .detail(last.of_controller.list(&WORK, machines)),
         row("told to come again, per enrollment", last.again as f64 / machines, ""),
         row("CPU per enrollment, all replicas", last.cpu.as_secs_f64() * 1000.0 / machines, "ms"),
+        row("CPU per enrollment until answered, everything", last.shares.0, "ms").detail(&last.shares.1),
+        row("CPU per Peer of the raw client, everything", last_raw.shares.0, "ms").detail(&last_raw.shares.1),
         row("enrollments, one replica", machines / one.time.as_secs_f64(), "/s")
             .detail(one.counts.list(&WORK, machines)),
     ]

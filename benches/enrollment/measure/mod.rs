@@ -23,6 +23,7 @@ use crate::{
     report::Report,
     service::{self, Replica},
     settings::{Part, Settings},
+    shares::Shares,
 };
 
 /// Keys that the machines use in turns.
@@ -77,14 +78,15 @@ impl Bench<'_> {
     async fn join(&self, replicas: &[Replica], keys: &Keys) -> anyhow::Result<Run> {
         let mut requests = self.cluster.requests_of(&self.cluster.enrollment)?;
         let mut of_controller = self.cluster.requests_of(&self.cluster.operator)?;
-        let (cpu, begun) = (service::cpu(replicas)?, Instant::now());
+        let (cpu, shares, begun) = (service::cpu(replicas)?, Shares::read()?, Instant::now());
         let addresses: Vec<SocketAddr> = service::addresses(replicas);
         let joined = machines::join(&addresses, &keys.values, self.settings.machines, self.settings.at_a_time).await?;
+        let shares = Shares::read()?.since(&shares, self.settings.machines as f64);
         let settled = requests.settle().await? - begun;
         let cpu = service::cpu(replicas)? - cpu;
         of_controller.read()?;
         let (counts, of_controller) = (requests.counts.clone(), of_controller.counts.clone());
-        Ok(Run { time: joined.time, again: joined.again, settled, cpu, counts, of_controller })
+        Ok(Run { time: joined.time, again: joined.again, settled, cpu, shares, counts, of_controller })
     }
 }
 
@@ -105,6 +107,8 @@ struct Run {
     settled: Duration,
     /// The processor time of all replicas until then.
     cpu: Duration,
+    /// The processor time of all programs until the last machine had its answer, in milliseconds for each machine.
+    shares: (f64, String),
     /// The requests of the service.
     counts: Counts,
     of_controller: Counts,

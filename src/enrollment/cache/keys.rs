@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::Peers;
 use crate::{
     api::SetupKey,
-    cluster::{ObjectName, bound, strip, version},
+    cluster::{Lean, ObjectName, bound, strip, version},
     enrollment::watch::Index,
     key::{
         Digest,
@@ -97,11 +97,11 @@ impl Keys {
     }
 }
 
-impl Index<DeserializeGuard<SetupKey>> for Keys {
+impl Index<Lean<SetupKey>> for Keys {
     /// The metadata, if the key cannot be decoded.
     type Cached = Result<SetupKey, Box<ObjectMeta>>;
 
-    fn cached(mut object: DeserializeGuard<SetupKey>) -> Self::Cached {
+    fn cached(Lean(mut object): Lean<SetupKey>) -> Self::Cached {
         bound(&mut object);
         object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());

@@ -6,13 +6,13 @@ use std::{
     time::Instant,
 };
 
-use kube::core::DeserializeGuard;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch as signal};
 
 use super::CachedPeer;
 use crate::{
     api::{Peer, SetupKey},
+    cluster::Lean,
     enrollment::watch::Index,
     key::{
         Digest, PeerName,
@@ -140,10 +140,10 @@ impl Contents {
     }
 }
 
-impl Index<DeserializeGuard<Peer>> for Peers {
+impl Index<Lean<Peer>> for Peers {
     type Cached = CachedPeer;
 
-    fn cached(object: DeserializeGuard<Peer>) -> CachedPeer {
+    fn cached(Lean(object): Lean<Peer>) -> CachedPeer {
         object.0.map_or_else(|error| CachedPeer::undecodable(error.metadata), CachedPeer::from)
     }
 
