@@ -174,11 +174,11 @@ mod tests {
     }
 
     /// As a watch brings it.
-    fn decoded(object: &Value) -> Result<Peer, InvalidObject> {
+    fn decoded(object: &Value) -> Result<Peer, Box<InvalidObject>> {
         // The API server writes the type first.
         let event = format!(r#"{{"type":"ADDED","object":{object}}}"#);
         match serde_json::from_str(&event).unwrap() {
-            WatchEvent::Added(Lean::<Peer>(DeserializeGuard(decoded))) => decoded,
+            WatchEvent::Added(Lean::<Peer>(DeserializeGuard(decoded))) => decoded.map_err(Box::new),
             _ => panic!("{event}"),
         }
     }

@@ -1,4 +1,8 @@
-//! Lists in pages that fit into a budget of bytes.
+//! Lists, in ways that fit into a budget of bytes.
+//!
+//! A watch begins with a streamed list: the API server sends each object as an event, and then says that these were all. It
+//! costs the server less than pages do, and a process has one object in its hands at a time. Kubernetes before 1.34 does not
+//! offer it everywhere. Where it is refused, and where there is no watch, a list comes in pages.
 //!
 //! A page is read whole before its objects are decoded and most of each is dropped. A tenant can put more than a megabyte
 //! of labels into each of a hundred objects, so the number of objects bounds no memory. A page above the budget is broken
@@ -12,7 +16,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream};
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body_util::{LengthLimitError, Limited};
 use kube::{
     Api, Resource,
@@ -36,7 +40,10 @@ pub const OBJECTS: u32 = 100;
 /// The largest page, in bytes. While a page is decoded, it costs about four times as much.
 const BYTES: usize = 6 * 1024 * 1024;
 
-/// The layer of a client that breaks off pages above the budget.
+/// The layer of a client that breaks off pages above the budget, and has streamed lists begin with the present.
+///
+/// kube asks for a streamed list of version 0: of anything that the API server has in its cache. Lists are expected to show what
+/// was written before they began, as they do without a version.
 #[derive(Clone, Copy, Debug)]
 pub struct LimitPages;
 
@@ -66,7 +73,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<A>) -> Self::Future {
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        if let Some(uri) = of_the_present(request.uri()) {
+            *request.uri_mut() = uri;
+        }
         let limit = if is_page(request.uri().query().unwrap_or_default()) { BYTES } else { usize::MAX };
         let answer = self.inner.call(request);
         Box::pin(async move { Ok(answer.await?.map(|body| Limited::new(body, limit))) })
@@ -76,6 +86,18 @@ where
 /// A request for a page has a limit. A watch has none.
 fn is_page(query: &str) -> bool {
     query.split('&').any(|parameter| parameter.starts_with("limit="))
+}
+
+/// The same streamed list, without a version. `None` if it is none.
+fn of_the_present(uri: &Uri) -> Option<Uri> {
+    let query = uri.query()?;
+    if !query.split('&').any(|parameter| parameter == "sendInitialEvents=true") {
+        return None;
+    }
+    let query: Vec<_> = query.split('&').filter(|parameter| *parameter != "resourceVersion=0").collect();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{}?{}", uri.path(), query.join("&")).parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 /// Whether a body was broken off because it is longer than its limit, as a page is.
@@ -134,38 +156,68 @@ where
     })
 }
 
+/// How a watch lists.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Listing {
+    Streamed,
+    /// In pages of so many objects.
+    Paged(u32),
+}
+
+impl Listing {
+    /// How to list after this error, if not as before.
+    fn after(self, error: &watcher::Error) -> Option<Self> {
+        match (self, error) {
+            // An API server that does not offer it calls the parameter invalid.
+            (Self::Streamed, watcher::Error::WatchStartFailed(kube::Error::Api(status)))
+                if matches!(status.code, 400 | 422) =>
+            {
+                Some(Self::Paged(OBJECTS))
+            }
+            (Self::Paged(objects), watcher::Error::InitialListFailed(error)) if objects > 1 && is_too_large(error) => {
+                Some(Self::Paged(smaller(objects)))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The events of a watch that begins with a list and is started again after an error.
 ///
-/// A watch that had to shrink its pages keeps them small for its later lists.
+/// A watch that had to list in pages, or to shrink them, does so for its later lists.
 pub fn watch<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     Api<K>: Send + Sync,
 {
-    let begin = move |objects| begin(api.clone(), config.clone(), objects);
-    let start = (begin(OBJECTS), OBJECTS, begin);
-    stream::unfold(start, |(mut events, mut objects, begin)| async move {
+    let begin = move |listing| begin(api.clone(), config.clone(), listing);
+    let start = (begin(Listing::Streamed), Listing::Streamed, begin);
+    stream::unfold(start, |(mut events, mut listing, begin)| async move {
         loop {
             let event = events.next().await?;
-            match &event {
-                Err(watcher::Error::InitialListFailed(error)) if objects > 1 && is_too_large(error) => {
-                    objects = smaller(objects);
-                    tracing::warn!(objects, "a page of a list is too large; listing again in smaller pages");
-                    events = begin(objects);
-                }
-                _ => return Some((event, (events, objects, begin))),
+            let Some(next) = event.as_ref().err().and_then(|error| listing.after(error)) else {
+                return Some((event, (events, listing, begin)));
+            };
+            match next {
+                Listing::Paged(OBJECTS) => tracing::info!("the API server does not stream lists; listing in pages"),
+                _ => tracing::warn!(list = ?next, "a page of a list is too large; listing again in smaller pages"),
             }
+            (events, listing) = (begin(next), next);
         }
     })
 }
 
 type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<Event<K>>> + Send>>;
 
-fn begin<K>(api: Api<K>, config: watcher::Config, objects: u32) -> Events<K>
+fn begin<K>(api: Api<K>, config: watcher::Config, listing: Listing) -> Events<K>
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    watcher(api, config.page_size(objects)).backoff(watch_backoff()).boxed()
+    let config = match listing {
+        Listing::Streamed => config.streaming_lists(),
+        Listing::Paged(objects) => config.page_size(objects),
+    };
+    watcher(api, config).backoff(watch_backoff()).boxed()
 }
 
 #[cfg(test)]
@@ -182,6 +234,29 @@ mod tests {
         assert!(!is_page("watch=true&timeoutSeconds=290&allowWatchBookmarks=true"));
         assert!(!is_page("labelSelector=limit%3D1"));
         assert!(!is_page(""));
+    }
+
+    #[test]
+    fn a_streamed_list_is_of_the_present() {
+        let of = |uri: &str| of_the_present(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        let kubes = "/apis/a/b?&watch=true&resourceVersion=0&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+        let ours = "/apis/a/b?&watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+        assert_eq!(of(kubes).as_deref(), Some(ours));
+        assert_eq!(of("/apis/a/b?&watch=true&resourceVersion=7"), None);
+        assert_eq!(of("/apis/a/b"), None);
+    }
+
+    #[test]
+    fn a_list_is_paged_where_it_cannot_be_streamed() {
+        let refused = |code| {
+            let status = kube::core::Status { code, ..Default::default() };
+            watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
+        };
+        assert_eq!(Listing::Streamed.after(&refused(422)), Some(Listing::Paged(OBJECTS)));
+        for code in [401, 403, 404, 429, 500] {
+            assert_eq!(Listing::Streamed.after(&refused(code)), None, "{code}");
+        }
+        assert_eq!(Listing::Paged(OBJECTS).after(&refused(422)), None);
     }
 
     #[tokio::test]

@@ -185,7 +185,8 @@ async fn watch_and_reconcile(
     };
     let relisted = watched.relists.for_each(|()| {
         records.listed();
-        future::ready(all())
+        all();
+        future::ready(())
     });
     let clock_steps = clock::steps(Arc::clone(&environment.clock));
     let disputed_or_late = stream::select(records.disputes().boxed(), clock_steps.boxed());
@@ -193,8 +194,14 @@ async fn watch_and_reconcile(
     let called = future::join4(
         taken_up,
         relisted,
-        disputed_or_late.for_each(|()| future::ready(all())),
-        called.for_each(|key| future::ready(queue.add(key.into()))),
+        disputed_or_late.for_each(|()| {
+            all();
+            future::ready(())
+        }),
+        called.for_each(|key| {
+            queue.add(key.into());
+            future::ready(())
+        }),
     );
     let shared = context::Shared { notifier, records: Arc::clone(&records), authorities };
     let caches = (keys.clone(), watched.secrets, watched.own_writes);

@@ -282,7 +282,24 @@ impl Faults {
         Ok(Response::from_parts(head, whole(body)))
     }
 
-    /// Delivers the events of a watch as the present mode says.
+    /// The line of a streamed list, or what it was in the past.
+    fn listed(&self, sent: &Sent, list: &mut Vec<u8>, line: &[u8]) -> Option<Bytes> {
+        list.extend_from_slice(line);
+        let past = *self.0.in_the_past.borrow();
+        if !is_end_of_list(line) {
+            return (!past).then(|| Bytes::copy_from_slice(line));
+        }
+        let mut lists = self.0.lists.lock().unwrap();
+        match lists.get(&sent.path) {
+            Some(old) if past => Some(old.clone()),
+            _ => {
+                lists.insert(sent.path.clone(), std::mem::take(list).into());
+                Some(Bytes::copy_from_slice(line))
+            }
+        }
+    }
+
+    /// Delivers the events of a watch as the present mode says. A list that is streamed first is delivered in any mode.
     fn rule_over(&self, body: AnyBody, sent: &Sent) -> AnyBody {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
         let mode = match () {
@@ -292,8 +309,10 @@ impl Faults {
         };
         let mut mode = mode.subscribe();
         let died = self.0.died.clone();
+        let (faults, sent, mut listing) = (self.clone(), sent.clone(), sent.is_streamed_list());
         tokio::spawn(async move {
             let mut body = body;
+            let mut list = Vec::new();
             let (mut partial, mut held) = (Vec::new(), Vec::<Vec<u8>>::new());
             loop {
                 let frame = tokio::select! {
@@ -324,7 +343,14 @@ impl Faults {
                 partial.extend_from_slice(&data);
                 while let Some(end) = partial.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = partial.drain(..=end).collect();
-                    if *mode.borrow() == Watches::Held {
+                    if listing {
+                        listing = !is_end_of_list(&line);
+                        if let Some(line) = faults.listed(&sent, &mut list, &line)
+                            && sender.send(line).is_err()
+                        {
+                            return;
+                        }
+                    } else if *mode.borrow() == Watches::Held {
                         held.push(line);
                     } else if sender.send(line.into()).is_err() {
                         return;
@@ -386,6 +412,12 @@ fn failure_saying(code: u16, message: &str, retry_after: Option<u32>) -> Respons
     let mut response = Response::new(whole(status(code, message, retry_after).to_string().into()));
     *response.status_mut() = StatusCode::from_u16(code).expect("a status code");
     response
+}
+
+/// Whether this event says that a streamed list is complete.
+fn is_end_of_list(line: &[u8]) -> bool {
+    let mark = b"k8s.io/initial-events-end";
+    line.starts_with(br#"{"type":"BOOKMARK""#) && line.windows(mark.len()).any(|part| part == mark)
 }
 
 /// The event with which the API server ends a watch that cannot resume.

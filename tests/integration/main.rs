@@ -26,6 +26,7 @@ mod install;
 mod issuing;
 mod large;
 mod leaders;
+mod lists;
 mod log_lines;
 mod metrics;
 mod netbird;

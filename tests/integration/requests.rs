@@ -4,7 +4,7 @@
 //! product sends another method: the count would be 0, and an upper bound would always hold.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -47,7 +47,12 @@ impl Sent {
         self.query.contains("watch=true")
     }
 
-    /// Whether the request lists all objects of a kind.
+    /// Whether the request is a watch that begins with a list.
+    pub fn is_streamed_list(&self) -> bool {
+        self.query.contains("sendInitialEvents=true")
+    }
+
+    /// Whether the request lists all objects of a kind, in a page.
     pub fn is_list(&self) -> bool {
         let collections = ["/setupkeys", "/secrets", "/peers", "/authorities", "/clusterauthorities", "/namespaces"];
         let collection = collections.iter().any(|end| self.path.ends_with(end));
@@ -100,6 +105,14 @@ impl Requests {
     /// Every request that reads or writes one object, as "METHOD /path". Watches, lists and events are left out.
     pub fn on_objects(&self) -> Vec<String> {
         self.pick(|entry| entry.what.is_on_object())
+    }
+
+    /// The paths that were listed in pages.
+    pub fn paged(&self) -> BTreeSet<String> {
+        let entries = self.0.lock().unwrap();
+        let pages =
+            entries.iter().map(|entry| &entry.what).filter(|what| what.is_list() && what.query.contains("limit="));
+        pages.map(|what| what.path.clone()).collect()
     }
 
     /// Only the requests that ask for a change.

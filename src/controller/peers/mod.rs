@@ -36,8 +36,14 @@ pub async fn run(
     };
     let called = future::join3(
         taken_up,
-        stream::select(watched.relists, clock_steps).for_each(|()| future::ready(all())),
-        turns.for_each(|peer| future::ready(queue.add(peer.into()))),
+        stream::select(watched.relists, clock_steps).for_each(|()| {
+            all();
+            future::ready(())
+        }),
+        turns.for_each(|peer| {
+            queue.add(peer.into());
+            future::ready(())
+        }),
     );
     let pass = |peer| reconcile::reconcile(peer, Arc::clone(&context));
     passes(&queue, CONCURRENCY, pass, called, &watched.filled, &shutdown).await;
