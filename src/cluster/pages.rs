@@ -184,23 +184,47 @@ impl Listing {
 
 /// The events of a watch that begins with a list and is started again after an error.
 ///
-/// A watch that had to list in pages, or to shrink them, does so for its later lists.
+/// Its `Init` may come after the API server has begun to list. A watch that had to list in pages, or to shrink them, does so for
+/// its later lists.
 pub fn watch<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
 where
     K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
     Api<K>: Send + Sync,
 {
+    watch_from(api, config, Listing::Streamed)
+}
+
+/// The same with lists in pages. Its `Init` comes before the API server is asked for a list.
+pub fn watch_in_pages<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    Api<K>: Send + Sync,
+{
+    watch_from(api, config, Listing::Paged(OBJECTS))
+}
+
+fn watch_from<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    listing: Listing,
+) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    Api<K>: Send + Sync,
+{
     let begin = move |listing| begin(api.clone(), config.clone(), listing);
-    let start = (begin(Listing::Streamed), Listing::Streamed, begin);
+    let start = (begin(listing), listing, begin);
     stream::unfold(start, |(mut events, mut listing, begin)| async move {
         loop {
             let event = events.next().await?;
             let Some(next) = event.as_ref().err().and_then(|error| listing.after(error)) else {
                 return Some((event, (events, listing, begin)));
             };
-            match next {
-                Listing::Paged(OBJECTS) => tracing::info!("the API server does not stream lists; listing in pages"),
-                _ => tracing::warn!(list = ?next, "a page of a list is too large; listing again in smaller pages"),
+            match listing {
+                Listing::Streamed => tracing::info!("the API server does not stream lists; listing in pages"),
+                Listing::Paged(_) => {
+                    tracing::warn!(list = ?next, "a page of a list is too large; listing in smaller ones")
+                }
             }
             (events, listing) = (begin(next), next);
         }

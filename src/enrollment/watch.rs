@@ -58,7 +58,8 @@ where
     I: Index<K>,
 {
     let kind = K::kind(&());
-    let mut events = std::pin::pin!(pages::watch(api.clone(), watcher::Config::default()));
+    // The index must know that a list has begun before the API server does.
+    let mut events = std::pin::pin!(pages::watch_in_pages(api.clone(), watcher::Config::default()));
     let (mut listed, mut listing) = (Vec::new(), true);
     loop {
         let event = tokio::select! {

@@ -113,22 +113,3 @@ async fn a_machine_is_counted_once_where_versions_of_the_key_were_missed() {
     .await;
     replica.stop().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_lists_in_pages_where_lists_are_not_streamed() {
-    let cluster = Cluster::for_test("paged_replica").await;
-    let key = cluster.issue("office", json!({ "usageLimit": 5 })).await;
-    let streamed = Replica::start(&cluster).await;
-    let faults = Faults::by(|sent, _| sent.is_streamed_list().then_some(Fault::Answer(422)));
-    let paged = start_among(&cluster, &faults).await;
-    for replica in [&streamed, &paged] {
-        known_to(std::slice::from_ref(replica), &key).await;
-        Machine::new().enroll(replica.address, &key).await.name();
-    }
-    let paths = ["peers", "setupkeys"]
-        .map(|kind| format!("/apis/setupkey.dev/v1alpha1/namespaces/{}/{kind}", cluster.namespace));
-    assert_eq!(streamed.requests.paged().len(), 0);
-    assert!(paged.requests.paged().iter().eq(&paths), "{:?}", paged.requests.paged());
-    streamed.stop().await;
-    paged.stop().await;
-}
