@@ -56,6 +56,7 @@ impl<S> Layer<S> for LimitPages {
 }
 
 /// A client that breaks off pages above the budget.
+#[derive(Clone, Copy, Debug)]
 pub struct LimitedPages<S> {
     inner: S,
 }
@@ -248,6 +249,7 @@ where
 mod tests {
     use axum::body::Bytes;
     use http_body_util::{BodyExt, Full};
+    use tower::ServiceExt;
 
     use super::*;
 
@@ -281,6 +283,18 @@ mod tests {
             assert_eq!(Listing::Streamed.after(&refused(code)), None, "{code}");
         }
         assert_eq!(Listing::Paged(OBJECTS).after(&refused(422)), None);
+    }
+
+    #[tokio::test]
+    async fn a_page_above_the_budget_is_broken_off() {
+        let long = async |_: Request<()>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(vec![b' '; BYTES + 1])))
+        };
+        let client = LimitPages.layer(tower::service_fn(long));
+        for (uri, is_whole) in [("/secrets?limit=100", false), ("/secrets?watch=true", true)] {
+            let answer = client.clone().oneshot(Request::get(uri).body(()).unwrap()).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.is_ok(), is_whole, "{uri}");
+        }
     }
 
     #[tokio::test]
