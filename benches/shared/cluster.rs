@@ -108,12 +108,6 @@ impl Cluster {
         Ok(ControlPlaneUsage { store: store?, api_server: api_server? })
     }
 
-    /// What the API server answers at `/metrics`.
-    pub async fn api_server_metrics(&self) -> anyhow::Result<String> {
-        let request = http::Request::get("/metrics").body(Vec::new())?;
-        self.admin.request_text(request).await.context("could not read the API server's metrics")
-    }
-
     /// Counts the requests of this identity from now on.
     pub fn requests_of(&self, identity: &Identity) -> anyhow::Result<Window> {
         Window::open(self.control_plane.audit_log(), &identity.user)
