@@ -292,7 +292,7 @@ mod tests {
         };
         let client = LimitPages.layer(tower::service_fn(long));
         for (uri, is_whole) in [("/secrets?limit=100", false), ("/secrets?watch=true", true)] {
-            let answer = client.clone().oneshot(Request::get(uri).body(()).unwrap()).await.unwrap();
+            let answer = client.oneshot(Request::get(uri).body(()).unwrap()).await.unwrap();
             assert_eq!(answer.into_body().collect().await.is_ok(), is_whole, "{uri}");
         }
     }
