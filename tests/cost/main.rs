@@ -17,20 +17,27 @@ mod harness;
 #[allow(dead_code, reason = "the other tests need all of it")]
 mod requests;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use dhat::{HeapStats, Profiler};
 use futures::{StreamExt, stream};
 use kube::api::ListParams;
 use serde_json::json;
 
-use harness::{Cluster, Operator, Setup, TestClock, condition};
+use harness::{Cluster, TestClock, condition, config_of, environment, eventually, operator_token};
+use requests::Requests;
+use setupkey_operator::{
+    cluster::{Scope, connect, pages::LimitPages, tuned},
+    controller::{self, Environment, metrics::Metrics},
+};
+use tokio_util::sync::CancellationToken;
 
-const FEW: usize = 100;
-const MANY: usize = 1100;
+/// Enough to fill the buffers of the connections, which are the same with any number of keys.
+const FEW: usize = 600;
+const MANY: usize = 2400;
 
-/// The most bytes on the heap for a settled key with its Secret. A decoded SetupKey alone takes 3 KiB.
-const MOST_BYTES: usize = 1600;
+/// The most bytes on the heap for a settled key with its Secret. Decoded, they would take twice as many.
+const MOST_BYTES: usize = 2000;
 
 /// The most allocations of a pass over a settled key. Most of them decode the key and the metadata of its Secret.
 const MOST_ALLOCATIONS: u64 = 200;
@@ -56,20 +63,20 @@ async fn settled(test: &str, keys: usize) -> Cluster {
 }
 
 /// Passes that the controller has made.
-fn passes(operator: &Operator) -> usize {
-    let metrics = operator.metrics.expose().unwrap();
+fn passes(metrics: &Metrics) -> usize {
+    let metrics = metrics.expose().unwrap();
     let counts = metrics.lines().filter(|line| line.starts_with("setupkey_reconcile_total{"));
     counts.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
 }
 
-async fn until_passes(operator: &Operator, count: usize) {
+async fn until_passes(metrics: &Metrics, count: usize) {
     for _ in 0..240 {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        if passes(operator) >= count {
+        if passes(metrics) >= count {
             return;
         }
     }
-    panic!("{} passes and not {count}", passes(operator));
+    panic!("{} passes and not {count}", passes(metrics));
 }
 
 /// Bytes on the heap of a controller of these keys, and allocations for another pass over each.
@@ -79,15 +86,27 @@ async fn cost(cluster: &Cluster, keys: usize) -> (usize, u64) {
         None => Profiler::builder().testing().build(),
     };
     let clock = TestClock::default();
-    let setup = Setup { clock: clock.clone(), metrics_max_keys: 0, ..Setup::default() };
-    let operator = cluster.start_operator_with(setup).await;
-    until_passes(&operator, keys).await;
+    // Without the faults of the other tests, which keep the last lists.
+    let requests = Requests::default();
+    let client = connect(tuned(config_of(operator_token().to_owned()).await)).unwrap();
+    let metrics = Metrics::new(Arc::new(clock.clone()), 0);
+    let environment = Environment {
+        clock: Arc::new(clock.clone()),
+        metrics: metrics.clone(),
+        ..environment(client.with_layer(&requests).with_layer(&LimitPages).build())
+    };
+    let (readiness, shutdown) = (Arc::clone(&environment.readiness), CancellationToken::new());
+    let scope = Scope::Namespaces(vec![cluster.namespace.clone()]);
+    let controller = tokio::spawn(controller::run(environment, scope, shutdown.clone()));
+    eventually("the controller to be ready", || async { readiness.is_ready().then_some(()) }).await;
+    until_passes(&metrics, keys).await;
     let before = HeapStats::get();
     clock.step(chrono::Duration::hours(1));
-    until_passes(&operator, 2 * keys).await;
+    until_passes(&metrics, 2 * keys).await;
     let after = HeapStats::get();
-    assert_eq!(operator.requests.on_objects(), Vec::<String>::new(), "the keys are not settled");
-    operator.stop().await;
+    assert_eq!(requests.on_objects(), Vec::<String>::new(), "the keys are not settled");
+    shutdown.cancel();
+    controller.await.unwrap();
     (before.curr_bytes, after.total_blocks - before.total_blocks)
 }
 

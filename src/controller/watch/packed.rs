@@ -1,9 +1,8 @@
 //! Objects at rest.
 //!
-//! A cache holds many thousands of objects and reads one at a time. Decoded, an object takes some 3 KiB. As text, most of it is
+//! A cache holds many thousands of objects and reads one at a time. Decoded, an object takes kilobytes. As text, most of it is
 //! what all objects of its kind have in common: the names of the fields, the defaults, the messages. So an object is kept as
-//! compressed JSON, with the text of a sample as the dictionary. That takes a quarter of a kilobyte, and a few microseconds to
-//! read.
+//! compressed JSON, with the text of a sample as the dictionary. That takes some hundred bytes, and a few microseconds to read.
 
 use lz4_flex::block::{compress_with_dict, decompress_with_dict};
 
