@@ -55,8 +55,6 @@ pub type WatchedKey = DeserializeGuard<SetupKey>;
 pub type SecretMetadata = PartialObjectMeta<Secret>;
 
 /// Which caches have been filled once.
-///
-/// The caches' own `wait_until_ready` does not do: when several tasks wait for one cache, it wakes only the last.
 #[derive(Clone)]
 pub struct Filled {
     filled: tokio::sync::watch::Receiver<HashSet<Kind>>,
@@ -210,7 +208,10 @@ async fn follow<K>(
                 signals.filled.send_if_modified(|filled| filled.insert(K::KIND));
                 // A full channel already holds a signal.
                 let _ = signals.relisted.try_send(());
-                queue.add_all(changed);
+                // What is gone is in no cache any more. The key of a Secret is.
+                if K::KIND != Kind::Secret {
+                    queue.add_all(changed);
+                }
             }
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
         }
