@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fs, process, time::Duration};
 
 use anyhow::Context as _;
 
+use crate::shared::process::cpu;
+
 /// The processor time of each program so far, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Shares(BTreeMap<String, Duration>);
@@ -57,7 +59,5 @@ fn name(of: u32, command: &[u8]) -> String {
 fn parse(stat: &str) -> Option<(u32, u32, Duration)> {
     let (of, rest) = stat.split_once(' ')?;
     let fields: Vec<_> = rest.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    let time = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
-    Some((of.parse().ok()?, fields.get(1)?.parse().ok()?, time))
+    Some((of.parse().ok()?, fields.get(1)?.parse().ok()?, cpu(stat)?))
 }

@@ -134,7 +134,7 @@ impl Drop for Process {
 }
 
 /// User and system time, fields 14 and 15 of `/proc/PID/stat`. The second field is a name that may hold anything.
-fn cpu(stat: &str) -> Option<Duration> {
+pub fn cpu(stat: &str) -> Option<Duration> {
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
     Some(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))

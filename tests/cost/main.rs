@@ -49,15 +49,13 @@ async fn settled(test: &str, keys: usize) -> Cluster {
     let names = stream::iter((0..keys).map(|number| format!("key-{number:04}")));
     let spec = json!({ "autoGroups": ["servers"], "usageLimit": 20 });
     names.for_each_concurrent(16, async |name| cluster.apply_quickly(&name, spec.clone()).await).await;
-    loop {
+    eventually("all keys to be Ready", || async {
         let all = cluster.keys().list(&ListParams::default()).await.unwrap().items;
         let statuses = all.iter().filter_map(|key| key.status.as_ref());
         let ready = statuses.filter(|status| condition(status, "Ready").is_some_and(|ready| ready.status == "True"));
-        if ready.count() == keys {
-            break;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+        (ready.count() == keys).then_some(())
+    })
+    .await;
     operator.stop().await;
     cluster
 }

@@ -11,8 +11,10 @@ use kube::{
     core::{Selector, SelectorExt},
 };
 
-use crate::api::{Authority, AuthorityKind, AuthorityReference, AuthorityStatus, ClusterAuthority, NetBird, SetupKey};
-use crate::controller::watch::{Mark, Sort};
+use crate::{
+    api::{Authority, AuthorityKind, AuthorityReference, AuthorityStatus, ClusterAuthority, NetBird, SetupKey},
+    controller::watch::{Mark, Sort},
+};
 
 /// The kind, namespace and name of an authority.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -42,16 +44,6 @@ impl AuthorityName {
     /// The mark of the key that names this authority and has this UID.
     pub fn mark_of_owner(&self, uid: &str) -> Mark {
         Mark::new(Sort::Owner, (self, uid))
-    }
-
-    /// Whether a key names this authority.
-    pub fn is_named_by(&self, key: &SetupKey) -> bool {
-        let in_reach = || {
-            self.kind == AuthorityKind::ClusterAuthority
-                || key.metadata.namespace.as_deref().unwrap_or_default() == self.namespace
-        };
-        key.spec.authority_ref.as_ref().is_some_and(|named| named.kind == self.kind && named.name == self.name)
-            && in_reach()
     }
 }
 

@@ -95,7 +95,11 @@ impl Objects {
 }
 
 fn unpacked<K: Watchable>(packed: &Packed) -> K {
-    K::from_text(&packed.text(K::dictionary())).expect("what was encoded here")
+    decoded(&packed.text(K::dictionary()))
+}
+
+fn decoded<K: Watchable>(text: &[u8]) -> K {
+    K::from_text(text).expect("what was encoded here")
 }
 
 impl<K: Watchable> Cache<K> {
@@ -103,7 +107,7 @@ impl<K: Watchable> Cache<K> {
     pub fn get(&self, name: &ObjectName) -> Option<K> {
         // Decoded outside the lock.
         let text = self.objects.read().by_name.get(name).map(|packed| packed.text(K::dictionary()))?;
-        Some(K::from_text(&text).expect("what was encoded here"))
+        Some(decoded(&text))
     }
 
     /// The names of all objects.
