@@ -3,12 +3,12 @@
 //! kube's `DeserializeGuard` decodes each object into a tree, copies the tree, and decodes that. The tree is mostly
 //! `managedFields`, from which nothing is decided. Here an object is decoded from its text, and `managedFields` are skipped.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::{
     Resource,
-    core::{DeserializeGuard, error_boundary::InvalidObject},
+    core::{DeserializeGuard, PartialObjectMeta, error_boundary::InvalidObject},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
 use serde_json::value::RawValue;
@@ -101,6 +101,22 @@ impl From<Metadata> for ObjectMeta {
     }
 }
 
+/// The metadata of an object but `managedFields`, for a field of a kind that is watched.
+pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    Metadata::deserialize(deserializer).map(ObjectMeta::from)
+}
+
+/// The metadata of an object without `managedFields`. The API server is asked for no more than metadata.
+#[derive(Clone, Debug)]
+pub struct LeanMetadata<K>(pub PartialObjectMeta<K>);
+
+impl<'de, K> Deserialize<'de> for LeanMetadata<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let OfObject { metadata } = OfObject::deserialize(deserializer)?;
+        Ok(Self(PartialObjectMeta { types: None, metadata: metadata.into(), _phantom: PhantomData }))
+    }
+}
+
 impl<'de, K: Parts> Deserialize<'de> for Lean<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
@@ -115,32 +131,56 @@ impl<'de, K: Parts> Deserialize<'de> for Lean<K> {
     }
 }
 
-impl<K: Resource> Resource for Lean<K> {
-    type DynamicType = K::DynamicType;
-    type Scope = K::Scope;
+/// A wrapper is the resource that it wraps.
+macro_rules! resource {
+    ($wrapper:ident, $inner:ident) => {
+        impl<K: Resource> Resource for $wrapper<K> {
+            type DynamicType = K::DynamicType;
+            type Scope = K::Scope;
 
-    fn kind(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::kind(dynamic)
+            fn kind(dynamic: &K::DynamicType) -> Cow<'_, str> {
+                K::kind(dynamic)
+            }
+
+            fn group(dynamic: &K::DynamicType) -> Cow<'_, str> {
+                K::group(dynamic)
+            }
+
+            fn version(dynamic: &K::DynamicType) -> Cow<'_, str> {
+                K::version(dynamic)
+            }
+
+            fn plural(dynamic: &K::DynamicType) -> Cow<'_, str> {
+                K::plural(dynamic)
+            }
+
+            fn metadata_api() -> bool {
+                $inner::<K>::metadata_api()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                self.0.meta()
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                self.0.meta_mut()
+            }
+        }
+    };
+}
+
+resource!(Lean, DeserializeGuard);
+resource!(LeanMetadata, PartialObjectMeta);
+
+impl<K> From<Lean<K>> for DeserializeGuard<K> {
+    fn from(Lean(object): Lean<K>) -> Self {
+        object
     }
+}
 
-    fn group(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::group(dynamic)
-    }
-
-    fn version(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::version(dynamic)
-    }
-
-    fn plural(dynamic: &K::DynamicType) -> Cow<'_, str> {
-        K::plural(dynamic)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        self.0.meta()
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.meta_mut()
+impl<K> From<LeanMetadata<K>> for PartialObjectMeta<K> {
+    fn from(LeanMetadata(object): LeanMetadata<K>) -> Self {
+        object
     }
 }
 
@@ -188,6 +228,20 @@ mod tests {
         let mut whole: Peer = serde_json::from_value(peer(json!(3))).unwrap();
         assert!(whole.metadata.managed_fields.take().is_some());
         assert_eq!(decoded(&peer(json!(3))).unwrap(), whole);
+    }
+
+    #[test]
+    fn all_metadata_but_managed_fields_is_decoded() {
+        let mut whole: Peer = serde_json::from_value(peer(json!(3))).unwrap();
+        whole.metadata.managed_fields = None;
+        let metadata: LeanMetadata<Peer> = serde_json::from_value(peer(json!(3))).unwrap();
+        assert_eq!(*metadata.meta(), whole.metadata);
+    }
+
+    #[test]
+    fn the_api_server_is_asked_for_metadata_where_no_more_is_decoded() {
+        assert!(LeanMetadata::<Peer>::metadata_api());
+        assert!(!Lean::<Peer>::metadata_api());
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub mod call;
 pub mod clock;
 mod connection;
 pub mod kubeconfig;
-mod lean;
+pub mod lean;
 mod object_name;
 pub mod openmetrics;
 pub mod pages;
@@ -27,7 +27,7 @@ use kube::{
     api::{PatchParams, PostParams},
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
 };
-pub use lean::{Lean, Parts};
+pub use lean::{Lean, LeanMetadata, Parts};
 pub use object_name::ObjectName;
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{
-    FutureExt, Stream, StreamExt,
+    FutureExt, Stream, StreamExt, TryStreamExt,
     channel::mpsc,
     future::{self, BoxFuture},
     stream::BoxStream,
@@ -40,7 +40,7 @@ use crate::{
         SetupKey,
         metadata::{KEY_LABEL, ROTATE_ANNOTATION},
     },
-    cluster::{ObjectName, bound, call::log_restart, pages, scoped, strip},
+    cluster::{Lean, LeanMetadata, ObjectName, bound, call::log_restart, pages, scoped, strip},
     key::claim::digests,
 };
 
@@ -130,10 +130,13 @@ pub fn start(client: &Client, namespace: Option<&str>, keys: &Arc<Queue>, peers:
     let signals = Signals { own_writes: Arc::clone(&own_writes), filled: Arc::new(filling), relisted };
     let everything = watcher::Config::default();
     let ours = everything.clone().labels(KEY_LABEL);
-    let (of_keys, key_cache) = watch(scoped(client, namespace), everything.clone(), keys, signals.clone());
-    let (of_secrets, secret_cache) = watch(scoped(client, namespace), ours, keys, signals.clone());
+    let sent = scoped::<Lean<SetupKey>>(client, namespace);
+    let (of_keys, key_cache) = watch(sent, everything.clone(), keys, signals.clone());
+    let sent = scoped::<LeanMetadata<Secret>>(client, namespace);
+    let (of_secrets, secret_cache) = watch(sent, ours, keys, signals.clone());
     let (relisted, peer_relists) = mpsc::channel(1);
-    let (of_peers, peer_cache) = watch(scoped(client, namespace), everything, peers, Signals { relisted, ..signals });
+    let sent = scoped::<WatchedPeer>(client, namespace);
+    let (of_peers, peer_cache) = watch(sent, everything, peers, Signals { relisted, ..signals });
     Watched {
         peers: WatchedPeers {
             peers: peer_cache,
@@ -161,21 +164,32 @@ fn keys_of_secret(secret: &SecretMetadata) -> impl Iterator<Item = Arc<ObjectNam
     names.into_iter().map(move |name| ObjectName::new(namespace.clone(), name).into())
 }
 
-/// A watch that fills a cache and then asks for passes.
+/// A watch that fills a cache and then asks for passes. An object is decoded as `S` and kept as `K`.
 ///
 /// Its errors end here. It is started again after each.
-fn watch<K>(
-    api: Api<K>,
+fn watch<S, K>(
+    api: Api<S>,
     config: watcher::Config,
     queue: &Arc<Queue>,
     signals: Signals,
 ) -> (impl Future<Output = ()> + Send + 'static, Cache<K>)
 where
-    K: Resource<DynamicType = ()> + Watchable + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    S: Resource<DynamicType = ()> + Into<K> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K: Watchable + Clone + Send + Sync + 'static,
 {
     let (filling, queue) = (Filling::new(), Arc::clone(queue));
-    let cache = filling.cache();
-    (follow(pages::watch(api, config), filling, queue, signals), cache)
+    let (cache, events) = (filling.cache(), pages::watch(api, config));
+    (follow(events.map_ok(kept), filling, queue, signals), cache)
+}
+
+fn kept<S: Into<K>, K>(event: watcher::Event<S>) -> watcher::Event<K> {
+    match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(object.into()),
+        watcher::Event::Delete(object) => watcher::Event::Delete(object.into()),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(object.into()),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
 }
 
 async fn follow<K>(

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Watchable, text};
 use crate::{
     api::{Peer, Timestamp, metadata::PENDING_FINALIZER},
+    cluster::lean,
     controller::own_writes::Kind,
     key::presence::Presence,
 };
@@ -16,6 +17,7 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, Resource, Serialize)]
 #[resource(inherit = Peer)]
 pub struct WatchedPeer {
+    #[serde(deserialize_with = "lean::metadata")]
     pub metadata: ObjectMeta,
     #[serde(default)]
     spec: Spec,
