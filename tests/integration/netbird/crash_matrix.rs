@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future, stream};
 use kube::{ResourceExt, api::DeleteParams};
 use serde_json::json;
 use setupkey_operator::{
@@ -252,8 +252,8 @@ impl Story {
         }
     }
 
-    /// Tells the story. Returns how many writes each side has taken.
-    async fn run(self, point: Option<Point>) -> (usize, usize) {
+    /// Tells the story. Returns how many writes each side has taken, and whether the story came to this point.
+    async fn run(self, point: Option<Point>) -> ((usize, usize), bool) {
         let (world, before) = self.world().await;
         world.netbird.proxy.forget();
         let counted = AtomicUsize::new(0);
@@ -288,11 +288,16 @@ impl Story {
                 (Some((.., Failure::DieBefore | Failure::DieAfter | Failure::Paused)), Some(injection)) => {
                     injection.hit(1).await;
                 }
-                _ => self.settled(&world, &before).await,
+                // It goes on after a lost answer.
+                _ => std::future::pending().await,
             }
         };
-        let struck = tokio::time::timeout(Duration::from_secs(60), struck).await;
-        struck.unwrap_or_else(|_| panic!("{self:?}: {point:?} never came"));
+        let goes_on = point.is_none_or(|(.., failure)| failure == Failure::LoseAnswer);
+        let struck = tokio::select! {
+            biased;
+            () = struck => true,
+            () = self.settled(&world, &before) => goes_on,
+        };
         let sent = || {
             (
                 // What is sent in vain, for an object that is gone since, is not sent every time.
@@ -327,7 +332,7 @@ impl Story {
             first.kill().await;
         }
         second.stop().await;
-        sent
+        (sent, struck)
     }
 }
 
@@ -351,7 +356,7 @@ async fn netbird_rotation_crash_matrix() {
 async fn fail_everywhere(name: &str, stories: &[Story]) {
     drop(NetBird::for_test("crash").await);
     let smooth: Vec<_> = stream::iter(stories.to_vec())
-        .map(|story| async move { (story, story.run(None).await) })
+        .map(|story| async move { (story, story.run(None).await.0) })
         .buffered(AT_ONCE)
         .collect()
         .await;
@@ -362,12 +367,24 @@ async fn fail_everywhere(name: &str, stories: &[Story]) {
         }
     }
     let count = points.len();
-    stream::iter(points)
-        .for_each_concurrent(AT_ONCE, |(story, point)| async move {
-            story.run(Some(point)).await;
-        })
+    let missed: Vec<_> = stream::iter(points)
+        .map(|(story, point)| async move { (!story.run(Some(point)).await.1).then_some((story, point)) })
+        .buffer_unordered(AT_ONCE)
+        .filter_map(future::ready)
+        .collect()
         .await;
+    // How often a story writes its status depends on when NetBird answers, so its last write may not come in another run. The
+    // end was checked all the same.
+    for (story, (side, write, _)) in &missed {
+        let (_, (kubernetes, _)) = smooth.iter().find(|(other, _)| other == story).expect("the story without failures");
+        let may_not_come = *side == Side::Kubernetes && *write > 0 && write + 1 == *kubernetes;
+        assert!(may_not_come, "{story:?}: write {write} of {side:?} never came: {missed:?}");
+    }
     let writes = smooth.iter().map(|(story, (kubernetes, netbird))| format!("{story:?} {kubernetes} + {netbird}"));
     let writes: Vec<_> = writes.collect();
-    println!("{name}: {count} points passed; writes per story, here + there: {}", writes.join(", "));
+    let missed = missed.len();
+    println!(
+        "{name}: {count} points passed, {missed} of them never came; writes per story, here + there: {}",
+        writes.join(", ")
+    );
 }
