@@ -37,6 +37,7 @@ help: ## list the targets
 .PHONY: check
 check: ## the quick loop, less than a minute: format, lints, unit tests, layers, HTTP limits, what is shipped, the model's mutants
 	cargo fmt --all --check
+	hack/mutants.sh fit
 	cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	cargo test --quiet --locked --lib --bins --test flags --test layers --test serve --test shipping
 	cargo test --quiet --locked --test enroll_model every_mutant
@@ -44,6 +45,7 @@ check: ## the quick loop, less than a minute: format, lints, unit tests, layers,
 .PHONY: test
 test: tools ## run every check: format, lints, licences, and the tests on a real control plane
 	cargo fmt --all --check
+	hack/mutants.sh fit
 	$(TOOLS)/actionlint -shellcheck= .github/workflows/*.yml
 	if command -v shellcheck >/dev/null; then shellcheck hack/*.sh .ci/run; fi
 	$(CARGO_DENY) check --hide-inclusion-graph bans licenses sources
