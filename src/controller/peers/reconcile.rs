@@ -152,24 +152,30 @@ impl Entry {
     }
 }
 
-/// How long to leave the finalizer on a peer. `left` is the rest of the time that belongs to its replica, `handover` all of
-/// that time.
+/// A replica has so many times the handover to release a Peer whose entry is cleared. After a burst of machines it has
+/// thousands to release, and a controller that released them too would double the work of a busy API server. Nothing waits for
+/// that: a Peer that is being deleted is released at once.
+const TIMES_TO_RELEASE: u32 = 6;
+
+/// How long to leave the finalizer on a peer that this process has seen held for so long. `None`: no longer.
 ///
 /// Normally the replica that committed the entry releases the peer, so the controller leaves it alone for a while, unless the
 /// peer is being deleted. Where the key is gone even that has to wait: the replica may be about to create the peer again.
-fn wait_to_release(entry: Entry, leaving: bool, left: Duration, handover: Duration) -> Option<Duration> {
+fn wait_to_release(entry: Entry, leaving: bool, held: Duration, handover: Duration) -> Option<Duration> {
+    let rest = |time: Duration| Some(time.saturating_sub(held)).filter(|rest| !rest.is_zero());
     match entry {
         Entry::Pending if leaving => Some(HELD_BACK),
-        Entry::Pending => Some(left.max(handover / 3)),
+        Entry::Pending => Some(handover.saturating_sub(held).max(handover / 3)),
         Entry::Cleared if leaving => None,
-        Entry::Cleared | Entry::KeyGone => Some(left).filter(|left| !left.is_zero()),
+        Entry::Cleared => rest(TIMES_TO_RELEASE * handover),
+        Entry::KeyGone => rest(handover),
     }
 }
 
 /// Takes the finalizer off a peer whose entry is not pending any more. Returns how long it has to stay otherwise.
 async fn release(context: &Context, name: &ObjectName, peer: &WatchedPeer) -> Result<Option<Duration>, Error> {
-    let left = context.handover.saturating_sub(context.held_for(peer));
-    let wait = |key| wait_to_release(Entry::of(peer, key), peer.is_leaving(), left, context.handover);
+    let held = context.held_for(peer);
+    let wait = |key| wait_to_release(Entry::of(peer, key), peer.is_leaving(), held, context.handover);
     let namespace = &name.namespace;
     let cached = context.keys.get(&ObjectName::new(namespace, &peer.key().name));
     if let Some(wait) = wait(cached.as_ref().and_then(|key| key.0.as_ref().ok())) {
@@ -222,22 +228,22 @@ mod tests {
 
     #[test]
     fn a_peer_is_released_once_its_replica_has_had_its_time_and_sooner_if_it_is_being_deleted() {
-        let handover = Duration::from_secs(15);
-        let (some, none) = (Duration::from_secs(4), Duration::ZERO);
-        let third = handover / 3;
-        for (entry, leaving, left, wait) in [
-            (Entry::Pending, true, some, Some(HELD_BACK)),
-            (Entry::Pending, true, none, Some(HELD_BACK)),
-            (Entry::Pending, false, handover, Some(handover)),
-            (Entry::Pending, false, none, Some(third)),
-            (Entry::Cleared, true, some, None),
-            (Entry::Cleared, false, some, Some(some)),
-            (Entry::Cleared, false, none, None),
-            (Entry::KeyGone, true, some, Some(some)),
-            (Entry::KeyGone, true, none, None),
-            (Entry::KeyGone, false, some, Some(some)),
+        let seconds = Duration::from_secs;
+        let handover = seconds(15);
+        for (entry, leaving, held, wait) in [
+            (Entry::Pending, true, 11, Some(HELD_BACK)),
+            (Entry::Pending, true, 15, Some(HELD_BACK)),
+            (Entry::Pending, false, 0, Some(handover)),
+            (Entry::Pending, false, 15, Some(handover / 3)),
+            (Entry::Cleared, true, 11, None),
+            (Entry::Cleared, false, 15, Some(seconds(75))),
+            (Entry::Cleared, false, 90, None),
+            (Entry::KeyGone, true, 11, Some(seconds(4))),
+            (Entry::KeyGone, true, 15, None),
+            (Entry::KeyGone, false, 11, Some(seconds(4))),
+            (Entry::KeyGone, false, 15, None),
         ] {
-            assert_eq!(wait_to_release(entry, leaving, left, handover), wait, "{entry:?} {leaving} {left:?}");
+            assert_eq!(wait_to_release(entry, leaving, seconds(held), handover), wait, "{entry:?} {leaving} {held}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{cluster::call::Error, enrollment::api_server::ApiServer};
 
 /// How long a release is put off while machines wait. A Peer that is being deleted need not wait for it: the controller
 /// releases such a Peer at once.
-const PUT_OFF: Duration = Duration::from_secs(5);
+const PUT_OFF: Duration = Duration::from_secs(30);
 
 /// How long the replica waits for the releases that are left when it ends.
 const LAST_ONES: Duration = Duration::from_secs(5);
