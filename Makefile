@@ -230,7 +230,7 @@ bench: control-plane ## measure the controller with 1,000 and 10,000 keys, and a
 	cargo bench --locked --bench controller
 
 .PHONY: bench-scale
-bench-scale: control-plane ## measure 100,000 settled keys; see docs/performance.md (10 minutes)
+bench-scale: control-plane ## measure 100,000 settled keys; see docs/performance.md (10 to 16 minutes)
 	cargo bench --locked --bench scale
 
 .PHONY: bench-enrollment

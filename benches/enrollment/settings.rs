@@ -34,7 +34,7 @@ impl Settings {
     pub fn from_environment() -> anyhow::Result<Self> {
         Ok(Self {
             machines: setting("BENCH_MACHINES", 3000)?.max(1),
-            at_a_time: setting("BENCH_AT_A_TIME", 1024)?.max(1),
+            at_a_time: setting("BENCH_AT_A_TIME", 1000)?.max(1),
             pairs: setting("BENCH_PAIRS", 2)?.max(1),
             steady: Duration::from_secs(setting("BENCH_STEADY_SECONDS", 30)?.max(1)),
             refusals: Duration::from_secs(setting("BENCH_REFUSAL_SECONDS", 120)?.max(6)),

@@ -1,4 +1,4 @@
-//! `make bench-scale`: what a hundred thousand settled keys cost, on a real control plane, within ten minutes.
+//! `make bench-scale`: what a hundred thousand settled keys cost, on a real control plane.
 //!
 //! The operator issues one key. The others are copies of it, each with a value and an identity of its own, which are put
 //! into etcd directly: see `seed.rs`. Everything after that is measured as `make bench` does it: the operator is a release
