@@ -152,7 +152,7 @@ impl Entry {
     }
 }
 
-/// A replica has so many times the handover to release a Peer whose entry is cleared. After a burst of machines it has
+/// A replica has this many times the handover to release a Peer whose entry is cleared. After a burst of machines it has
 /// thousands to release, and a controller that released them too would double the work of a busy API server. Nothing waits for
 /// that: a Peer that is being deleted is released at once.
 const TIMES_TO_RELEASE: u32 = 6;
