@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 
-use crate::{
-    measure::BLOCKS,
-    shared::settings::{parts, setting},
-};
+use crate::shared::settings::{parts, setting};
+
+/// Each way has so many blocks. An even number, because the order alternates.
+pub const BLOCKS: usize = 8;
 
 /// A part that can be measured by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -20,8 +20,6 @@ use crate::{
     settings::{Part, Settings},
 };
 
-pub use one_at_a_time::BLOCKS;
-
 /// Keys of one size, on their cluster.
 struct Bench<'a> {
     cluster: &'a Cluster,

@@ -21,10 +21,9 @@ use crate::{
     process::Process,
     raw::{self, Model},
     report::{Row, list, median, number, percentile},
+    settings::BLOCKS,
 };
 
-/// Each way has so many blocks. An even number, because the order alternates.
-pub const BLOCKS: usize = 8;
 /// Keys that come first and do not count.
 const WARM_UP: usize = 25;
 /// The pause between two keys, in milliseconds. It is random, so that nothing runs in step with it.
