@@ -15,9 +15,9 @@ use serde_json::value::RawValue;
 
 use crate::api::{Peer, PeerSpec, PeerStatus, SetupKey, SetupKeySpec, SetupKeyStatus};
 
-/// An object, or what is known about one that cannot be decoded.
+/// An object that was decoded in this way: all of it or its metadata, as its type says.
 #[derive(Clone, Debug)]
-pub struct Lean<K>(pub DeserializeGuard<K>);
+pub struct Lean<T>(pub T);
 
 /// A kind that is made of metadata, a spec and a status.
 pub trait Parts: Sized {
@@ -106,18 +106,14 @@ pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta
     Metadata::deserialize(deserializer).map(ObjectMeta::from)
 }
 
-/// The metadata of an object without `managedFields`. The API server is asked for no more than metadata.
-#[derive(Clone, Debug)]
-pub struct LeanMetadata<K>(pub PartialObjectMeta<K>);
-
-impl<'de, K> Deserialize<'de> for LeanMetadata<K> {
+impl<'de, K> Deserialize<'de> for Lean<PartialObjectMeta<K>> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let OfObject { metadata } = OfObject::deserialize(deserializer)?;
         Ok(Self(PartialObjectMeta { types: None, metadata: metadata.into(), _phantom: PhantomData }))
     }
 }
 
-impl<'de, K: Parts> Deserialize<'de> for Lean<K> {
+impl<'de, K: Parts> Deserialize<'de> for Lean<DeserializeGuard<K>> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
         let decoded = match serde_json::from_str::<Object<K::Spec, K::Status>>(text) {
@@ -131,56 +127,36 @@ impl<'de, K: Parts> Deserialize<'de> for Lean<K> {
     }
 }
 
-/// A wrapper is the resource that it wraps.
-macro_rules! resource {
-    ($wrapper:ident, $inner:ident) => {
-        impl<K: Resource> Resource for $wrapper<K> {
-            type DynamicType = K::DynamicType;
-            type Scope = K::Scope;
+impl<T: Resource> Resource for Lean<T> {
+    type DynamicType = T::DynamicType;
+    type Scope = T::Scope;
 
-            fn kind(dynamic: &K::DynamicType) -> Cow<'_, str> {
-                K::kind(dynamic)
-            }
-
-            fn group(dynamic: &K::DynamicType) -> Cow<'_, str> {
-                K::group(dynamic)
-            }
-
-            fn version(dynamic: &K::DynamicType) -> Cow<'_, str> {
-                K::version(dynamic)
-            }
-
-            fn plural(dynamic: &K::DynamicType) -> Cow<'_, str> {
-                K::plural(dynamic)
-            }
-
-            fn metadata_api() -> bool {
-                $inner::<K>::metadata_api()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                self.0.meta()
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                self.0.meta_mut()
-            }
-        }
-    };
-}
-
-resource!(Lean, DeserializeGuard);
-resource!(LeanMetadata, PartialObjectMeta);
-
-impl<K> From<Lean<K>> for DeserializeGuard<K> {
-    fn from(Lean(object): Lean<K>) -> Self {
-        object
+    fn kind(dynamic: &T::DynamicType) -> Cow<'_, str> {
+        T::kind(dynamic)
     }
-}
 
-impl<K> From<LeanMetadata<K>> for PartialObjectMeta<K> {
-    fn from(LeanMetadata(object): LeanMetadata<K>) -> Self {
-        object
+    fn group(dynamic: &T::DynamicType) -> Cow<'_, str> {
+        T::group(dynamic)
+    }
+
+    fn version(dynamic: &T::DynamicType) -> Cow<'_, str> {
+        T::version(dynamic)
+    }
+
+    fn plural(dynamic: &T::DynamicType) -> Cow<'_, str> {
+        T::plural(dynamic)
+    }
+
+    fn metadata_api() -> bool {
+        T::metadata_api()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.0.meta()
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.meta_mut()
     }
 }
 
@@ -218,7 +194,7 @@ mod tests {
         // The API server writes the type first.
         let event = format!(r#"{{"type":"ADDED","object":{object}}}"#);
         match serde_json::from_str(&event).unwrap() {
-            WatchEvent::Added(Lean::<Peer>(DeserializeGuard(decoded))) => decoded.map_err(Box::new),
+            WatchEvent::Added(Lean(DeserializeGuard::<Peer>(decoded))) => decoded.map_err(Box::new),
             _ => panic!("{event}"),
         }
     }
@@ -234,14 +210,14 @@ mod tests {
     fn all_metadata_but_managed_fields_is_decoded() {
         let mut whole: Peer = serde_json::from_value(peer(json!(3))).unwrap();
         whole.metadata.managed_fields = None;
-        let metadata: LeanMetadata<Peer> = serde_json::from_value(peer(json!(3))).unwrap();
+        let metadata: Lean<PartialObjectMeta<Peer>> = serde_json::from_value(peer(json!(3))).unwrap();
         assert_eq!(*metadata.meta(), whole.metadata);
     }
 
     #[test]
     fn the_api_server_is_asked_for_metadata_where_no_more_is_decoded() {
-        assert!(LeanMetadata::<Peer>::metadata_api());
-        assert!(!Lean::<Peer>::metadata_api());
+        assert!(Lean::<PartialObjectMeta<Peer>>::metadata_api());
+        assert!(!Lean::<DeserializeGuard<Peer>>::metadata_api());
     }
 
     #[test]

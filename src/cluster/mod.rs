@@ -27,7 +27,7 @@ use kube::{
     api::{PatchParams, PostParams},
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
 };
-pub use lean::{Lean, LeanMetadata, Parts};
+pub use lean::{Lean, Parts};
 pub use object_name::ObjectName;
 pub use readiness::Readiness;
 pub use requests::{CountRequests, Requests};

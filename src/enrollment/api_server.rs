@@ -3,7 +3,7 @@
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, Preconditions},
-    core::Request,
+    core::{DeserializeGuard, Request},
 };
 use serde_json::{Value, json};
 
@@ -123,8 +123,9 @@ impl ApiServer {
 
     /// Sends a write, and returns the object as it is now.
     async fn write<K: Parts>(&self, attempt: Attempt, request: http::Request<Vec<u8>>) -> Result<K, Error> {
-        let Lean(written) = call_within(REQUEST_TIME, attempt.clone(), self.client.request::<Lean<K>>(request)).await?;
-        written.0.map_err(|_| Error::Unreadable(attempt))
+        let sent = self.client.request(request);
+        let Lean(DeserializeGuard(written)) = call_within(REQUEST_TIME, attempt.clone(), sent).await?;
+        written.map_err(|_| Error::Unreadable(attempt))
     }
 
     fn peers(&self, namespace: &str) -> Api<Peer> {

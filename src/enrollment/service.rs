@@ -1,6 +1,6 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use kube::{Client, ResourceExt};
+use kube::{Client, ResourceExt, core::DeserializeGuard};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -247,8 +247,8 @@ fn follow(
     let scopes = scope.watched();
     readiness.expect(2 * scopes.len());
     for namespace in scopes {
-        let key_api = scoped::<Lean<SetupKey>>(client, namespace.as_deref());
-        let peer_api = scoped::<Lean<Peer>>(client, namespace.as_deref());
+        let key_api = scoped::<Lean<DeserializeGuard<SetupKey>>>(client, namespace.as_deref());
+        let peer_api = scoped::<Lean<DeserializeGuard<Peer>>>(client, namespace.as_deref());
         let (keys, peers, of) = (Arc::clone(keys), Arc::clone(peers), namespace.clone());
         let (keys_filled, peers_filled) = (once(readiness), once(readiness));
         let (relist_keys, relist_peers) = (Arc::new(Notify::new()), peers.relist(namespace.as_deref()));

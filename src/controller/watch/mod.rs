@@ -40,7 +40,7 @@ use crate::{
         SetupKey,
         metadata::{KEY_LABEL, ROTATE_ANNOTATION},
     },
-    cluster::{Lean, LeanMetadata, ObjectName, bound, call::log_restart, pages, scoped, strip},
+    cluster::{Lean, ObjectName, bound, call::log_restart, pages, scoped, strip},
     key::claim::digests,
 };
 
@@ -130,13 +130,10 @@ pub fn start(client: &Client, namespace: Option<&str>, keys: &Arc<Queue>, peers:
     let signals = Signals { own_writes: Arc::clone(&own_writes), filled: Arc::new(filling), relisted };
     let everything = watcher::Config::default();
     let ours = everything.clone().labels(KEY_LABEL);
-    let sent = scoped::<Lean<SetupKey>>(client, namespace);
-    let (of_keys, key_cache) = watch(sent, everything.clone(), keys, signals.clone());
-    let sent = scoped::<LeanMetadata<Secret>>(client, namespace);
-    let (of_secrets, secret_cache) = watch(sent, ours, keys, signals.clone());
+    let (of_keys, key_cache) = watch(scoped(client, namespace), everything.clone(), keys, signals.clone());
+    let (of_secrets, secret_cache) = watch(scoped(client, namespace), ours, keys, signals.clone());
     let (relisted, peer_relists) = mpsc::channel(1);
-    let sent = scoped::<WatchedPeer>(client, namespace);
-    let (of_peers, peer_cache) = watch(sent, everything, peers, Signals { relisted, ..signals });
+    let (of_peers, peer_cache) = watch(scoped(client, namespace), everything, peers, Signals { relisted, ..signals });
     Watched {
         peers: WatchedPeers {
             peers: peer_cache,
@@ -164,30 +161,30 @@ fn keys_of_secret(secret: &SecretMetadata) -> impl Iterator<Item = Arc<ObjectNam
     names.into_iter().map(move |name| ObjectName::new(namespace.clone(), name).into())
 }
 
-/// A watch that fills a cache and then asks for passes. An object is decoded as `S` and kept as `K`.
+/// A watch that fills a cache and then asks for passes.
 ///
 /// Its errors end here. It is started again after each.
-fn watch<S, K>(
-    api: Api<S>,
+fn watch<K>(
+    api: Api<Lean<K>>,
     config: watcher::Config,
     queue: &Arc<Queue>,
     signals: Signals,
 ) -> (impl Future<Output = ()> + Send + 'static, Cache<K>)
 where
-    S: Resource<DynamicType = ()> + Into<K> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K: Watchable + Clone + Send + Sync + 'static,
+    K: Watchable + Clone + Debug + Send + Sync + 'static,
+    Lean<K>: DeserializeOwned,
 {
     let (filling, queue) = (Filling::new(), Arc::clone(queue));
     let (cache, events) = (filling.cache(), pages::watch(api, config));
-    (follow(events.map_ok(kept), filling, queue, signals), cache)
+    (follow(events.map_ok(unwrapped), filling, queue, signals), cache)
 }
 
-fn kept<S: Into<K>, K>(event: watcher::Event<S>) -> watcher::Event<K> {
+fn unwrapped<K>(event: watcher::Event<Lean<K>>) -> watcher::Event<K> {
     match event {
-        watcher::Event::Apply(object) => watcher::Event::Apply(object.into()),
-        watcher::Event::Delete(object) => watcher::Event::Delete(object.into()),
+        watcher::Event::Apply(Lean(object)) => watcher::Event::Apply(object),
+        watcher::Event::Delete(Lean(object)) => watcher::Event::Delete(object),
         watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitApply(object) => watcher::Event::InitApply(object.into()),
+        watcher::Event::InitApply(Lean(object)) => watcher::Event::InitApply(object),
         watcher::Event::InitDone => watcher::Event::InitDone,
     }
 }
@@ -198,7 +195,7 @@ async fn follow<K>(
     queue: Arc<Queue>,
     mut signals: Signals,
 ) where
-    K: Resource<DynamicType = ()> + Watchable + Clone,
+    K: Watchable + Clone,
 {
     let mut events = std::pin::pin!(events.modify(K::strip));
     while let Some(event) = events.next().await {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Watchable, text};
 use crate::{
     api::{Peer, Timestamp, metadata::PENDING_FINALIZER},
-    cluster::lean,
+    cluster::{Lean, lean},
     controller::own_writes::Kind,
     key::presence::Presence,
 };
@@ -23,6 +23,12 @@ pub struct WatchedPeer {
     spec: Spec,
     #[serde(default)]
     status: Status,
+}
+
+impl<'de> Deserialize<'de> for Lean<WatchedPeer> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        WatchedPeer::deserialize(deserializer).map(Self)
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use kube::{Resource, ResourceExt, api::ObjectMeta};
+use kube::{Resource, ResourceExt, api::ObjectMeta, core::DeserializeGuard};
 use parking_lot::RwLock;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
@@ -97,11 +97,11 @@ impl Keys {
     }
 }
 
-impl Index<Lean<SetupKey>> for Keys {
+impl Index<Lean<DeserializeGuard<SetupKey>>> for Keys {
     /// The metadata, if the key cannot be decoded.
     type Cached = Result<SetupKey, Box<ObjectMeta>>;
 
-    fn cached(Lean(mut object): Lean<SetupKey>) -> Self::Cached {
+    fn cached(Lean(mut object): Lean<DeserializeGuard<SetupKey>>) -> Self::Cached {
         bound(&mut object);
         object.0.map(stripped).map_err(|error| {
             let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use kube::core::DeserializeGuard;
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch as signal};
 
@@ -140,10 +141,10 @@ impl Contents {
     }
 }
 
-impl Index<Lean<Peer>> for Peers {
+impl Index<Lean<DeserializeGuard<Peer>>> for Peers {
     type Cached = CachedPeer;
 
-    fn cached(Lean(object): Lean<Peer>) -> CachedPeer {
+    fn cached(Lean(object): Lean<DeserializeGuard<Peer>>) -> CachedPeer {
         object.0.map_or_else(|error| CachedPeer::undecodable(error.metadata), CachedPeer::from)
     }
 

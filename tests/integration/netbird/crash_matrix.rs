@@ -289,7 +289,7 @@ impl Story {
                     injection.hit(1).await;
                 }
                 // It goes on after a lost answer.
-                _ => std::future::pending().await,
+                _ => future::pending().await,
             }
         };
         let goes_on = point.is_none_or(|(.., failure)| failure == Failure::LoseAnswer);
